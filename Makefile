@@ -1,0 +1,30 @@
+# The front door: `make demo` shows the product, `make test` proves it. Both work on a fresh machine with rustup.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/sluice/target
+ARGS ?=
+
+.PHONY: demo test fmt lint unit doc bench loadtest
+
+demo: ## entries of several tenants arrive, are stored, found, counted and shown live
+	cargo run --locked --release --bin sluice -- demo $(ARGS)
+
+test: fmt lint unit doc ## everything that CI checks
+
+fmt:
+	cargo fmt --check
+
+lint:
+	cargo clippy --locked --all-targets -- -D warnings
+
+unit:
+	cargo test --locked
+
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+bench: ## criterion benchmarks by layer
+	cargo bench --locked $(ARGS)
+
+loadtest: ## the figures of the README: see loadtest/README.md
+	loadtest/run.sh $(ARGS)

@@ -1,0 +1,20 @@
+//! Sluice: the audit log that never loses, never leaks, never lies.
+//!
+//! `ARCHITECTURE.md` follows an entry from the socket to the store and names the module of each step.
+
+pub mod actors;
+pub mod app;
+pub mod auth;
+pub mod catalog;
+pub mod cli;
+pub mod config;
+pub mod error;
+pub mod fs;
+pub mod http;
+pub mod model;
+pub mod objects;
+pub mod queue;
+pub mod seal;
+pub mod shutdown;
+pub mod sinks;
+pub mod telemetry;

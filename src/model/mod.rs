@@ -1,0 +1,16 @@
+//! Plain data that travels: no I/O, no actors, no HTTP. Everything may use it; it uses nothing of the rest.
+
+pub mod batch;
+pub mod credit;
+pub mod entry;
+pub mod feed;
+pub mod filter;
+pub mod json;
+pub mod leaves;
+pub mod pack;
+pub mod parse;
+pub mod render;
+pub mod tenant;
+pub mod ticket;
+pub mod time;
+pub mod words;

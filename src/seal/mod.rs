@@ -1,0 +1,152 @@
+//! Seals: the durable decisions about packs, numbered without a hole. A number exists only in a seal.
+//!
+//! This module holds the seal as plain data; [`codec`] its bytes, [`state`] what a sequence of seals adds up to.
+
+pub mod codec;
+pub mod state;
+
+use crate::{
+    model::{entry::EntryRef, pack::Pack, tenant::TenantId},
+    queue::Position,
+};
+use smallvec::SmallVec;
+use std::sync::Arc;
+use uuid::Uuid;
+
+/// What was decided about one entry (2 bits in the seal).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Decision {
+    /// It is new and got the tenant's next number.
+    New = 0,
+    /// The same id with the same content was there before.
+    Duplicate = 1,
+    /// The same id with other content was there before: dead letter `id_conflict`.
+    Conflict = 2,
+    /// It was refused: dead letter with the pack's [`Refusal`].
+    Refused = 3,
+}
+
+/// Why the refused entries of a pack were refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Refusal {
+    /// The tenant was deleted.
+    TenantDeleted = 1,
+    /// The pack crashed its actor again and again.
+    Poison = 2,
+}
+
+/// The decision about one pack.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealPack {
+    /// The pack's name.
+    pub pack_id: Uuid,
+    /// Index into [`Seal::tenants`].
+    pub tenant: u32,
+    /// Every position of the pack in the log (more than one when it was copied forward). The last one is read.
+    pub positions: SmallVec<[Position; 1]>,
+    /// One per entry, in the pack's order.
+    pub decisions: Vec<Decision>,
+    /// Why, where a decision is [`Decision::Refused`].
+    pub refusal: Option<Refusal>,
+    /// Number of the first new entry of this pack; the next new ones follow without a hole. 0 when none is new.
+    pub first_sequence: u64,
+}
+
+/// What a seal does to one tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealTenant {
+    /// Whom.
+    pub tenant: TenantId,
+    /// The head (largest number given out) after this seal, voids included.
+    pub head: u64,
+    /// Numbers without an entry, inclusive, that this seal skips (gap after damage).
+    pub void: Option<(u64, u64)>,
+    /// Entries numbered by this seal.
+    pub stored: u64,
+    /// Repeats found by this seal.
+    pub duplicate: u64,
+    /// Dead letters made by this seal.
+    pub dead_lettered: u64,
+    /// Entries in the packs that this seal decides (independent of the three above).
+    pub accepted: u64,
+    /// Bytes of the packs that this seal decides.
+    pub bytes: u64,
+}
+
+/// Seal `n`: the decision about a set of whole packs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seal {
+    /// Its number, from 1.
+    pub n: u64,
+    /// CRC32C of the encoded seal n − 1 (0 for the first, or after a break of the chain).
+    pub previous_crc: u32,
+    /// Random name of the sequencer that made it.
+    pub owner: Uuid,
+    /// When it was made, milliseconds since 1970.
+    pub sealed_at: i64,
+    /// A seal before this one may be lost: heads have jumped, `n` may have skipped.
+    pub chain_break: bool,
+    /// The tenants it touches, each once.
+    pub tenants: Vec<SealTenant>,
+    /// The packs it decides, in numbering order.
+    pub packs: Vec<SealPack>,
+}
+
+/// A durable seal with the packs that it decides: what stores apply.
+#[derive(Debug, Clone)]
+pub struct DecidedSeal {
+    /// The decision.
+    pub seal: Seal,
+    /// CRC32C of the encoded seal.
+    pub crc: u32,
+    /// The packs, in the order of `seal.packs`.
+    pub packs: Vec<Arc<Pack>>,
+    /// Length of the encoded seal in the log, bytes.
+    pub encoded_len: usize,
+}
+
+/// One entry with the decision about it.
+pub struct DecidedEntry<'a> {
+    /// The pack that holds it.
+    pub pack: &'a Arc<Pack>,
+    /// Its index in the pack.
+    pub index: usize,
+    /// The record.
+    pub entry: EntryRef<'a>,
+    /// The decision.
+    pub decision: Decision,
+    /// Its number, if it is new.
+    pub sequence: Option<u64>,
+    /// Why, if it was refused.
+    pub refusal: Option<Refusal>,
+}
+
+impl DecidedSeal {
+    /// Every entry of every pack in numbering order, with its decision and number.
+    pub fn entries(&self) -> impl Iterator<Item = DecidedEntry<'_>> {
+        self.seal.packs.iter().zip(&self.packs).flat_map(|(decided, pack)| {
+            let mut next = decided.first_sequence;
+            decided.decisions.iter().enumerate().map(move |(index, decision)| {
+                let sequence = (*decision == Decision::New).then(|| {
+                    next += 1;
+                    next - 1
+                });
+                DecidedEntry {
+                    pack,
+                    index,
+                    entry: pack.entry(index),
+                    decision: *decision,
+                    sequence,
+                    refusal: decided.refusal,
+                }
+            })
+        })
+    }
+
+    /// The tenant of pack `i` of the seal.
+    pub fn tenant_of(&self, pack: &SealPack) -> &TenantId {
+        &self.seal.tenants[pack.tenant as usize].tenant
+    }
+}

@@ -1,0 +1,144 @@
+//! Stores: replayable followers of the seals, and the contract that each of them keeps.
+
+pub mod dead_letter;
+pub mod embedded;
+
+use crate::{
+    model::{
+        entry::{ContentHash, StoredEntry},
+        filter::Filter,
+        tenant::{TenantId, TenantScope},
+    },
+    seal::DecidedSeal,
+};
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// Why a store could not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Reads are not possible yet: the store is still being rebuilt from the log (503).
+    #[error("the store is still starting")]
+    Starting,
+    /// The query ran past its deadline and was ended (504 `query_timeout`).
+    #[error("the query ran past its deadline")]
+    Deadline,
+    /// Too many queries at once (503).
+    #[error("too many queries at once")]
+    Busy,
+    /// Data that the store should have cannot be read. The text names the part, never a tenant.
+    #[error("the store cannot read its data: {0}")]
+    Damaged(Arc<str>),
+    /// The file system refused (full, read-only, gone).
+    #[error("the store cannot write: {0}")]
+    Io(Arc<str>),
+}
+
+/// Order of a list. Ties break by sequence in the same direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sort {
+    /// Newest event time first (the default).
+    #[default]
+    TimestampDesc,
+    /// Oldest event time first.
+    TimestampAsc,
+    /// Largest number first.
+    SequenceDesc,
+    /// Smallest number first.
+    SequenceAsc,
+}
+
+/// One page of a list.
+#[derive(Debug, Clone, Default)]
+pub struct ListQuery {
+    /// Which entries.
+    pub filter: Filter,
+    /// In which order.
+    pub sort: Sort,
+    /// How many to pass over.
+    pub skip: usize,
+    /// How many to return at most (1–1000).
+    pub limit: usize,
+    /// Whether to count all matches.
+    pub count: bool,
+}
+
+/// The answer to a [`ListQuery`].
+#[derive(Clone)]
+pub struct ListPage {
+    /// The entries of the page, in order.
+    pub entries: Vec<StoredEntry>,
+    /// The exact number of matches, if it was asked for.
+    pub total: Option<u64>,
+    /// The tenant's largest visible number when the view was taken.
+    pub as_of: u64,
+}
+
+/// The answer to a statistics query; maps are sorted largest first, ties by key, at most 100 keys, rest in `other`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Number of matches.
+    pub total: u64,
+    /// By severity, indexed by `Severity as usize`.
+    pub by_severity: [u64; 4],
+    /// By action as sent, and the sum of those that are not among the 100 largest.
+    pub by_action: (Vec<(String, u64)>, u64),
+    /// By resource type as sent, likewise.
+    pub by_resource_type: (Vec<(String, u64)>, u64),
+    /// The ten users with the most entries, ties by id.
+    pub top_users: Vec<(String, u64)>,
+    /// Number of distinct `user_id`.
+    pub unique_users: u64,
+    /// Smallest event time, milliseconds.
+    pub first: Option<i64>,
+    /// Largest event time, milliseconds.
+    pub last: Option<i64>,
+}
+
+/// Entries and voids in sequence order, for readers that follow the log.
+#[derive(Clone, Default)]
+pub struct Scan {
+    /// Matching entries with `after < sequence`, ascending, at most `limit`.
+    pub entries: Vec<StoredEntry>,
+    /// Ranges of numbers (inclusive) inside the scanned span that have no entry.
+    pub voids: Vec<(u64, u64)>,
+    /// The scan looked at every number up to here; go on after it. Equal to the tenant's visible head when it is done.
+    pub upto: u64,
+}
+
+/// The state of a tenant as a store shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VisibleHead {
+    /// The tenant's largest number that is visible.
+    pub head: u64,
+}
+
+/// The store that answers get, list, statistics and duplicate look-ups. Methods that return a future may be called from
+/// any task; dropping the future abandons the read.
+pub trait Authority: Send + Sync + 'static {
+    /// One entry by id.
+    fn get(&self, scope: &TenantScope, id: Uuid) -> BoxFuture<'static, Result<Option<StoredEntry>, StoreError>>;
+    /// One page of entries.
+    fn list(&self, scope: &TenantScope, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>>;
+    /// Counts over all matches.
+    fn stats(&self, scope: &TenantScope, filter: Filter) -> BoxFuture<'static, Result<Stats, StoreError>>;
+    /// Matching entries after a number, in sequence order.
+    fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>>;
+    /// The tenant's visible head.
+    fn visible_head(&self, scope: &TenantScope) -> VisibleHead;
+    /// The largest seal that is visible to readers.
+    fn visible(&self) -> watch::Receiver<u64>;
+}
+
+/// The side of the authority that the sequencer and its follower use. These methods block and are called from their own
+/// threads only.
+pub trait SealFollower: Send + Sync + 'static {
+    /// Applies seal n, which follows the last one applied; applying it again is harmless. Blocks while there is no room.
+    fn apply(&self, seal: &Arc<DecidedSeal>) -> Result<(), StoreError>;
+    /// The content hash of each id's row, if the tenant has one (ledger: memtable and parts). Blocks on page faults.
+    fn lookup(&self, keys: &[(TenantId, Uuid)]) -> Result<Vec<Option<ContentHash>>, StoreError>;
+    /// The largest seal covered by the manifest before the newest one: the log may be trimmed up to it.
+    fn trimmable(&self) -> watch::Receiver<u64>;
+}
