@@ -3,14 +3,20 @@
 //! `http` sees the trait [`Producer`]; the embedded implementation is the write-ahead log in [`wal`], driven by the
 //! pipeline in `actors`.
 
+pub mod embedded;
 pub mod wal;
 
-use crate::model::{
-    pack::Pack,
-    tenant::{TenantId, TenantScope},
+use crate::{
+    model::{
+        pack::Pack,
+        tenant::{TenantId, TenantScope},
+    },
+    seal::{DecidedSeal, Seal},
 };
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use std::time::Duration;
+use smallvec::SmallVec;
+use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 
 /// Where a record stands in the log: segment ordinal, and offset of the record in that segment's file.
@@ -97,4 +103,48 @@ pub struct Counters {
     pub erased: u64,
     /// Bytes of accepted packs.
     pub bytes: u64,
+}
+
+/// Reads packs back from the log, for those who keep only positions.
+pub trait PackReader: Send + Sync {
+    /// The pack that stands at `at`.
+    fn read(&self, at: Position) -> BoxFuture<'static, Result<Arc<Pack>, PackReadError>>;
+}
+
+/// The pack cannot be read back.
+#[derive(Debug, thiserror::Error)]
+#[error("the pack cannot be read back from the log: {0}")]
+pub struct PackReadError(pub String);
+
+/// The log as the sequencer and its follower see it: where packs stand, and where seals become durable.
+pub trait SealLog: Send + Sync + 'static {
+    /// Appends seal `n`; resolves after its sync. Dropping the future does not take the seal back.
+    fn append(&self, n: u64, encoded: Bytes) -> BoxFuture<'static, Result<Position, SealLogError>>;
+    /// Every position of an undecided pack, ascending; empty when the pack is decided and the store shows it.
+    fn positions(&self, pack: Uuid) -> SmallVec<[Position; 1]>;
+    /// The seal is durable and stands at `at`: its packs are decided and are never copied forward any more.
+    fn sealed(&self, seal: &DecidedSeal, at: Position);
+    /// The store shows the seal: its packs are no longer pending, their bytes are given back, waiters hear the counts.
+    fn applied(&self, seal: &DecidedSeal);
+    /// Copies old undecided packs forward; resolves after the sync. Called by the sequencer only, between two seals.
+    fn copy_forward(&self) -> BoxFuture<'static, Result<(), SealLogError>>;
+    /// Every segment below this one is gone.
+    fn first_segment(&self) -> u64;
+    /// Reads the packs of a durable seal back, one for each of `seal.packs`; `None` where none of its positions can be
+    /// read. Blocks.
+    fn load(&self, seal: &Seal) -> Vec<Option<Arc<Pack>>>;
+}
+
+/// Why a seal did not become durable.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SealLogError {
+    /// No room; nothing was kept, so the same seal may be appended again.
+    #[error("the log has no room")]
+    Full,
+    /// The log is closed; nothing was kept.
+    #[error("the log is closed")]
+    Closed,
+    /// It is not known whether the seal is durable: nothing may be decided any more by this process.
+    #[error("the log failed: {0}")]
+    Failed(Arc<str>),
 }

@@ -1,0 +1,3 @@
+//! In work.
+pub mod core;
+pub mod memory;

@@ -1,0 +1,4 @@
+//! In work.
+pub mod backlog;
+pub mod book;
+pub mod recovery;
