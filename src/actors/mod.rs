@@ -1,3 +1,5 @@
 //! In work.
 
+pub mod broadcast;
 pub mod sequencer;
+pub mod tenant;

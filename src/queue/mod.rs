@@ -8,6 +8,7 @@ pub mod wal;
 
 use crate::{
     model::{
+        batch::Batch,
         pack::Pack,
         tenant::{TenantId, TenantScope},
     },
@@ -116,22 +117,22 @@ pub trait PackReader: Send + Sync {
 #[error("the pack cannot be read back from the log: {0}")]
 pub struct PackReadError(pub String);
 
-/// The log as the sequencer and its follower see it: where packs stand, and where seals become durable.
+/// The log as the sequencer and its follower see it: where packs stand, and where seals become durable. These methods
+/// block and are called from the sequencer's threads only.
 pub trait SealLog: Send + Sync + 'static {
-    /// Appends seal `n`; resolves after its sync. Dropping the future does not take the seal back.
-    fn append(&self, n: u64, encoded: Bytes) -> BoxFuture<'static, Result<Position, SealLogError>>;
-    /// Every position of an undecided pack, ascending; empty when the pack is decided and the store shows it.
+    /// Appends seal `n` and waits for its sync.
+    fn append(&self, n: u64, encoded: Bytes) -> Result<Position, SealLogError>;
+    /// Every position of a pack, ascending, from its durability until the store shows it; empty before and after.
     fn positions(&self, pack: Uuid) -> SmallVec<[Position; 1]>;
     /// The seal is durable and stands at `at`: its packs are decided and are never copied forward any more.
-    fn sealed(&self, seal: &DecidedSeal, at: Position);
+    fn sealed(&self, seal: &Seal, at: Position);
     /// The store shows the seal: its packs are no longer pending, their bytes are given back, waiters hear the counts.
     fn applied(&self, seal: &DecidedSeal);
-    /// Copies old undecided packs forward; resolves after the sync. Called by the sequencer only, between two seals.
-    fn copy_forward(&self) -> BoxFuture<'static, Result<(), SealLogError>>;
+    /// Copies old undecided packs forward and waits for the sync. Called between two seals only.
+    fn copy_forward(&self) -> Result<(), SealLogError>;
     /// Every segment below this one is gone.
     fn first_segment(&self) -> u64;
-    /// Reads the packs of a durable seal back, one for each of `seal.packs`; `None` where none of its positions can be
-    /// read. Blocks.
+    /// Reads the packs of a durable seal back, one for each of `seal.packs`; `None` where none of its positions can be read.
     fn load(&self, seal: &Seal) -> Vec<Option<Arc<Pack>>>;
 }
 
@@ -147,4 +148,12 @@ pub enum SealLogError {
     /// It is not known whether the seal is durable: nothing may be decided any more by this process.
     #[error("the log failed: {0}")]
     Failed(Arc<str>),
+}
+
+/// The sequencer as the queue sees it.
+pub trait Decider: Send + Sync + 'static {
+    /// Decides a batch past the tenant actors (poison). Resolves when it is settled or dropped.
+    fn submit(&self, batch: Batch) -> BoxFuture<'static, ()>;
+    /// Asks for [`SealLog::copy_forward`] between two seals. Never blocks; a lost request is asked again.
+    fn copy_forward(&self);
 }

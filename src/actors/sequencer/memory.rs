@@ -155,6 +155,17 @@ pub struct KnownPacks {
     by_segment: BTreeMap<u64, Vec<Uuid>>,
 }
 
+impl FromIterator<(Uuid, u64)> for KnownPacks {
+    /// From the decided packs found in the log, and the last segment that holds each.
+    fn from_iter<T: IntoIterator<Item = (Uuid, u64)>>(packs: T) -> Self {
+        let mut known = Self::default();
+        for (id, segment) in packs {
+            known.add(id, segment);
+        }
+        known
+    }
+}
+
 impl KnownPacks {
     /// Remembers a decided pack; `segment` is the largest that holds it.
     pub fn add(&mut self, id: Uuid, segment: u64) {

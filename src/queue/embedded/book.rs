@@ -242,6 +242,12 @@ impl Book {
         self.slot(pack).map(|slot| slot.positions.clone()).unwrap_or_default()
     }
 
+    /// Where the pack that stood at `at` stands now, if it was copied forward. Looks at every pack.
+    pub fn moved(&self, at: Position) -> Option<Position> {
+        let slot = self.slots.iter().flatten().find(|slot| slot.positions.contains(&at))?;
+        slot.positions.last().copied().filter(|now| *now != at)
+    }
+
     /// Whether the pack is still to be decided.
     pub fn is_undecided(&self, pack: Uuid) -> bool {
         self.slot(pack).is_some_and(|slot| !slot.sealed)

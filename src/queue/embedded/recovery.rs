@@ -15,7 +15,7 @@ use crate::{
     model::pack::Pack,
     queue::Position,
     seal::{
-        Seal, codec,
+        FoundSeal, codec,
         state::{BrokenChain, SealState},
     },
 };
@@ -23,17 +23,6 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
-
-/// A seal to apply again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundSeal {
-    /// The decision.
-    pub seal: Seal,
-    /// Its CRC.
-    pub crc: u32,
-    /// Length of its record's body, bytes.
-    pub encoded_len: usize,
-}
 
 /// A record whose checksum in the log is right and whose contents are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,11 +121,11 @@ impl Fold {
             Err(error) => return self.bad.push(BadRecord { at, why: error.to_string() }),
         };
         if self.last == Some((seal.n, crc)) {
-            return; // the same seal once more
+            return self.reach(at.segment, seal.n); // the same seal once more
         }
         if let Err(broken) = self.check(&seal, crc) {
             self.breaks.push(broken);
-            if seal.n <= broken.last {
+            if self.last.is_some_and(|(last, _)| seal.n <= last) {
                 return self.bad.push(BadRecord { at, why: broken.to_string() });
             }
         }
