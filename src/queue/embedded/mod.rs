@@ -409,7 +409,8 @@ impl SealLog for EmbeddedQueue {
             // Every copy is noted, whatever became of the others: a seal must name each place where its pack stands.
             match copy.wait() {
                 Ok(at) => shared.book().copied(pack_id, at, now_ms()),
-                Err(error) => outcome = Err(not_sealed(error)),
+                Err(error) if outcome.is_ok() || matches!(error, WalError::Unknown) => outcome = Err(not_sealed(error)),
+                Err(_) => {}
             }
         }
         outcome

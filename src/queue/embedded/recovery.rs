@@ -15,7 +15,7 @@ use crate::{
     model::pack::Pack,
     queue::Position,
     seal::{
-        FoundSeal, codec,
+        FoundSeal, Seal, codec,
         state::{BrokenChain, SealState},
     },
 };
