@@ -3,14 +3,21 @@
 //! `http` sees the trait [`Producer`]; the embedded implementation is the write-ahead log in [`wal`], driven by the
 //! pipeline in `actors`.
 
+pub mod embedded;
 pub mod wal;
 
-use crate::model::{
-    pack::Pack,
-    tenant::{TenantId, TenantScope},
+use crate::{
+    model::{
+        batch::Batch,
+        pack::Pack,
+        tenant::{TenantId, TenantScope},
+    },
+    seal::{DecidedSeal, Seal},
 };
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use std::time::Duration;
+use smallvec::SmallVec;
+use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 
 /// Where a record stands in the log: segment ordinal, and offset of the record in that segment's file.
@@ -97,4 +104,56 @@ pub struct Counters {
     pub erased: u64,
     /// Bytes of accepted packs.
     pub bytes: u64,
+}
+
+/// A durable pack could not be read back.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the pack cannot be read back from the log: {0}")]
+pub struct PackReadError(pub String);
+
+/// Reads packs back that were delivered before, so that nobody has to keep them in memory.
+pub trait PackReader: Send + Sync + 'static {
+    /// The pack at `at`, a position that a [`crate::model::batch::Delivery`] named. Dropping the future abandons the read.
+    fn read(&self, at: Position) -> BoxFuture<'static, Result<Arc<Pack>, PackReadError>>;
+}
+
+/// The log as the sequencer and its follower see it: where packs stand, and where seals become durable. These methods
+/// block and are called from the sequencer's threads only.
+pub trait SealLog: Send + Sync + 'static {
+    /// Appends seal `n` and waits for its sync.
+    fn append(&self, n: u64, encoded: Bytes) -> Result<Position, SealLogError>;
+    /// Every position of a pack, ascending, from its durability until the store shows it; empty before and after.
+    fn positions(&self, pack: Uuid) -> SmallVec<[Position; 1]>;
+    /// The seal is durable and stands at `at`: its packs are decided and are never copied forward any more.
+    fn sealed(&self, seal: &Seal, at: Position);
+    /// The store shows the seal: its packs are no longer pending, their bytes are given back, waiters hear the counts.
+    fn applied(&self, seal: &DecidedSeal);
+    /// Copies old undecided packs forward and waits for the sync. Called between two seals only.
+    fn copy_forward(&self) -> Result<(), SealLogError>;
+    /// Every segment below this one is gone.
+    fn first_segment(&self) -> u64;
+    /// Reads the packs of a durable seal back, one for each of `seal.packs`; `None` where none of its positions can be read.
+    fn load(&self, seal: &Seal) -> Vec<Option<Arc<Pack>>>;
+}
+
+/// Why a seal did not become durable.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SealLogError {
+    /// No room; nothing was kept, so the same seal may be appended again.
+    #[error("the log has no room")]
+    Full,
+    /// The log is closed; nothing was kept.
+    #[error("the log is closed")]
+    Closed,
+    /// It is not known whether the seal is durable: nothing may be decided any more by this process.
+    #[error("the log failed: {0}")]
+    Failed(Arc<str>),
+}
+
+/// The sequencer as the queue sees it.
+pub trait Decider: Send + Sync + 'static {
+    /// Decides a batch past the tenant actors (poison). Resolves when it is settled or dropped.
+    fn submit(&self, batch: Batch) -> BoxFuture<'static, ()>;
+    /// Asks for [`SealLog::copy_forward`] between two seals. Never blocks; a lost request is asked again.
+    fn copy_forward(&self);
 }

@@ -1,1 +1,392 @@
-//! In work.
+//! The bytes of a seal.
+//!
+//! # Seal, version 1 (fixed integers little endian; `v` is a LEB128 varint of at most 64 bits, in its shortest form)
+//!
+//! | offset | size | what |
+//! |---|---|---|
+//! | 0 | 4 | magic `SLSE` |
+//! | 4 | 2 | version, 1 |
+//! | 6 | 2 | flags: bit 0 chain break; the others 0 |
+//! | 8 | 4 | length of the whole seal in bytes, the checksum included |
+//! | 12 | 8 | n |
+//! | 20 | 4 | CRC32C of seal n − 1 |
+//! | 24 | 16 | owner |
+//! | 40 | 8 | `sealed_at`, signed milliseconds since 1970 |
+//! | 48 | v | number of tenants, then each of them: |
+//! | | 1 + … | length and text of the tenant id |
+//! | | v | head |
+//! | | 1 | 1 if numbers are void, else 0 |
+//! | | v v | only if so: first void number, and how many follow it |
+//! | | v v v v v | stored, duplicate, dead_lettered, accepted, bytes |
+//! | … | v | number of packs, then each of them: |
+//! | | 16 | pack id |
+//! | | v | index of its tenant |
+//! | | v | number of positions, at least 1, then each: `v` segment, `v` offset |
+//! | | 1 | 0, or the refusal (1 tenant deleted, 2 poison) |
+//! | | v | number of its first new entry, 0 when none is new |
+//! | | v | number of entries, at least 1 |
+//! | | ⌈entries / 4⌉ | 2 bits per entry, the first in the lowest bits: 0 new, 1 duplicate, 2 conflict, 3 refused; unused bits 0 |
+//! | end − 4 | 4 | CRC32C of everything before it; this is the CRC that the next seal names |
+//!
+//! There is one encoding of a seal: what [`decode`] takes, [`encode`] gives back byte by byte. [`decode`] never panics
+//! and never allocates more than a small multiple of its input.
+
+use super::{Decision, Refusal, Seal, SealPack, SealTenant};
+use crate::{model::tenant::TenantId, queue::Position};
+use smallvec::SmallVec;
+use uuid::Uuid;
+
+const MAGIC: &[u8; 4] = b"SLSE";
+const VERSION: u16 = 1;
+const HEADER_LEN: usize = 48;
+const FLAG_CHAIN_BREAK: u16 = 1;
+
+/// Why bytes are no seal.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SealError {
+    /// The bytes end before the seal does, or go on after it.
+    #[error("a seal of `{expected}` bytes in `{found}` bytes")]
+    Length {
+        /// What the header says (or the least that a seal has).
+        expected: usize,
+        /// What there is.
+        found: usize,
+    },
+    /// It does not begin as a seal does.
+    #[error("no seal begins here")]
+    Magic,
+    /// Written by another version.
+    #[error("seal version `{0}` is not known to this build")]
+    Version(u16),
+    /// The checksum does not fit.
+    #[error("the checksum of the seal does not fit")]
+    Checksum,
+    /// The checksum fits, the contents do not: a mistake of the writer.
+    #[error("the seal is malformed: {0}")]
+    Malformed(&'static str),
+}
+
+/// The bytes of `seal`. Its CRC is [`crc_of`] them.
+pub fn encode(seal: &Seal) -> Vec<u8> {
+    let entries: usize = seal.packs.iter().map(|p| p.decisions.len()).sum();
+    let mut out = Vec::with_capacity(HEADER_LEN + 64 * seal.tenants.len() + 40 * seal.packs.len() + entries / 4 + 8);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&(if seal.chain_break { FLAG_CHAIN_BREAK } else { 0 }).to_le_bytes());
+    out.extend_from_slice(&[0; 4]); // the length, below
+    out.extend_from_slice(&seal.n.to_le_bytes());
+    out.extend_from_slice(&seal.previous_crc.to_le_bytes());
+    out.extend_from_slice(seal.owner.as_bytes());
+    out.extend_from_slice(&seal.sealed_at.to_le_bytes());
+    put(&mut out, seal.tenants.len() as u64);
+    for t in &seal.tenants {
+        out.push(t.tenant.as_str().len() as u8);
+        out.extend_from_slice(t.tenant.as_str().as_bytes());
+        put(&mut out, t.head);
+        out.push(u8::from(t.void.is_some()));
+        if let Some((first, last)) = t.void {
+            put(&mut out, first);
+            put(&mut out, last - first);
+        }
+        for count in [t.stored, t.duplicate, t.dead_lettered, t.accepted, t.bytes] {
+            put(&mut out, count);
+        }
+    }
+    put(&mut out, seal.packs.len() as u64);
+    for p in &seal.packs {
+        out.extend_from_slice(p.pack_id.as_bytes());
+        put(&mut out, u64::from(p.tenant));
+        put(&mut out, p.positions.len() as u64);
+        for at in &p.positions {
+            put(&mut out, at.segment);
+            put(&mut out, u64::from(at.offset));
+        }
+        out.push(p.refusal.map_or(0, |r| r as u8));
+        put(&mut out, p.first_sequence);
+        put(&mut out, p.decisions.len() as u64);
+        out.extend(
+            p.decisions
+                .chunks(4)
+                .map(|four| four.iter().enumerate().fold(0, |byte, (i, d)| byte | (*d as u8) << (2 * i))),
+        );
+    }
+    let len = (out.len() + 4) as u32;
+    out[8..12].copy_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+    out
+}
+
+/// The CRC by which the next seal names this one: the checksum at its end. `encoded` comes from [`encode`].
+pub fn crc_of(encoded: &[u8]) -> u32 {
+    let at = encoded.len() - 4;
+    u32::from_le_bytes(encoded[at..].try_into().expect("4 bytes"))
+}
+
+/// Reads and checks one seal; also gives its CRC.
+pub fn decode(bytes: &[u8]) -> Result<(Seal, u32), SealError> {
+    let found = bytes.len();
+    if found < HEADER_LEN + 2 + 4 {
+        return Err(SealError::Length {
+            expected: HEADER_LEN + 2 + 4,
+            found,
+        });
+    }
+    if &bytes[..4] != MAGIC {
+        return Err(SealError::Magic);
+    }
+    let (body, checksum) = bytes.split_at(found - 4);
+    let mut from = Reader(&body[4..]);
+    let version = u16::from_le_bytes(from.array()?);
+    if version != VERSION {
+        return Err(SealError::Version(version));
+    }
+    let flags = u16::from_le_bytes(from.array()?);
+    let expected = u32::from_le_bytes(from.array()?) as usize;
+    if expected != found {
+        return Err(SealError::Length { expected, found });
+    }
+    let crc = crc32c::crc32c(body);
+    if checksum != crc.to_le_bytes() {
+        return Err(SealError::Checksum);
+    }
+    if flags & !FLAG_CHAIN_BREAK != 0 {
+        return Err(SealError::Malformed("it has unknown flags"));
+    }
+    let seal = Seal {
+        n: u64::from_le_bytes(from.array()?),
+        previous_crc: u32::from_le_bytes(from.array()?),
+        owner: Uuid::from_bytes(from.array()?),
+        sealed_at: i64::from_le_bytes(from.array()?),
+        chain_break: flags & FLAG_CHAIN_BREAK != 0,
+        tenants: from.many(8, read_tenant)?,
+        packs: from.many(22, read_pack)?,
+    };
+    if !from.0.is_empty() {
+        return Err(SealError::Malformed("something follows its last pack"));
+    }
+    if seal.n == 0 || seal.packs.iter().any(|p| p.tenant as usize >= seal.tenants.len()) {
+        return Err(SealError::Malformed("a number is out of range"));
+    }
+    Ok((seal, crc))
+}
+
+fn read_tenant(from: &mut Reader<'_>) -> Result<SealTenant, SealError> {
+    let len = from.byte()?;
+    let text = std::str::from_utf8(from.take(usize::from(len))?).map_err(|_| SealError::Malformed("a tenant is no text"))?;
+    let tenant = TenantId::parse(text).map_err(|_| SealError::Malformed("a tenant is no tenant id"))?;
+    let head = from.varint()?;
+    let void = match from.byte()? {
+        0 => None,
+        1 => {
+            let first = from.varint()?;
+            let last = first.checked_add(from.varint()?).ok_or(SealError::Malformed("a void range is out of range"))?;
+            Some((first, last))
+        }
+        _ => return Err(SealError::Malformed("a flag is neither 0 nor 1")),
+    };
+    Ok(SealTenant {
+        tenant,
+        head,
+        void,
+        stored: from.varint()?,
+        duplicate: from.varint()?,
+        dead_lettered: from.varint()?,
+        accepted: from.varint()?,
+        bytes: from.varint()?,
+    })
+}
+
+fn read_pack(from: &mut Reader<'_>) -> Result<SealPack, SealError> {
+    let pack_id = Uuid::from_bytes(from.array()?);
+    let tenant = from.varint32()?;
+    let positions: SmallVec<[Position; 1]> = from
+        .many(2, |from| {
+            Ok(Position {
+                segment: from.varint()?,
+                offset: from.varint32()?,
+            })
+        })?
+        .into();
+    let refusal = match from.byte()? {
+        0 => None,
+        1 => Some(Refusal::TenantDeleted),
+        2 => Some(Refusal::Poison),
+        _ => return Err(SealError::Malformed("a refusal is unknown")),
+    };
+    let first_sequence = from.varint()?;
+    let entries = from.varint32()? as usize;
+    let packed = from.take(entries.div_ceil(4))?;
+    let decisions: Vec<_> = (0..entries)
+        .map(|i| match packed[i / 4] >> (2 * (i % 4)) & 3 {
+            0 => Decision::New,
+            1 => Decision::Duplicate,
+            2 => Decision::Conflict,
+            _ => Decision::Refused,
+        })
+        .collect();
+    if positions.is_empty() || entries == 0 {
+        return Err(SealError::Malformed("a pack is nowhere or has no entries"));
+    }
+    if !entries.is_multiple_of(4) && packed[entries / 4] >> (2 * (entries % 4)) != 0 {
+        return Err(SealError::Malformed("unused bits are set"));
+    }
+    if decisions.contains(&Decision::New) != (first_sequence != 0) || decisions.contains(&Decision::Refused) && refusal.is_none() {
+        return Err(SealError::Malformed("decisions do not fit their number or reason"));
+    }
+    Ok(SealPack {
+        pack_id,
+        tenant,
+        positions,
+        decisions,
+        refusal,
+        first_sequence,
+    })
+}
+
+fn put(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// What is left to read.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    const CUT: SealError = SealError::Malformed("it ends too early");
+
+    fn take(&mut self, n: usize) -> Result<&'a [u8], SealError> {
+        let (taken, rest) = self.0.split_at_checked(n).ok_or(Self::CUT)?;
+        self.0 = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], SealError> {
+        Ok(self.take(N)?.try_into().expect("N bytes were taken"))
+    }
+
+    fn byte(&mut self) -> Result<u8, SealError> {
+        Ok(self.array::<1>()?[0])
+    }
+
+    fn varint(&mut self) -> Result<u64, SealError> {
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            if shift == 63 && bits > 1 {
+                break;
+            }
+            value |= bits << shift;
+            if byte < 0x80 {
+                if byte == 0 && shift > 0 {
+                    return Err(SealError::Malformed("a number is not in its shortest form"));
+                }
+                return Ok(value);
+            }
+        }
+        Err(SealError::Malformed("a number is longer than 64 bits"))
+    }
+
+    fn varint32(&mut self) -> Result<u32, SealError> {
+        u32::try_from(self.varint()?).map_err(|_| SealError::Malformed("a number is longer than 32 bits"))
+    }
+
+    /// A count, then as many items of at least `least` bytes each: a count that cannot be true is refused before anything is allocated.
+    fn many<T>(&mut self, least: usize, mut read: impl FnMut(&mut Self) -> Result<T, SealError>) -> Result<Vec<T>, SealError> {
+        let count = usize::try_from(self.varint()?).ok().filter(|n| *n <= self.0.len() / least).ok_or(Self::CUT)?;
+        (0..count).map(|_| read(self)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn sample() -> Seal {
+        let tenant = |name: &str, head, void| SealTenant {
+            tenant: TenantId::parse(name).expect("a tenant"),
+            head,
+            void,
+            stored: 2,
+            duplicate: 1,
+            dead_lettered: 300,
+            accepted: 303,
+            bytes: 1 << 40,
+        };
+        Seal {
+            n: 7,
+            previous_crc: 0xdead_beef,
+            owner: Uuid::from_u128(1),
+            sealed_at: -3,
+            chain_break: true,
+            tenants: vec![tenant("acme", 1 << 21, Some((6, 1 << 20))), tenant("b", u64::MAX, None)],
+            packs: vec![SealPack {
+                pack_id: Uuid::from_u128(2),
+                tenant: 1,
+                positions: [(1, 4096), (300, u32::MAX)]
+                    .map(|(segment, offset)| Position { segment, offset })
+                    .into_iter()
+                    .collect(),
+                decisions: vec![Decision::New, Decision::Conflict, Decision::Refused, Decision::Duplicate, Decision::New],
+                refusal: Some(Refusal::Poison),
+                first_sequence: 9,
+            }],
+        }
+    }
+
+    #[test]
+    fn a_seal_reads_back_as_written() {
+        let seal = sample();
+        let bytes = encode(&seal);
+        assert_eq!(decode(&bytes), Ok((seal, crc_of(&bytes))));
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let good = encode(&sample());
+        for at in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << bit;
+                assert!(decode(&bad).is_err(), "bit {bit} of byte {at}");
+            }
+            assert!(decode(&good[..at]).is_err(), "cut at {at}");
+        }
+        assert!(decode(&[&good[..], b"x"].concat()).is_err());
+    }
+
+    #[test]
+    fn the_layout_is_the_documented_one() {
+        let bytes = encode(&sample());
+        assert_eq!(&bytes[..8], b"SLSE\x01\0\x01\0");
+        assert_eq!(u32::from_le_bytes(bytes[8..12].try_into().unwrap()) as usize, bytes.len());
+        assert_eq!(bytes[12], 7);
+        assert_eq!(&bytes[48..56], b"\x02\x04acme\x80\x80");
+        assert_eq!(bytes[bytes.len() - 7..bytes.len() - 4], [5, 0b01_11_10_00, 0]);
+    }
+
+    proptest! {
+        /// Bytes with a good checksum but arbitrary contents: an error or a seal with this very encoding, never a panic.
+        #[test]
+        fn arbitrary_contents_never_panic_and_have_one_encoding(edits in prop::collection::vec((12usize..200, any::<u8>()), 0..6), cut in 0usize..40) {
+            let mut bytes = encode(&sample());
+            bytes.truncate(bytes.len() - 4 - cut.min(bytes.len() - 60));
+            for (at, value) in edits {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = value;
+                }
+            }
+            let len = (bytes.len() + 4) as u32;
+            bytes[8..12].copy_from_slice(&len.to_le_bytes());
+            let crc = crc32c::crc32c(&bytes);
+            bytes.extend_from_slice(&crc.to_le_bytes());
+            if let Ok((seal, _)) = decode(&bytes) {
+                prop_assert_eq!(encode(&seal), bytes);
+            }
+        }
+    }
+}

@@ -94,6 +94,17 @@ pub struct Seal {
     pub packs: Vec<SealPack>,
 }
 
+/// A durable seal as it was found in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundSeal {
+    /// The decision.
+    pub seal: Seal,
+    /// CRC32C of the encoded seal.
+    pub crc: u32,
+    /// Length of the encoded seal in the log, bytes.
+    pub encoded_len: usize,
+}
+
 /// A durable seal with the packs that it decides: what stores apply.
 #[derive(Debug, Clone)]
 pub struct DecidedSeal {

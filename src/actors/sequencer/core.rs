@@ -1,0 +1,295 @@
+//! The decisions of the sequencer: a pure state machine without clock, channel or thread.
+//!
+//! ```text
+//! packs ─▶ plan ─▶ (ledger answers) ─▶ decide ─▶ Draft of seal n ─▶ (durable) ─▶ adopt ─▶ DecidedSeal ─▶ (applied) ─▶ applied
+//! ```
+//!
+//! One seal is under way at a time: nothing changes between [`Core::plan`] and [`Core::adopt`], and a draft that did not
+//! become durable is dropped without a trace. That a row of seal n is found while seal n + 1 is decided holds because
+//! `plan` looks into the window *before* the ledger is asked, and a row leaves the window only after it is in the ledger.
+
+use super::memory::{KnownPacks, Recent, Window};
+use crate::{
+    model::{entry::ContentHash, pack::Pack, tenant::TenantId},
+    queue::Position,
+    seal::{
+        DecidedSeal, Decision, Refusal, Seal, SealPack, SealTenant, codec,
+        state::{SealState, TenantState},
+    },
+};
+use smallvec::SmallVec;
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+use uuid::Uuid;
+
+/// How far every head jumps when a lost seal is not ruled out: more numbers than a lost tail can have held.
+pub const GAP: u64 = 1 << 20;
+
+/// A pack that waits for a decision.
+#[derive(Debug, Clone)]
+pub struct Undecided {
+    /// The pack.
+    pub pack: Arc<Pack>,
+    /// Set when all its entries are to be refused.
+    pub refusal: Option<Refusal>,
+}
+
+/// A lost seal is not ruled out: the first new seal must be a gap seal.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gap {
+    /// The largest seal that the manifest, any header or the log names.
+    pub largest_seal_named: u64,
+    /// Tenants that may have numbers which no surviving seal names (those of the catalog, and of undecided packs).
+    pub tenants: BTreeSet<TenantId>,
+}
+
+/// The sequencer's state.
+#[derive(Debug)]
+pub struct Core {
+    owner: Uuid,
+    state: SealState,
+    gap: Option<Gap>,
+    window: Window,
+    recent: Recent,
+    known: KnownPacks,
+}
+
+/// What is known about an entry before the ledger answers.
+#[derive(Debug, Clone, Copy)]
+enum Before {
+    Absent,
+    Present(ContentHash),
+    Asked(u32),
+}
+
+/// The packs of the next seal, and what the ledger has to say about them.
+#[derive(Debug, Default)]
+pub struct Plan {
+    packs: Vec<Undecided>,
+    before: Vec<Before>,
+    /// To be looked up in the ledger; the answers go to [`Core::decide`] in this order.
+    pub lookups: Vec<(TenantId, Uuid)>,
+}
+
+impl Plan {
+    /// Whether there is nothing to decide.
+    pub fn is_empty(&self) -> bool {
+        self.packs.is_empty()
+    }
+}
+
+/// Seal n, decided and not durable yet.
+#[derive(Debug)]
+pub struct Draft {
+    /// The decision.
+    pub seal: Seal,
+    packs: Vec<Arc<Pack>>,
+}
+
+impl Core {
+    /// A sequencer that goes on after `state`. `known` are the decided packs that could be delivered again; `gap` is set
+    /// when a lost seal is not ruled out. The store must show everything up to `state.n` before the first [`Core::plan`].
+    pub fn new(owner: Uuid, state: SealState, known: KnownPacks, gap: Option<Gap>, now: i64) -> Self {
+        Self {
+            owner,
+            state,
+            gap,
+            known,
+            window: Window::default(),
+            recent: Recent::new(now),
+        }
+    }
+
+    /// Heads and counters after the last adopted seal.
+    pub fn state(&self) -> &SealState {
+        &self.state
+    }
+
+    /// Bytes of the window.
+    pub fn window_bytes(&self) -> usize {
+        self.window.bytes()
+    }
+
+    /// The gap seal, if one must come first: every head jumps by [`GAP`], the skipped numbers are void.
+    pub fn gap_seal(&self, now: i64) -> Option<Draft> {
+        let gap = self.gap.as_ref()?;
+        let named: BTreeSet<_> = self.state.tenants.keys().chain(&gap.tenants).collect();
+        let tenants = named.into_iter().map(|tenant| {
+            let head = self.state.tenant(tenant).head;
+            SealTenant {
+                void: Some((head + 1, head + GAP)),
+                ..untouched(tenant.clone(), head + GAP)
+            }
+        });
+        let seal = Seal {
+            n: self.state.n.max(gap.largest_seal_named) + 1,
+            previous_crc: 0,
+            owner: self.owner,
+            sealed_at: now,
+            chain_break: true,
+            tenants: tenants.collect(),
+            packs: Vec::new(),
+        };
+        Some(Draft { seal, packs: Vec::new() })
+    }
+
+    /// Takes the packs of the next seal: known ones are dropped, and so is the second of two deliveries of one pack.
+    pub fn plan(&self, packs: Vec<Undecided>, now: i64) -> Plan {
+        debug_assert!(self.gap.is_none(), "the gap seal comes first");
+        let (mut plan, mut taken) = (Plan::default(), HashSet::new());
+        for item in packs {
+            if self.known.contains(item.pack.id()) || !taken.insert(item.pack.id()) {
+                continue;
+            }
+            if item.refusal.is_none() {
+                let tenant = item.pack.tenant();
+                let window = self.window.tenant(tenant);
+                for entry in item.pack.entries() {
+                    let id = entry.id();
+                    let remembered = window.and_then(|rows| rows.get(&id).copied()).or_else(|| self.recent.get(tenant, id));
+                    plan.before.push(match remembered {
+                        Some(hash) => Before::Present(hash),
+                        None if !entry.client_id() && self.recent.covers(id, now) => Before::Absent,
+                        None => {
+                            plan.lookups.push((tenant.clone(), id));
+                            Before::Asked(plan.lookups.len() as u32 - 1)
+                        }
+                    });
+                }
+            }
+            plan.packs.push(item);
+        }
+        plan
+    }
+
+    /// Decides and numbers everything in `plan`. `answers` are the ledger's, in the order of `plan.lookups`; `positions`
+    /// gives every position of a pack.
+    pub fn decide(&self, plan: Plan, answers: &[Option<ContentHash>], now: i64, positions: &mut dyn FnMut(&Pack) -> SmallVec<[Position; 1]>) -> Draft {
+        debug_assert_eq!(plan.lookups.len(), answers.len());
+        let mut making = Making::default();
+        let mut before = plan.before.iter();
+        let mut packs = Vec::with_capacity(plan.packs.len());
+        for Undecided { pack, refusal } in plan.packs {
+            let index = making.tenant(pack.tenant(), &self.state);
+            let (tenant, here) = (&mut making.tenants[index as usize], &mut making.rows[index as usize]);
+            let first = tenant.head + 1;
+            let decisions: Vec<_> = match refusal {
+                Some(_) => vec![Decision::Refused; pack.len()],
+                None => pack
+                    .entries()
+                    .zip(before.by_ref())
+                    .map(|(entry, before)| {
+                        let found = here.get(&entry.id()).copied().or(match before {
+                            Before::Absent => None,
+                            Before::Present(hash) => Some(*hash),
+                            Before::Asked(i) => answers[*i as usize],
+                        });
+                        match found {
+                            None => {
+                                here.insert(entry.id(), entry.hash());
+                                Decision::New
+                            }
+                            Some(hash) if hash == entry.hash() => Decision::Duplicate,
+                            Some(_) => Decision::Conflict,
+                        }
+                    })
+                    .collect(),
+            };
+            let count = |which: Decision| decisions.iter().filter(|d| **d == which).count() as u64;
+            let new = count(Decision::New);
+            tenant.head += new;
+            tenant.stored += new;
+            tenant.duplicate += count(Decision::Duplicate);
+            tenant.dead_lettered += count(Decision::Conflict) + count(Decision::Refused);
+            tenant.accepted += pack.len() as u64;
+            tenant.bytes += pack.bytes().len() as u64;
+            making.packs.push(SealPack {
+                pack_id: pack.id(),
+                tenant: index,
+                positions: positions(&pack),
+                decisions,
+                refusal,
+                first_sequence: if new > 0 { first } else { 0 },
+            });
+            packs.push(pack);
+        }
+        let seal = Seal {
+            n: self.state.n + 1,
+            previous_crc: self.state.crc,
+            owner: self.owner,
+            sealed_at: now,
+            chain_break: false,
+            tenants: making.tenants,
+            packs: making.packs,
+        };
+        Draft { seal, packs }
+    }
+
+    /// The draft, encoded as `encoded`, is durable: from here on it is the truth.
+    pub fn adopt(&mut self, draft: Draft, encoded: &[u8]) -> Arc<DecidedSeal> {
+        let seal = Arc::new(DecidedSeal {
+            crc: codec::crc_of(encoded),
+            encoded_len: encoded.len(),
+            seal: draft.seal,
+            packs: draft.packs,
+        });
+        debug_assert!(self.gap.is_some() == seal.seal.chain_break && self.state.check_next(&seal.seal).is_ok());
+        self.state.fold(&seal.seal, seal.crc);
+        for pack in &seal.seal.packs {
+            let last = pack.positions.iter().map(|at| at.segment).max().unwrap_or_default();
+            self.known.add(pack.pack_id, last);
+        }
+        self.window.add(&seal);
+        self.recent.add(&seal);
+        self.gap = None;
+        seal
+    }
+
+    /// The store shows every seal up to `n`.
+    pub fn applied(&mut self, n: u64) {
+        self.window.applied(n);
+    }
+
+    /// Every segment below `segment` is gone from the log.
+    pub fn trimmed(&mut self, segment: u64) {
+        self.known.trimmed(segment);
+    }
+}
+
+fn untouched(tenant: TenantId, head: u64) -> SealTenant {
+    SealTenant {
+        tenant,
+        head,
+        void: None,
+        stored: 0,
+        duplicate: 0,
+        dead_lettered: 0,
+        accepted: 0,
+        bytes: 0,
+    }
+}
+
+/// A seal in the making.
+#[derive(Default)]
+struct Making {
+    indexes: HashMap<TenantId, u32>,
+    tenants: Vec<SealTenant>,
+    rows: Vec<HashMap<Uuid, ContentHash>>,
+    packs: Vec<SealPack>,
+}
+
+impl Making {
+    fn tenant(&mut self, tenant: &TenantId, state: &SealState) -> u32 {
+        if let Some(index) = self.indexes.get(tenant) {
+            return *index;
+        }
+        let index = self.tenants.len() as u32;
+        let TenantState { head, .. } = state.tenant(tenant);
+        self.tenants.push(untouched(tenant.clone(), head));
+        self.rows.push(HashMap::new());
+        self.indexes.insert(tenant.clone(), index);
+        index
+    }
+}

@@ -1,0 +1,206 @@
+//! What the sequencer remembers besides heads: rows that the store does not show yet ([`Window`]), ids that a server-made
+//! id could collide with ([`Recent`]), and packs that are decided ([`KnownPacks`]). All bounded; none of it is a guess:
+//! where a memory does not reach back far enough, it says so, and the ledger is asked.
+
+use crate::{
+    model::{entry::ContentHash, tenant::TenantId},
+    seal::DecidedSeal,
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+use uuid::Uuid;
+
+/// The rows of one tenant by id.
+pub type Rows = HashMap<Uuid, ContentHash>;
+
+/// Bytes that one row of the window takes: 32 of data, its seat in the table, its share of the tenant's table.
+const ROW_BYTES: usize = 96;
+
+/// Rows of seals that are durable and that the store does not show yet.
+#[derive(Debug, Default)]
+pub struct Window {
+    tenants: HashMap<TenantId, Rows>,
+    seals: VecDeque<Arc<DecidedSeal>>,
+    rows: usize,
+}
+
+impl Window {
+    /// Adds the new rows of a seal that has just become durable.
+    pub fn add(&mut self, seal: &Arc<DecidedSeal>) {
+        for row in seal.entries().filter(|row| row.sequence.is_some()) {
+            let rows = match self.tenants.get_mut(row.pack.tenant()) {
+                Some(rows) => rows,
+                None => self.tenants.entry(row.pack.tenant().clone()).or_default(),
+            };
+            rows.insert(row.entry.id(), row.entry.hash());
+            self.rows += 1;
+        }
+        self.seals.push_back(seal.clone());
+    }
+
+    /// The rows of `tenant`.
+    pub fn tenant(&self, tenant: &TenantId) -> Option<&Rows> {
+        self.tenants.get(tenant)
+    }
+
+    /// The store shows every seal up to `n`: their rows are found in the ledger from now on.
+    pub fn applied(&mut self, n: u64) {
+        while let Some(seal) = self.seals.pop_front_if(|seal| seal.seal.n <= n) {
+            for row in seal.entries().filter(|row| row.sequence.is_some()) {
+                self.rows -= 1;
+                if let Some(rows) = self.tenants.get_mut(row.pack.tenant()) {
+                    rows.remove(&row.entry.id());
+                    if rows.is_empty() {
+                        self.tenants.remove(row.pack.tenant());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bytes in memory, about. The packs themselves are accounted for by the queue of the follower.
+    pub fn bytes(&self) -> usize {
+        self.rows * ROW_BYTES
+    }
+}
+
+/// Clocks of one machine may jump this much between the making of an id and a seal, milliseconds.
+pub const SKEW_MS: i64 = 60_000;
+/// How long one generation of [`Recent`] grows, milliseconds.
+const GENERATION_MS: i64 = 2 * SKEW_MS;
+/// How many ids one generation holds at most: 8 MiB.
+const GENERATION_IDS: usize = 1 << 17;
+
+/// Client-made ids of the last minutes that a server could have made: UUIDv7 that carry a recent millisecond.
+///
+/// Why: a server-made id is looked up in the ledger only if it is old, for it was made by us a moment ago. But the client
+/// may have been told the id (504) and resent it itself, as *its* id, and that pack may be decided before the first one.
+/// Such a repeat was sealed after the millisecond that the id carries; it is in here unless [`Recent::covers`] says no.
+#[derive(Debug, Default)]
+pub struct Recent {
+    generations: [Generation; 2],
+    latest: i64,
+}
+
+#[derive(Debug, Default)]
+struct Generation {
+    since: i64,
+    ids: usize,
+    tenants: HashMap<TenantId, Rows>,
+}
+
+impl Recent {
+    /// Empty: it covers ids made from `now` on.
+    pub fn new(now: i64) -> Self {
+        let generation = || Generation {
+            since: now,
+            ..Generation::default()
+        };
+        Self {
+            generations: [generation(), generation()],
+            latest: now,
+        }
+    }
+
+    /// Adds the client-made ids of a seal that has just become durable.
+    pub fn add(&mut self, seal: &DecidedSeal) {
+        let now = seal.seal.sealed_at.max(self.latest);
+        self.latest = now;
+        if now - self.generations[0].since >= GENERATION_MS || self.generations[0].ids >= GENERATION_IDS {
+            self.generations.swap(0, 1);
+            self.generations[0] = Generation {
+                since: now,
+                ..Generation::default()
+            };
+        }
+        let current = &mut self.generations[0];
+        for row in seal.entries() {
+            let recent = || made_at(row.entry.id()).is_some_and(|ms| ms >= now - GENERATION_MS);
+            if row.sequence.is_some() && row.entry.client_id() && recent() {
+                current.ids += 1;
+                current
+                    .tenants
+                    .entry(row.pack.tenant().clone())
+                    .or_default()
+                    .insert(row.entry.id(), row.entry.hash());
+            }
+        }
+    }
+
+    /// The row of an id, if it is among the recent ones.
+    pub fn get(&self, tenant: &TenantId, id: Uuid) -> Option<ContentHash> {
+        self.generations.iter().find_map(|g| g.tenants.get(tenant)?.get(&id).copied())
+    }
+
+    /// Whether a server-made id that is not in here (nor in the window) is certainly new: everything sealed since the
+    /// millisecond it carries, minus skew, is remembered. After a step of the clock, or in the first minute, it is not.
+    pub fn covers(&self, id: Uuid, now: i64) -> bool {
+        let now = now.max(self.latest);
+        made_at(id).is_some_and(|ms| ms - SKEW_MS >= self.generations[1].since && (now - SKEW_MS..=now + SKEW_MS).contains(&ms))
+    }
+}
+
+/// The millisecond that a UUIDv7 carries.
+fn made_at(id: Uuid) -> Option<i64> {
+    (id.get_version_num() == 7).then(|| (id.as_u128() >> 80) as i64)
+}
+
+/// Packs that a seal has decided, by the last segment that holds them. A pack of a trimmed segment cannot be delivered
+/// again, so it is forgotten with its segment.
+#[derive(Debug, Default)]
+pub struct KnownPacks {
+    ids: HashSet<Uuid>,
+    by_segment: BTreeMap<u64, Vec<Uuid>>,
+}
+
+impl FromIterator<(Uuid, u64)> for KnownPacks {
+    /// From the decided packs found in the log, and the last segment that holds each.
+    fn from_iter<T: IntoIterator<Item = (Uuid, u64)>>(packs: T) -> Self {
+        let mut known = Self::default();
+        for (id, segment) in packs {
+            known.add(id, segment);
+        }
+        known
+    }
+}
+
+impl KnownPacks {
+    /// Remembers a decided pack; `segment` is the largest that holds it.
+    pub fn add(&mut self, id: Uuid, segment: u64) {
+        if self.ids.insert(id) {
+            self.by_segment.entry(segment).or_default().push(id);
+        }
+    }
+
+    /// Whether the pack is decided.
+    pub fn contains(&self, id: Uuid) -> bool {
+        self.ids.contains(&id)
+    }
+
+    /// Every segment below `segment` is gone.
+    pub fn trimmed(&mut self, segment: u64) {
+        while let Some((_, ids)) = self
+            .by_segment
+            .first_key_value()
+            .is_some_and(|(s, _)| *s < segment)
+            .then(|| self.by_segment.pop_first())
+            .flatten()
+        {
+            for id in ids {
+                self.ids.remove(&id);
+            }
+        }
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}

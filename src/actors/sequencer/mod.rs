@@ -1,0 +1,480 @@
+//! The sequencer: the one owner of the log's decisions. Packs in, seals out.
+//!
+//! ```text
+//!  batches ─lane─▶ sequencer thread ── seal n, durable ──▶ follower thread ─▶ dead letters, store, book, feed, tickets
+//!                  core: known? duplicate? number          bounded in bytes
+//!                  ledger ◀── look-up ──┘
+//! ```
+//!
+//! - [`core`] decides (pure), [`memory`] is what it remembers, [`follower`] takes durable seals to the store.
+//! - One creation is in flight. While seal n is synced, batches gather in the lane for n + 1, and the follower applies
+//!   n − 1. Nothing of a seal leaves this thread before its sync has returned.
+//! - It stops receiving while the ledger cannot be read, while the follower has too much, while the window is full, and
+//!   until the store shows everything that the log held at start. What it does not receive waits in the log.
+//! - If it is not known whether a seal became durable, it halts ([`Phase::Halted`]) and the process must end: recovery
+//!   reads the log and knows.
+//!
+//! It is an OS thread behind a bounded lane and not an actix actor: it is never told anything while it works (the next
+//! seal must not begin before the last one is durable), its ledger look-ups block on page faults, and its state must
+//! outlive every actor, so supervision could only end the process anyway. Read as one loop, the order of steps is the
+//! order of lines.
+
+pub mod core;
+mod follower;
+pub mod memory;
+
+pub use self::follower::Loss;
+
+use self::{
+    core::{Core, Draft, Gap, Plan, Undecided},
+    follower::{Followed, Follower, Handed},
+    memory::KnownPacks,
+};
+use super::{broadcast::Publisher, tenant::BatchSink};
+use crate::{
+    model::{
+        batch::{Batch, Work},
+        entry::ContentHash,
+    },
+    queue::{Decider, SealLog, SealLogError},
+    seal::{DecidedSeal, FoundSeal, codec, state::SealState},
+    sinks::SealFollower,
+};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use smallvec::SmallVec;
+use std::{
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
+
+/// Takes the dead letters of durable seals.
+pub trait DeadLetterSink: Send + Sync + 'static {
+    /// Writes the dead letters of `seal`, soon and in the background; blocks only for room in memory. Submitting a seal
+    /// again is harmless.
+    fn submit(&self, seal: &Arc<DecidedSeal>);
+}
+
+/// Sizes of the sequencer.
+#[derive(Debug, Clone, Copy)]
+pub struct SequencerSettings {
+    /// A seal takes no further batch once its packs have this many bytes: a target, not a limit.
+    pub seal_bytes: usize,
+    /// Likewise, packs.
+    pub seal_packs: usize,
+    /// Batches that fit into the lane.
+    pub lane_slots: usize,
+    /// Rows that the store does not show yet, bytes.
+    pub window_bytes: usize,
+    /// Durable seals that the store has not taken yet, bytes of their packs.
+    pub follow_bytes: usize,
+}
+
+impl Default for SequencerSettings {
+    fn default() -> Self {
+        Self {
+            seal_bytes: 8 << 20,
+            seal_packs: 4096,
+            lane_slots: 1024,
+            window_bytes: 256 << 20,
+            follow_bytes: 32 << 20,
+        }
+    }
+}
+
+/// What the sequencer works with.
+#[derive(Clone)]
+pub struct Parts {
+    /// The log.
+    pub log: Arc<dyn SealLog>,
+    /// The authority.
+    pub follower: Arc<dyn SealFollower>,
+    /// The dead letters.
+    pub dead_letters: Arc<dyn DeadLetterSink>,
+    /// The live feed.
+    pub publisher: Arc<dyn Publisher>,
+}
+
+/// Where it goes on.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// Heads and counters after the last seal in the log.
+    pub state: SealState,
+    /// Decided packs that could be delivered again.
+    pub known: KnownPacks,
+    /// Set when a lost seal is not ruled out.
+    pub gap: Option<Gap>,
+    /// Seals that the store does not have, ascending.
+    pub replay: Vec<FoundSeal>,
+}
+
+/// What the sequencer is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// The store is taking seals that the log held at start.
+    Replaying,
+    /// Deciding.
+    Running,
+    /// It is not known whether a seal is durable, or a thread panicked: the process must end.
+    Halted(Arc<str>),
+    /// Stopped in order.
+    Stopped,
+}
+
+/// The way in. Cheap to clone. The sequencer runs until every handle is gone, or [`Sequencer::stop`].
+#[derive(Clone)]
+pub struct SequencerHandle {
+    lane: mpsc::Sender<Message>,
+}
+
+impl SequencerHandle {
+    /// Hands a batch over and resolves when it is settled: sealed, durable, applied, tickets answered; or dropped (its
+    /// tickets redeliver) because the sequencer has ended. Batches are taken in the order of their first polls. Once it has
+    /// been handed over, dropping the future changes nothing.
+    pub fn submit(&self, batch: Batch) -> BoxFuture<'static, ()> {
+        let lane = self.lane.clone();
+        Box::pin(async move {
+            let (done, settled) = oneshot::channel();
+            if lane.send(Message::Decide(batch, done)).await.is_ok() {
+                let _ = settled.await; // dropped unanswered: so were the tickets
+            }
+        })
+    }
+}
+
+impl BatchSink for SequencerHandle {
+    fn submit(&self, batch: Batch) -> BoxFuture<'static, ()> {
+        Self::submit(self, batch)
+    }
+}
+
+impl Decider for SequencerHandle {
+    fn submit(&self, batch: Batch) -> BoxFuture<'static, ()> {
+        Self::submit(self, batch)
+    }
+
+    fn copy_forward(&self) {
+        // A full lane means that seals are made, or that the store stands still: both times it is asked again.
+        let _ = self.lane.try_send(Message::CopyForward);
+    }
+}
+
+enum Message {
+    Decide(Batch, oneshot::Sender<()>),
+    CopyForward,
+    Stop,
+}
+
+/// The running sequencer: its threads and what they report.
+pub struct Sequencer {
+    lane: mpsc::Sender<Message>,
+    stop: Arc<Stop>,
+    phase: watch::Receiver<Phase>,
+    losses: Arc<Mutex<Vec<Loss>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Sequencer {
+    /// Starts both threads. `Err` when the system refuses a thread.
+    pub fn start(parts: Parts, start: Start, settings: SequencerSettings) -> std::io::Result<(Self, SequencerHandle)> {
+        let (lane, batches) = mpsc::channel(settings.lane_slots);
+        let (phase_of, phase) = watch::channel(Phase::Replaying);
+        let (stop, followed, losses) = (Arc::new(Stop::default()), Arc::new(Followed::default()), Arc::default());
+        let follower = Follower {
+            parts: parts.clone(),
+            followed: followed.clone(),
+            stop: stop.clone(),
+            losses: Arc::clone(&losses),
+        };
+        let worker = Worker {
+            core: Core::new(Uuid::new_v4(), start.state, start.known, start.gap, chrono::Utc::now().timestamp_millis()),
+            parts,
+            settings,
+            lane: batches,
+            followed,
+            stop: stop.clone(),
+        };
+        let threads = vec![
+            thread::Builder::new().name("follower".into()).spawn(move || follower.run(start.replay))?,
+            thread::Builder::new().name("sequencer".into()).spawn(move || worker.run(&phase_of))?,
+        ];
+        let handle = SequencerHandle { lane: lane.clone() };
+        let this = Self {
+            lane,
+            stop,
+            phase,
+            losses,
+            threads,
+        };
+        Ok((this, handle))
+    }
+
+    /// What it is doing now.
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.clone()
+    }
+
+    /// Entries found lost while the log was replayed.
+    pub fn losses(&self) -> Vec<Loss> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Decides what is in the lane, makes it durable, lets the store take it, and ends both threads. Blocks; as long as the
+    /// store blocks, if it does. A store or a ledger that fails is not waited for: what it lacks is in the log. Panics on a
+    /// thread of a runtime; use `spawn_blocking`.
+    pub fn stop(self) {
+        let Self { lane, stop, threads, .. } = self;
+        stop.begin();
+        // A full lane has a worker that empties it; a closed one has none to tell.
+        let _ = lane.blocking_send(Message::Stop);
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the sequencer had panicked");
+            }
+        }
+    }
+}
+
+/// Ends waits of back-off.
+#[derive(Default)]
+pub(crate) struct Stop {
+    stopping: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    fn begin(&self) {
+        *self.stopping.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    fn has_begun(&self) -> bool {
+        *self.stopping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits before try `attempt` + 1 (10 ms, doubling to 1 s); `true` when the process is stopping.
+    fn wait(&self, attempt: u32) -> bool {
+        let pause = Duration::from_millis(10 << attempt.min(7)).min(Duration::from_secs(1));
+        let stopping = self.stopping.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stopping, _) = self
+            .changed
+            .wait_timeout_while(stopping, pause, |stopping| !*stopping)
+            .unwrap_or_else(PoisonError::into_inner);
+        *stopping
+    }
+}
+
+/// The next seal's batches, and who waits for them.
+#[derive(Default)]
+struct Group {
+    packs: Vec<Undecided>,
+    works: Vec<Work>,
+    done: Vec<oneshot::Sender<()>>,
+    bytes: usize,
+    copy_forward: bool,
+    stop: bool,
+}
+
+impl Group {
+    fn add(&mut self, message: Message) {
+        match message {
+            Message::Decide(batch, done) => {
+                self.bytes += batch.bytes;
+                self.done.push(done);
+                for work in batch.works {
+                    self.packs.push(Undecided {
+                        pack: work.delivery.pack.clone(),
+                        refusal: batch.refusal,
+                    });
+                    self.works.push(work);
+                }
+            }
+            Message::CopyForward => self.copy_forward = true,
+            Message::Stop => self.stop = true,
+        }
+    }
+}
+
+/// Why the sequencer's loop ended.
+enum End {
+    Stopped,
+    Halted(Arc<str>),
+}
+
+impl From<SealLogError> for End {
+    fn from(error: SealLogError) -> Self {
+        match error {
+            SealLogError::Closed => Self::Stopped,
+            SealLogError::Full | SealLogError::Failed(_) => Self::Halted(error.to_string().into()),
+        }
+    }
+}
+
+/// The sequencer thread.
+struct Worker {
+    core: Core,
+    parts: Parts,
+    settings: SequencerSettings,
+    lane: mpsc::Receiver<Message>,
+    followed: Arc<Followed>,
+    stop: Arc<Stop>,
+}
+
+/// Says how the worker ended, also when it panicked, and lets the follower end.
+struct Ending<'a> {
+    phase: &'a watch::Sender<Phase>,
+    followed: Arc<Followed>,
+    end: Phase,
+}
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.followed.close();
+        self.phase.send_replace(self.end.clone());
+    }
+}
+
+impl Worker {
+    fn run(mut self, phase: &watch::Sender<Phase>) {
+        let mut ending = Ending {
+            phase,
+            followed: self.followed.clone(),
+            end: Phase::Halted("the sequencer panicked".into()),
+        };
+        let Err(end) = self.work(phase);
+        ending.end = match end {
+            End::Stopped => Phase::Stopped,
+            End::Halted(why) => {
+                tracing::error!(%why, "the sequencer halts: the process must end, recovery will read the log");
+                Phase::Halted(why)
+            }
+        };
+    }
+
+    fn work(&mut self, phase: &watch::Sender<Phase>) -> Result<std::convert::Infallible, End> {
+        self.wait_for_room()?;
+        phase.send_replace(Phase::Running);
+        if let Some(draft) = self.core.gap_seal(now_ms()) {
+            tracing::warn!(
+                seal = draft.seal.n,
+                tenants = draft.seal.tenants.len(),
+                "a lost seal is not ruled out: all numbers jump"
+            );
+            self.create(draft, Group::default())?;
+        }
+        loop {
+            self.wait_for_room()?;
+            let group = self.gather().ok_or(End::Stopped)?;
+            if group.copy_forward {
+                match self.parts.log.copy_forward() {
+                    Ok(()) | Err(SealLogError::Full) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            let stop = group.stop;
+            self.decide(group)?;
+            if stop {
+                return Err(End::Stopped);
+            }
+        }
+    }
+
+    /// Waits until the store has caught up with the start, the follower has room, and the window is within its bound.
+    fn wait_for_room(&mut self) -> Result<(), End> {
+        let (core, settings) = (&mut self.core, &self.settings);
+        let room = self.followed.wait_for_room(settings.follow_bytes, |applied| {
+            core.applied(applied);
+            core.window_bytes() < settings.window_bytes
+        });
+        let why = || {
+            if self.stop.has_begun() {
+                End::Stopped
+            } else {
+                End::Halted("the follower ended".into())
+            }
+        };
+        room.then_some(()).ok_or_else(why)
+    }
+
+    /// The first message, and what else waits already. `None` when every handle is gone.
+    fn gather(&mut self) -> Option<Group> {
+        let mut group = Group::default();
+        group.add(self.lane.blocking_recv()?);
+        while !group.stop && group.bytes < self.settings.seal_bytes && group.packs.len() < self.settings.seal_packs {
+            let Ok(message) = self.lane.try_recv() else { break };
+            group.add(message);
+        }
+        Some(group)
+    }
+
+    fn decide(&mut self, mut group: Group) -> Result<(), End> {
+        self.core.trimmed(self.parts.log.first_segment());
+        // A pack that the book does not have is decided and shown; its id may have been forgotten with its segment.
+        let log = &self.parts.log;
+        let packs = std::mem::take(&mut group.packs);
+        let undecided = packs.into_iter().filter(|item| !log.positions(item.pack.id()).is_empty()).collect();
+        let plan = self.core.plan(undecided, now_ms()); // drops those whose seal is durable and not shown yet
+        if plan.is_empty() {
+            follower::settle(group.works, group.done);
+            return Ok(());
+        }
+        let answers = self.look_up(&plan)?;
+        let log = &self.parts.log;
+        let draft = self
+            .core
+            .decide(plan, &answers, now_ms(), &mut |pack| -> SmallVec<_> { log.positions(pack.id()) });
+        self.create(draft, group)
+    }
+
+    /// Asks the ledger until it answers.
+    fn look_up(&self, plan: &Plan) -> Result<Vec<Option<ContentHash>>, End> {
+        if plan.lookups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut attempt = 0;
+        loop {
+            match self.parts.follower.lookup(&plan.lookups) {
+                Ok(answers) if answers.len() == plan.lookups.len() => return Ok(answers),
+                Ok(_) => return Err(End::Halted("the ledger answered another question".into())),
+                Err(error) => tracing::warn!(attempt, %error, "the ledger cannot be read; it is asked again"),
+            }
+            if self.stop.wait(attempt) {
+                return Err(End::Stopped);
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Makes the draft durable, adopts it and hands it on.
+    fn create(&mut self, draft: Draft, group: Group) -> Result<(), End> {
+        let (n, encoded) = (draft.seal.n, Bytes::from(codec::encode(&draft.seal)));
+        let mut attempt = 0;
+        let at = loop {
+            match self.parts.log.append(n, encoded.clone()) {
+                Ok(at) => break at,
+                // Nothing was kept: the same seal, byte by byte, is tried again.
+                Err(SealLogError::Full) => tracing::warn!(seal = n, attempt, "no room for a seal; it is tried again"),
+                Err(error) => return Err(error.into()),
+            }
+            if self.stop.wait(attempt) {
+                return Err(End::Stopped);
+            }
+            attempt += 1;
+        };
+        let seal = self.core.adopt(draft, &encoded);
+        self.parts.log.sealed(&seal.seal, at);
+        self.followed.push(Handed {
+            seal,
+            works: group.works,
+            done: group.done,
+        });
+        Ok(())
+    }
+}
+
+fn now_ms() -> i64 {
+    chrono::Utc::now().timestamp_millis()
+}
