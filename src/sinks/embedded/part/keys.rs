@@ -160,6 +160,9 @@ impl KeySet {
 
     /// Adds the keys of one row.
     pub(super) fn add(&mut self, by: &str, entry: &EntryRef<'_>) {
+        if self.rows == 0 {
+            self.few.clear(); // the block before, as it was handed out
+        }
         self.rows += 1;
         if self.rows == Self::MIN_ROWS {
             self.many.extend(self.few.drain(..));
@@ -208,10 +211,10 @@ impl KeySet {
     pub(super) fn finish(&mut self) -> Option<&[u64]> {
         let rows = std::mem::take(&mut self.rows);
         self.overflow = false;
-        self.few.clear();
         if rows < Self::MIN_ROWS {
             return None;
         }
+        self.few.clear();
         self.few.extend(self.many.drain());
         Some(&self.few)
     }
@@ -220,6 +223,37 @@ impl KeySet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::entry::{NewEntry, Severity};
+
+    #[test]
+    fn a_block_has_the_keys_of_its_own_rows_only() {
+        let mut record = Vec::new();
+        let mut fill = |set: &mut KeySet, user: &str, rows: usize| {
+            record.clear();
+            let mut fields = [None; Field::COUNT];
+            fields[Field::UserId as usize] = Some(user.as_bytes());
+            NewEntry {
+                id: Uuid::nil(),
+                client_id: false,
+                hash: 0,
+                timestamp: 0,
+                severity: Severity::Info,
+                fields,
+            }
+            .encode(&mut record);
+            (0..rows).for_each(|_| set.add("", &EntryRef::first_of(&record)));
+            set.finish().map(|keys| keys.iter().copied().collect::<std::collections::HashSet<_>>())
+        };
+        let mut set = KeySet::default();
+        let first = fill(&mut set, "first", 64).expect("a filter");
+        assert!(first.contains(&value(Field::UserId, "first")) && first.contains(&word("first")) && first.contains(&actor("")));
+        assert_eq!(fill(&mut set, "tiny", 63), None);
+        let second = fill(&mut set, "second", 100).expect("a filter");
+        assert_eq!(second.len(), first.len());
+        for gone in ["first", "tiny"] {
+            assert!(!second.contains(&value(Field::UserId, gone)), "{gone}");
+        }
+    }
 
     #[test]
     fn kinds_do_not_collide() {
