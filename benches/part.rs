@@ -1,0 +1,177 @@
+//! The immutable part on one thread: writing it, opening it, and the reads that a query is made of.
+//!
+//! `make bench ARGS="--bench part"`; `SLUICE_BENCH_ROWS` sets the size (default 200,000 rows; the figures of DESIGN.md are
+//! for 1,000,000). Entries are about 700 bytes, of one tenant with 90 % of the rows and 100 small ones. Everything is in
+//! the page cache.
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use sluice::{
+    fs::real::RealFs,
+    model::{
+        entry::{EntryRef, Field, NewEntry, Severity},
+        filter::{Filter, LeafFilter},
+        tenant::{TenantId, TenantScope},
+    },
+    sinks::embedded::part::{self, Part, RowIn, StatColumn},
+};
+use std::{hint::black_box, time::Duration};
+use uuid::Uuid;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const DEFAULT_ROWS: u64 = 200_000;
+const START: i64 = 1_700_000_000_000;
+
+struct Row {
+    tenant: TenantId,
+    sequence: u64,
+    record: Vec<u8>,
+}
+
+fn mix(n: u64) -> u64 {
+    let z = (n ^ (n >> 31)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z ^ (z >> 32)
+}
+
+fn id_of(n: u64) -> Uuid {
+    Uuid::from_u64_pair(0x018b_cfe5_6800_7000 + (n << 16), 0x8000_0000_0000_0000 | mix(n) >> 2)
+}
+
+fn row(n: u64) -> Row {
+    let z = mix(n);
+    let pick = |shift: u32, list: &[&'static str]| list[(z >> shift) as usize % list.len()];
+    let action = pick(0, &["LOGIN", "LOGOUT", "CREATE", "UPDATE", "DELETE", "READ", "EXPORT", "APPROVE"]);
+    let kind = pick(3, &["document", "invoice", "session", "user", "role", "report"]);
+    let (resource, user) = (format!("{kind}-{}", z >> 20 & 0xf_ffff), format!("user-{}", z >> 40 & 0x3fff));
+    let (session, request, email) = (format!("sess-{:016x}", mix(z)), format!("req-{:016x}", mix(n + 7)), format!("{user}@example.com"));
+    let agent = format!("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{}.0.0.0 Safari/537.36", 90 + (z >> 7) % 40);
+    let message = format!("{user} did {action} on {resource} from the branch office in {} ms", z % 977);
+    let before = format!(r#"{{"status":"open","owner":"{user}","amount":{},"tags":["a","b"]}}"#, z % 10_000);
+    let after = format!(r#"{{"status":"closed","owner":"{user}","amount":{},"tags":["a","b","c"]}}"#, z % 9_999);
+    let metadata = format!(r#"{{"region":"eu-{}","build":"{:08x}","flags":{{"beta":{},"trace":"{:016x}"}}}}"#, z % 7, z >> 33, z & 1 == 0, mix(z + 1));
+    let mut fields: [Option<&[u8]>; Field::COUNT] = [None; Field::COUNT];
+    let address = (0x0a00_0000 | (z >> 12) as u32 & 0xffff).to_be_bytes();
+    for (field, text) in [
+        (Field::Action, action),
+        (Field::ResourceType, kind),
+        (Field::ResourceId, &resource),
+        (Field::UserId, &user),
+        (Field::SessionId, &session),
+        (Field::RequestId, &request),
+        (Field::Email, &email),
+        (Field::UserAgent, &agent),
+        (Field::Message, &message),
+        (Field::BeforeState, &before),
+        (Field::AfterState, &after),
+        (Field::Metadata, &metadata),
+    ] {
+        fields[field as usize] = Some(text.as_bytes());
+    }
+    fields[Field::IpAddress as usize] = Some(&address);
+    let mut record = Vec::new();
+    NewEntry {
+        id: id_of(n),
+        client_id: n.is_multiple_of(2),
+        hash: u128::from(z) << 64 | u128::from(mix(z)),
+        timestamp: START + (n * 3) as i64 + (z % 50) as i64,
+        severity: Severity::ALL[[0, 0, 0, 0, 0, 1, 2, 3][z as usize % 8]],
+        fields,
+    }
+    .encode(&mut record);
+    let tenant = if n.is_multiple_of(10) { format!("small-{}", n / 10 % 100) } else { "large".to_owned() };
+    Row {
+        tenant: TenantId::parse(&tenant).expect("a tenant"),
+        sequence: n + 1,
+        record,
+    }
+}
+
+fn write(dir: &std::path::Path, name: &str, rows: &[Row]) -> part::PartMeta {
+    let mut rows = rows.iter().map(|row| RowIn {
+        tenant: &row.tenant,
+        sequence: row.sequence,
+        received_at: START + row.sequence as i64,
+        actor: "service-account",
+        entry: EntryRef::first_of(&row.record),
+    });
+    part::write(&RealFs, dir, name, (1, 2), &mut rows).expect("written")
+}
+
+fn parts(c: &mut Criterion) {
+    let count = option_env!("SLUICE_BENCH_ROWS").and_then(|n| n.parse().ok()).unwrap_or(DEFAULT_ROWS);
+    let mut rows: Vec<Row> = (0..count).map(row).collect();
+    rows.sort_by(|a, b| {
+        let key = |r: &Row| (EntryRef::first_of(&r.record).timestamp(), r.sequence);
+        a.tenant.cmp(&b.tenant).then_with(|| key(a).cmp(&key(b)))
+    });
+    let dir = tempfile::tempdir().expect("a folder");
+    let meta = write(dir.path(), "p", &rows);
+    let raw: usize = rows.iter().map(|r| r.record.len()).sum();
+    let part = Part::open(&RealFs, dir.path(), meta.clone()).expect("opened");
+    let per_row = |bytes: f64| bytes / count as f64;
+    println!(
+        "{count} rows: {:.0} bytes of record, {:.1} of data, {:.1} of sidecar a row; {} bytes of heap while open",
+        per_row(raw as f64),
+        per_row(meta.bytes as f64),
+        per_row(meta.sidecar_bytes as f64),
+        part.memory()
+    );
+
+    let mut group = c.benchmark_group("part");
+    group.sample_size(10).measurement_time(Duration::from_secs(3)).throughput(Throughput::Elements(count));
+    group.bench_function("write", |b| b.iter(|| write(dir.path(), "q", &rows)));
+    group.throughput(Throughput::Elements(1)).sample_size(20);
+    group.bench_function("open", |b| b.iter(|| Part::open(&RealFs, dir.path(), meta.clone()).expect("opened")));
+
+    let scope = TenantScope::new(TenantId::parse("large").expect("a tenant"));
+    let of = part.tenant(&scope).expect("rows");
+    let mut n = 0;
+    group.bench_function("find, absent", |b| {
+        b.iter(|| {
+            n += 1;
+            part.find(&scope, id_of(count + n)).expect("good")
+        });
+    });
+    group.bench_function("get by id", |b| {
+        b.iter(|| {
+            n += 1;
+            let (row, _) = part.find(&scope, id_of(mix(n) % count / 10 * 10 + 1)).expect("good").expect("there");
+            of.read(&[row]).expect("good")
+        });
+    });
+    let newest: Vec<u32> = (of.rows.end - 50..of.rows.end).collect();
+    group.bench_function("50 newest, whole", |b| b.iter(|| of.read(&newest).expect("good")));
+    let blocks: Vec<_> = of.blocks().collect();
+    let block = &blocks[blocks.len() / 2];
+    group.bench_function("keys of a block", |b| b.iter(|| of.keys(block.rows.clone()).expect("good")));
+    group.bench_function("users of a block", |b| b.iter(|| of.strings(StatColumn::UserId, block.rows.clone()).expect("good")));
+    group.bench_function("actions of a block", |b| b.iter(|| of.strings(StatColumn::Action, block.rows.clone()).expect("good")));
+    for (name, filter) in [
+        ("severity", Filter { severity: vec![Severity::Critical], ..Filter::default() }),
+        ("action", Filter { action: vec!["login".into()], ..Filter::default() }),
+        ("user", Filter { user_id: vec!["user-77".into()], ..Filter::default() }),
+        (
+            "metadata",
+            Filter {
+                metadata: vec![LeafFilter {
+                    path: vec!["region".into()],
+                    values: vec!["eu-3".into()],
+                }],
+                ..Filter::default()
+            },
+        ),
+    ] {
+        group.bench_function(format!("select in a block: {name}"), |b| b.iter(|| of.select(block, &filter).expect("good")));
+    }
+    let absent = Filter {
+        request_id: vec!["req-absent".into()],
+        ..Filter::default()
+    };
+    group.bench_function("prune a block", |b| b.iter(|| of.may_match(black_box(block), &absent)));
+    group.finish();
+}
+
+criterion_group!(benches, parts);
+criterion_main!(benches);
