@@ -15,7 +15,7 @@ pub(super) mod stats;
 
 use super::{
     memtable::{Row, Run, TableView},
-    part::{Block, PartError, TenantRows},
+    part::{self, Block, PartError, TenantRows},
     view::TenantView,
 };
 use crate::{
@@ -95,11 +95,11 @@ impl Rows {
         }
     }
 
-    /// The range from the first to the last; empty when there is none.
-    fn span(&self) -> Range<u32> {
+    /// The same, as a part takes them.
+    fn in_part(&self) -> part::Rows<'_> {
         match self {
-            Self::All(range) => range.clone(),
-            Self::Some(rows) => rows.first().map_or(0..0, |first| *first..rows[rows.len() - 1] + 1),
+            Self::All(range) => range.clone().into(),
+            Self::Some(rows) => rows.as_slice().into(),
         }
     }
 
@@ -298,15 +298,13 @@ impl<'a> Reader<'a> {
                 let row = table.row(run, place);
                 visit(place, row.timestamp, row.sequence);
             }),
+            Source::Part { .. } if rows.len() == 0 => (),
             Source::Part { at, .. } => {
-                let span = rows.span();
-                if span.is_empty() {
-                    return Ok(());
-                }
-                let keys = self.parts[*at].keys(span.clone()).map_err(damaged)?;
+                let mut keys = self.parts[*at].keys(rows.in_part()).map_err(damaged)?.into_iter();
                 rows.for_each(|row| {
-                    let (timestamp, sequence) = keys[(row - span.start) as usize];
-                    visit(row, timestamp, sequence);
+                    if let Some((timestamp, sequence)) = keys.next() {
+                        visit(row, timestamp, sequence);
+                    }
                 });
             }
         }
