@@ -104,7 +104,7 @@ impl IpRange {
         }
     }
 
-    fn canonical(self) -> Self {
+    pub(crate) fn canonical(self) -> Self {
         match self.addr {
             IpAddr::V6(addr) if self.prefix >= 96 => match Ipv6Addr::to_ipv4_mapped(&addr) {
                 Some(v4) => Self {
@@ -157,7 +157,7 @@ impl Filter {
 
 impl LeafFilter {
     /// Whether a leaf at the path has one of the texts.
-    fn matches(&self, metadata: Option<&str>) -> bool {
+    pub(crate) fn matches(&self, metadata: Option<&str>) -> bool {
         let mut found = false;
         for_each_leaf(metadata.unwrap_or("{}"), &mut |path, text| {
             found |= path == self.path && self.values.iter().any(|v| *v == text);
@@ -167,7 +167,7 @@ impl LeafFilter {
 }
 
 /// Whether `text` in lower case is one of `wanted`, which are in lower case.
-fn any_case(text: Option<&str>, wanted: &[String]) -> bool {
+pub(crate) fn any_case(text: Option<&str>, wanted: &[String]) -> bool {
     if wanted.is_empty() {
         return true;
     }
@@ -180,7 +180,7 @@ fn any_case(text: Option<&str>, wanted: &[String]) -> bool {
 }
 
 /// Whether all words of one of `wanted` are among the words of `text`.
-fn has_words(text: Option<&str>, wanted: &[Vec<String>]) -> bool {
+pub(crate) fn has_words(text: Option<&str>, wanted: &[Vec<String>]) -> bool {
     let Some(text) = text else { return false };
     let has_word = |word: &String| {
         let mut found = false;

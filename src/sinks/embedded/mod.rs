@@ -28,8 +28,6 @@ pub mod part;
 mod query;
 mod view;
 
-#[cfg(test)]
-mod tests;
 
 use self::{
     memtable::Memtable,

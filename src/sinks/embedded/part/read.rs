@@ -1,0 +1,533 @@
+//! An open part: its mapped files, its parsed Parquet footer, and the one function that decodes columns.
+
+use super::{
+    PartError, PartMeta,
+    chunks::CheckedBytes,
+    data_file,
+    schema::{self, Column},
+    sidecar::{Block, DataFile, ID_KEY, IdKey, Sidecar},
+    sidecar_file,
+};
+use crate::{
+    fs::Fs,
+    model::{
+        entry::{ContentHash, Field, NewEntry, Severity, StoredEntry, ip_from_bytes},
+        tenant::TenantScope,
+    },
+};
+use arrow_array::{
+    Array, BooleanArray, DictionaryArray, FixedSizeBinaryArray, RecordBatch, StringArray, StringViewArray, TimestampMillisecondArray, UInt64Array,
+    cast::AsArray,
+    types::{Int32Type, TimestampMillisecondType, UInt64Type},
+};
+use parquet::{
+    arrow::{
+        ProjectionMask,
+        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector},
+    },
+    errors::ParquetError,
+    file::metadata::PageIndexPolicy,
+};
+use std::{net::IpAddr, ops::Range, path::Path, sync::Arc};
+use uuid::Uuid;
+
+/// Most rows that are decoded at a time.
+const BATCH_ROWS: usize = 8_192;
+
+/// Rows of a part, ascending.
+#[derive(Debug, Clone, Copy)]
+pub enum Rows<'a> {
+    /// All of a range.
+    Range(u32, u32),
+    /// These, strictly ascending.
+    List(&'a [u32]),
+}
+
+impl From<Range<u32>> for Rows<'_> {
+    fn from(range: Range<u32>) -> Self {
+        Self::Range(range.start, range.end.max(range.start))
+    }
+}
+
+impl<'a> From<&'a [u32]> for Rows<'a> {
+    fn from(list: &'a [u32]) -> Self {
+        Self::List(list)
+    }
+}
+
+impl<'a> From<&'a Vec<u32>> for Rows<'a> {
+    fn from(list: &'a Vec<u32>) -> Self {
+        Self::List(list)
+    }
+}
+
+impl<'a> Rows<'a> {
+    /// How many.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Range(start, end) => (end - start) as usize,
+            Self::List(list) => list.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The i-th of them.
+    pub fn get(&self, i: usize) -> u32 {
+        match self {
+            Self::Range(start, _) => start + i as u32,
+            Self::List(list) => list[i],
+        }
+    }
+
+    /// From the first to the last.
+    fn span(&self) -> Range<u32> {
+        match self {
+            Self::Range(start, end) => *start..*end,
+            Self::List(list) => list.first().copied().unwrap_or(0)..list.last().map_or(0, |last| last + 1),
+        }
+    }
+
+    /// Those of them that lie in `within`.
+    fn clip(&self, within: &Range<u32>) -> Rows<'a> {
+        match self {
+            Self::Range(start, end) => {
+                let start = (*start).clamp(within.start, within.end);
+                Rows::Range(start, (*end).clamp(start, within.end))
+            }
+            Self::List(list) => {
+                let start = list.partition_point(|row| *row < within.start);
+                let end = list.partition_point(|row| *row < within.end);
+                Rows::List(&list[start..end])
+            }
+        }
+    }
+
+    /// The selection of these rows in a row group that begins at row `first`.
+    fn selection(&self, first: u32) -> RowSelection {
+        let mut selectors: Vec<RowSelector> = Vec::new();
+        let mut at = first;
+        let mut select = |start: u32, end: u32| {
+            if start > at {
+                selectors.push(RowSelector::skip((start - at) as usize));
+            }
+            selectors.push(RowSelector::select((end - start) as usize));
+            at = end;
+        };
+        match self {
+            Self::Range(start, end) => select(*start, *end),
+            Self::List(list) => list.chunk_by(|a, b| a + 1 == *b).for_each(|run| select(run[0], run[0] + run.len() as u32)),
+        }
+        selectors.into()
+    }
+}
+
+/// An open part. Threads may share it; nothing in it changes.
+pub struct Part {
+    meta: PartMeta,
+    sidecar: Sidecar,
+    data: CheckedBytes,
+    footer: ArrowReaderMetadata,
+    /// First row of each row group, and the number of rows at the end.
+    groups: Vec<u32>,
+    id_key: IdKey,
+}
+
+impl Part {
+    /// Maps both files. Checks their lengths against `meta`, the whole sidecar by its checksum, and Parquet's footer; the
+    /// rest of the data file is checked as it is read. Blocks.
+    pub fn open(fs: &dyn Fs, dir: &Path, meta: PartMeta) -> Result<Part, PartError> {
+        Self::open_with(fs, dir, meta, ID_KEY)
+    }
+
+    pub(super) fn open_with(fs: &dyn Fs, dir: &Path, meta: PartMeta, id_key: IdKey) -> Result<Part, PartError> {
+        let map = |file: String, len: u64| {
+            let bytes = fs.map(&dir.join(&file)).map_err(|source| PartError::Io {
+                doing: "map",
+                file: file.clone(),
+                source,
+            })?;
+            if bytes.len() as u64 == len {
+                Ok(bytes)
+            } else {
+                Err(damaged(file, format!("it has {} bytes and should have {len}", bytes.len())))
+            }
+        };
+        let sidecar = map(sidecar_file(&meta.name), meta.sidecar_bytes)?;
+        let data = map(data_file(&meta.name), meta.bytes)?;
+        if sidecar.last_chunk::<4>().map(|crc| u32::from_le_bytes(*crc)) != Some(meta.sidecar_crc) {
+            return Err(damaged(sidecar_file(&meta.name), "it is another sidecar than the manifest names".to_owned()));
+        }
+        let (sidecar, of) = Sidecar::open(sidecar).map_err(|what| damaged(sidecar_file(&meta.name), what.to_owned()))?;
+        let expected = DataFile {
+            len: meta.bytes,
+            crc: meta.crc,
+            seals: meta.seals,
+        };
+        if of != expected || u64::from(sidecar.rows()) != meta.rows {
+            return Err(damaged(
+                sidecar_file(&meta.name),
+                "it describes another part than the manifest names".to_owned(),
+            ));
+        }
+        let data = CheckedBytes::new(data, sidecar.chunks());
+        let footer = load_footer(&data).map_err(|e| damaged(data_file(&meta.name), e.to_string()))?;
+        let mut groups = vec![0u32];
+        for group in footer.metadata().row_groups() {
+            let rows = u32::try_from(group.num_rows()).unwrap_or(u32::MAX);
+            groups.push(groups.last().map_or(0, |first| first.saturating_add(rows)));
+        }
+        if groups.last() != Some(&sidecar.rows()) {
+            return Err(damaged(data_file(&meta.name), "it has another number of rows than its sidecar".to_owned()));
+        }
+        Ok(Self {
+            meta,
+            sidecar,
+            data,
+            footer,
+            groups,
+            id_key,
+        })
+    }
+
+    /// What the manifest knows about it.
+    pub fn meta(&self) -> &PartMeta {
+        &self.meta
+    }
+
+    /// Heap bytes that it holds while it is open. Both files are mapped besides; of the sidecar every page that was asked
+    /// stays in the page cache ([`PartMeta::sidecar_bytes`] at most).
+    pub fn memory(&self) -> usize {
+        self.footer.metadata().memory_size() + self.data.memory() + 4 * self.groups.len()
+    }
+
+    /// Number of tenants that have rows here.
+    pub fn tenants(&self) -> usize {
+        self.sidecar.tenants() as usize
+    }
+
+    /// A tenant's rows; `None`: it has none here.
+    pub fn tenant(&self, scope: &TenantScope) -> Option<TenantRows<'_>> {
+        let tenant = self.sidecar.find_tenant(scope.tenant().as_str())?;
+        Some(TenantRows {
+            part: self,
+            scope: scope.clone(),
+            rows: self.sidecar.tenant_rows(tenant),
+            blocks: self.sidecar.tenant_blocks(tenant),
+        })
+    }
+
+    /// The row of an id and its content hash. If the tenant has several rows with the id, the first. An id that is not here
+    /// costs three memory accesses.
+    pub fn find(&self, scope: &TenantScope, id: Uuid) -> Result<Option<(u32, ContentHash)>, PartError> {
+        let key = (self.id_key)(scope.tenant().as_str(), &id);
+        if !self.sidecar.may_have(key) {
+            return Ok(None);
+        }
+        let Some(rows) = self.tenant(scope) else { return Ok(None) };
+        rows.find(key, id)
+    }
+
+    /// Reads everything: the whole data file against its checksums, and that each row's tenant is the one that the sidecar
+    /// says. Blocks for about a second per gigabyte.
+    pub fn verify(&self) -> Result<(), PartError> {
+        let file = || data_file(&self.meta.name);
+        if let Some(chunk) = self.data.first_bad_chunk() {
+            let what = format!("the checksum of bytes {}+{} does not fit", chunk * super::chunks::CHUNK, super::chunks::CHUNK);
+            return Err(damaged(file(), what));
+        }
+        if crc32c::crc32c(self.data.raw()) != self.meta.crc {
+            return Err(damaged(file(), "its checksum does not fit".to_owned()));
+        }
+        for tenant in 0..self.sidecar.tenants() {
+            let name = self.sidecar.name(tenant);
+            self.fetch(&[Column::Tenant], self.sidecar.tenant_rows(tenant).into(), &mut |batch| {
+                let column = dictionary(batch, 0)?;
+                let fits: Vec<bool> = column.1.iter().map(|value| value.map(str::as_bytes) == name).collect();
+                match column.0.keys().iter().all(|key| key.is_some_and(|key| fits[key as usize])) {
+                    true => Ok(()),
+                    false => Err(ParquetError::General("a row is another tenant's than the sidecar says".to_owned())),
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Decodes `columns` (ascending) of `rows`, in order, in batches of at most 8,192 rows that each lie in one row group.
+    pub(super) fn fetch(&self, columns: &[Column], rows: Rows<'_>, visit: &mut Visit<'_>) -> Result<(), PartError> {
+        let span = rows.span();
+        self.decode(columns, rows, visit).map_err(|e| PartError::Damaged {
+            file: data_file(&self.meta.name),
+            rows: Some(span),
+            what: e.to_string(),
+        })
+    }
+
+    fn decode(&self, columns: &[Column], rows: Rows<'_>, visit: &mut Visit<'_>) -> Result<(), ParquetError> {
+        let projection = ProjectionMask::roots(self.footer.parquet_schema(), columns.iter().map(|c| *c as usize));
+        let span = rows.span();
+        let first = self.groups.partition_point(|start| *start <= span.start).saturating_sub(1);
+        for (i, bounds) in self.groups.windows(2).enumerate().skip(first) {
+            if bounds[0] >= span.end {
+                break;
+            }
+            let here = rows.clip(&(bounds[0]..bounds[1]));
+            if here.is_empty() {
+                continue;
+            }
+            let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(self.data.clone(), self.footer.clone())
+                .with_row_groups(vec![i])
+                .with_projection(projection.clone())
+                .with_row_selection(here.selection(bounds[0]))
+                .with_batch_size(here.len().min(BATCH_ROWS))
+                .build()?;
+            let mut left = here.len();
+            for batch in reader {
+                let batch = batch?;
+                left = left.checked_sub(batch.num_rows()).ok_or_else(|| odd("more rows than were asked for"))?;
+                visit(&batch)?;
+            }
+            if left != 0 {
+                return Err(odd("fewer rows than were asked for"));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn sidecar(&self) -> &Sidecar {
+        &self.sidecar
+    }
+
+    /// The rows that may have an id: all that have it, and by chance others.
+    pub(super) fn candidates(&self, scope: &TenantScope, id: &Uuid) -> impl Iterator<Item = u32> + '_ {
+        self.sidecar.rows_of((self.id_key)(scope.tenant().as_str(), id))
+    }
+}
+
+/// Takes a decoded batch; its columns are in file order.
+pub(super) type Visit<'v> = dyn FnMut(&RecordBatch) -> Result<(), ParquetError> + 'v;
+
+fn damaged(file: String, what: String) -> PartError {
+    PartError::Damaged { file, rows: None, what }
+}
+
+pub(super) fn odd(what: &str) -> ParquetError {
+    ParquetError::General(what.to_owned())
+}
+
+fn load_footer(data: &CheckedBytes) -> Result<ArrowReaderMetadata, ParquetError> {
+    let options = ArrowReaderOptions::new()
+        .with_schema(schema::read())
+        .with_column_index_policy(PageIndexPolicy::Skip)
+        .with_offset_index_policy(PageIndexPolicy::Required);
+    ArrowReaderMetadata::load(data, options)
+}
+
+/// One tenant's rows of a part. The only way to them.
+pub struct TenantRows<'a> {
+    pub(super) part: &'a Part,
+    pub(super) scope: TenantScope,
+    /// The rows.
+    pub rows: Range<u32>,
+    blocks: Range<u32>,
+}
+
+impl TenantRows<'_> {
+    /// Its blocks in row order, i.e. by (timestamp, sequence).
+    pub fn blocks(&self) -> impl DoubleEndedIterator<Item = Block> + ExactSizeIterator + '_ {
+        let blocks = self.blocks.start as usize..self.blocks.end as usize;
+        blocks.map(|block| self.part.sidecar.block(block as u32))
+    }
+
+    /// The block that holds a row of the tenant.
+    pub fn block_of(&self, row: u32) -> Option<Block> {
+        if !self.rows.contains(&row) {
+            return None;
+        }
+        let (mut low, mut high) = (self.blocks.start, self.blocks.end);
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if self.part.sidecar.block(middle).rows.start <= row {
+                low = middle
+            } else {
+                high = middle
+            }
+        }
+        Some(self.part.sidecar.block(low))
+    }
+
+    /// Timestamp and sequence of each of the rows.
+    pub fn keys<'r>(&self, rows: impl Into<Rows<'r>>) -> Result<Vec<(i64, u64)>, PartError> {
+        let rows = self.own(rows.into())?;
+        let mut keys = Vec::with_capacity(rows.len());
+        self.part.fetch(&[Column::Timestamp, Column::Sequence], rows, &mut |batch| {
+            let (timestamps, sequences) = (times(batch, 0)?, numbers(batch, 1)?);
+            keys.extend(timestamps.values().iter().copied().zip(sequences.values().iter().copied()));
+            Ok(())
+        })?;
+        Ok(keys)
+    }
+
+    /// The whole entries of the rows, which ascend.
+    pub fn read(&self, rows: &[u32]) -> Result<Vec<StoredEntry>, PartError> {
+        let rows = self.own(rows.into())?;
+        let mut entries = Vec::with_capacity(rows.len());
+        self.part
+            .fetch(&Column::ALL[Column::Timestamp as usize..], rows, &mut |batch| read_batch(batch, &mut entries))?;
+        Ok(entries)
+    }
+
+    /// That the rows are the tenant's and ascend: nothing is decoded otherwise.
+    pub(super) fn own<'r>(&self, rows: Rows<'r>) -> Result<Rows<'r>, PartError> {
+        let ascend = match rows {
+            Rows::Range(..) => true,
+            Rows::List(list) => list.is_sorted_by(|a, b| a < b),
+        };
+        let span = rows.span();
+        if !ascend {
+            return Err(PartError::Rows("they do not ascend"));
+        }
+        if !rows.is_empty() && (span.start < self.rows.start || span.end > self.rows.end) {
+            return Err(PartError::Rows("they are not the tenant's"));
+        }
+        Ok(rows)
+    }
+
+    /// The first row with the id among those that have its key.
+    fn find(&self, key: u64, id: Uuid) -> Result<Option<(u32, ContentHash)>, PartError> {
+        for row in self.part.sidecar.rows_of(key).filter(|row| self.rows.contains(row)) {
+            let mut hash = None;
+            self.part.fetch(&[Column::Id, Column::ContentHash], Rows::Range(row, row + 1), &mut |batch| {
+                if random(batch, 0)?.value(0) == id.as_bytes() {
+                    hash = Some(content_hash(random(batch, 1)?.value(0))?);
+                }
+                Ok(())
+            })?;
+            if let Some(hash) = hash {
+                return Ok(Some((row, hash)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Rebuilds the records of a batch that has every column but the tenant.
+fn read_batch(batch: &RecordBatch, entries: &mut Vec<StoredEntry>) -> Result<(), ParquetError> {
+    let at = |column: Column| column as usize - Column::Timestamp as usize;
+    let timestamps = times(batch, at(Column::Timestamp))?;
+    let sequences = numbers(batch, at(Column::Sequence))?;
+    let received = times(batch, at(Column::ReceivedAt))?;
+    let (ids, hashes) = (random(batch, at(Column::Id))?, random(batch, at(Column::ContentHash))?);
+    let client_ids: &BooleanArray = batch.column(at(Column::ClientId)).as_boolean_opt().ok_or_else(|| odd("no bits"))?;
+    let severities = Texts::of(batch, at(Column::Severity))?;
+    let (actors, actor_texts) = dictionary(batch, at(Column::Actor))?;
+    let shared: Vec<Arc<str>> = actor_texts.iter().map(|text| text.unwrap_or_default().into()).collect();
+    let mut fields = Vec::with_capacity(Field::COUNT);
+    for field in Field::ALL {
+        fields.push(Texts::of(batch, at(Column::of(field)))?);
+    }
+    for i in 0..batch.num_rows() {
+        let mut address = [0; 16];
+        let mut texts: [Option<&[u8]>; Field::COUNT] = std::array::from_fn(|f| fields[f].get(i).map(str::as_bytes));
+        if let Some(text) = fields[Field::IpAddress as usize].get(i) {
+            let len = address_bytes(text, &mut address).ok_or_else(|| odd("an address does not parse"))?;
+            texts[Field::IpAddress as usize] = Some(&address[..len]);
+        }
+        let severity = severities.get(i).and_then(Severity::parse).ok_or_else(|| odd("a severity does not parse"))?;
+        let actor = actors.key(i).and_then(|key| shared.get(key)).ok_or_else(|| odd("an actor is missing"))?;
+        let new = NewEntry {
+            id: Uuid::from_slice(ids.value(i)).map_err(|_| odd("an id is no id"))?,
+            client_id: client_ids.value(i),
+            hash: content_hash(hashes.value(i))?,
+            timestamp: timestamps.value(i),
+            severity,
+            fields: texts,
+        };
+        let mut record = Vec::with_capacity(new.encoded_len());
+        new.encode(&mut record);
+        entries.push(StoredEntry {
+            record: record.into(),
+            received_at: received.value(i),
+            actor: actor.clone(),
+            sequence: Some(sequences.value(i)),
+        });
+    }
+    Ok(())
+}
+
+/// The bytes of an address as the record holds them; empty text is an empty field. How many they are.
+fn address_bytes(text: &str, into: &mut [u8; 16]) -> Option<usize> {
+    if text.is_empty() {
+        return Some(0);
+    }
+    let len = match text.parse().ok()? {
+        IpAddr::V4(a) => {
+            into[..4].copy_from_slice(&a.octets());
+            4
+        }
+        IpAddr::V6(a) => {
+            into.copy_from_slice(&a.octets());
+            16
+        }
+    };
+    debug_assert!(ip_from_bytes(&into[..len]).is_some());
+    Some(len)
+}
+
+fn content_hash(bytes: &[u8]) -> Result<ContentHash, ParquetError> {
+    Ok(ContentHash::from_be_bytes(bytes.try_into().map_err(|_| odd("a hash is no hash"))?))
+}
+
+/// A text column, dictionary or not.
+pub(super) enum Texts<'b> {
+    Dictionary(&'b DictionaryArray<Int32Type>, &'b StringArray),
+    Views(&'b StringViewArray),
+}
+
+impl<'b> Texts<'b> {
+    pub(super) fn of(batch: &'b RecordBatch, column: usize) -> Result<Self, ParquetError> {
+        if let Some(views) = batch.column(column).as_string_view_opt() {
+            return Ok(Self::Views(views));
+        }
+        let (keys, values) = dictionary(batch, column)?;
+        Ok(Self::Dictionary(keys, values))
+    }
+
+    /// The text of a row of the batch; `None` where it is absent.
+    pub(super) fn get(&self, i: usize) -> Option<&'b str> {
+        match self {
+            Self::Dictionary(keys, values) => keys.key(i).map(|key| values.value(key)),
+            Self::Views(views) => views.is_valid(i).then(|| views.value(i)),
+        }
+    }
+}
+
+pub(super) fn dictionary(batch: &RecordBatch, column: usize) -> Result<(&DictionaryArray<Int32Type>, &StringArray), ParquetError> {
+    let keys = batch
+        .column(column)
+        .as_dictionary_opt::<Int32Type>()
+        .ok_or_else(|| odd("a column is no dictionary"))?;
+    let values = keys.values().as_string_opt::<i32>().ok_or_else(|| odd("a dictionary holds no text"))?;
+    Ok((keys, values))
+}
+
+pub(super) fn times(batch: &RecordBatch, column: usize) -> Result<&TimestampMillisecondArray, ParquetError> {
+    batch
+        .column(column)
+        .as_primitive_opt::<TimestampMillisecondType>()
+        .ok_or_else(|| odd("a column holds no times"))
+}
+
+pub(super) fn numbers(batch: &RecordBatch, column: usize) -> Result<&UInt64Array, ParquetError> {
+    batch
+        .column(column)
+        .as_primitive_opt::<UInt64Type>()
+        .ok_or_else(|| odd("a column holds no numbers"))
+}
+
+pub(super) fn random(batch: &RecordBatch, column: usize) -> Result<&FixedSizeBinaryArray, ParquetError> {
+    batch.column(column).as_fixed_size_binary_opt().ok_or_else(|| odd("a column holds no 16 bytes"))
+}

@@ -1,0 +1,151 @@
+//! Finds the rows of a block that match a filter: cheap columns first, and each later column only for the rows that are
+//! left, so that pages without one are not even inflated.
+
+use super::{
+    Block, PartError, Rows, TenantRows,
+    prune::{all_in_sequence, all_in_time, all_severities},
+    read::{Texts, numbers, random, times},
+    schema::Column,
+};
+use crate::model::{
+    entry::Severity,
+    filter::{Filter, any_case, has_words},
+};
+use arrow_array::RecordBatch;
+use hashbrown::HashSet;
+use parquet::errors::ParquetError;
+use std::ops::Range;
+
+impl TenantRows<'_> {
+    /// The rows of the block that match, ascending; agrees with [`Filter::matches`]. Decodes only the columns that the
+    /// filter names, and nothing where the sidecar decides.
+    pub fn select(&self, block: &Block, filter: &Filter) -> Result<Vec<u32>, PartError> {
+        self.own(block.rows.clone().into())?;
+        if !self.may_match(block, filter) {
+            return Ok(Vec::new());
+        }
+        let mut left = Survivors::new(self, block.rows.clone());
+        if !filter.ids.is_empty() {
+            left.restrict(filter.ids.iter().flat_map(|id| self.part.candidates(&self.scope, id)));
+            left.keep(Column::Id, |batch, mask| {
+                let ids = random(batch, 0)?;
+                mask.extend((0..batch.num_rows()).map(|i| filter.ids.iter().any(|id| id.as_bytes() == ids.value(i))));
+                Ok(())
+            })?;
+        }
+        if !all_in_time(block, filter) {
+            left.keep(Column::Timestamp, |batch, mask| {
+                mask.extend(times(batch, 0)?.values().iter().map(|t| in_time(*t, filter)));
+                Ok(())
+            })?;
+        }
+        if !all_in_sequence(block, filter) {
+            let range = filter.min_sequence.unwrap_or(0)..=filter.max_sequence.unwrap_or(u64::MAX);
+            left.keep(Column::Sequence, |batch, mask| {
+                mask.extend(numbers(batch, 0)?.values().iter().map(|n| range.contains(n)));
+                Ok(())
+            })?;
+        }
+        if !all_severities(block, filter) {
+            left.keep_text(Column::Severity, |text| {
+                text.and_then(Severity::parse).is_some_and(|s| filter.severity.contains(&s))
+            })?;
+        }
+        if !filter.action.is_empty() {
+            left.keep_text(Column::Action, |text| any_case(text, &filter.action))?;
+        }
+        if !filter.resource_type.is_empty() {
+            left.keep_text(Column::ResourceType, |text| any_case(text, &filter.resource_type))?;
+        }
+        for (column, wanted) in [
+            (Column::Actor, &filter.actor),
+            (Column::UserId, &filter.user_id),
+            (Column::SessionId, &filter.session_id),
+            (Column::ResourceId, &filter.resource_id),
+            (Column::RequestId, &filter.request_id),
+            (Column::Email, &filter.email),
+        ] {
+            if !wanted.is_empty() {
+                let wanted: HashSet<&str> = wanted.iter().map(String::as_str).collect();
+                left.keep_text(column, |text| text.is_some_and(|t| wanted.contains(t)))?;
+            }
+        }
+        if !filter.ip_address.is_empty() {
+            left.keep_text(Column::IpAddress, |text| {
+                let addr = text.and_then(|t| t.parse().ok());
+                addr.is_some_and(|addr| filter.ip_address.iter().any(|range| range.contains(addr)))
+            })?;
+        }
+        if !filter.user_agent.is_empty() {
+            left.keep_text(Column::UserAgent, |text| has_words(text, &filter.user_agent))?;
+        }
+        if !filter.metadata.is_empty() {
+            left.keep_text(Column::Metadata, |text| filter.metadata.iter().all(|leaf| leaf.matches(text)))?;
+        }
+        Ok(left.into_rows())
+    }
+}
+
+fn in_time(t: i64, filter: &Filter) -> bool {
+    filter.from.is_none_or(|from| t >= from)
+        && filter.to.is_none_or(|to| t < to)
+        && (filter.timestamps.is_empty() || filter.timestamps.iter().any(|(from, to)| (*from..*to).contains(&t)))
+}
+
+/// The rows that have met every condition so far.
+struct Survivors<'t> {
+    of: &'t TenantRows<'t>,
+    block: Range<u32>,
+    /// `None`: all of the block.
+    some: Option<Vec<u32>>,
+}
+
+impl<'t> Survivors<'t> {
+    fn new(of: &'t TenantRows<'t>, block: Range<u32>) -> Self {
+        Self { of, block, some: None }
+    }
+
+    fn into_rows(self) -> Vec<u32> {
+        self.some.unwrap_or_else(|| self.block.collect())
+    }
+
+    /// Only these can match.
+    fn restrict(&mut self, candidates: impl Iterator<Item = u32>) {
+        let mut rows: Vec<u32> = candidates.filter(|row| self.block.contains(row)).collect();
+        rows.sort_unstable();
+        rows.dedup();
+        self.some = Some(rows);
+    }
+
+    /// Decodes a column for the rows that are left; `test` says of each row of a batch whether it stays.
+    fn keep(&mut self, column: Column, mut test: impl FnMut(&RecordBatch, &mut Vec<bool>) -> Result<(), ParquetError>) -> Result<(), PartError> {
+        let rows = match &self.some {
+            Some(rows) => Rows::from(rows),
+            None => Rows::from(self.block.clone()),
+        };
+        let (mut kept, mut mask, mut at) = (Vec::new(), Vec::new(), 0);
+        self.of.part.fetch(&[column], rows, &mut |batch| {
+            mask.clear();
+            test(batch, &mut mask)?;
+            kept.extend(mask.iter().enumerate().filter(|(_, keep)| **keep).map(|(i, _)| rows.get(at + i)));
+            at += batch.num_rows();
+            Ok(())
+        })?;
+        self.some = Some(kept);
+        Ok(())
+    }
+
+    /// The same for text. A dictionary's values are tested once each.
+    fn keep_text(&mut self, column: Column, test: impl Fn(Option<&str>) -> bool) -> Result<(), PartError> {
+        self.keep(column, |batch, mask| {
+            match Texts::of(batch, 0)? {
+                Texts::Dictionary(keys, values) => {
+                    let (absent, verdicts) = (test(None), values.iter().map(&test).collect::<Vec<_>>());
+                    mask.extend((0..batch.num_rows()).map(|i| keys.key(i).map_or(absent, |key| verdicts[key])));
+                }
+                views @ Texts::Views(_) => mask.extend((0..batch.num_rows()).map(|i| test(views.get(i)))),
+            }
+            Ok(())
+        })
+    }
+}

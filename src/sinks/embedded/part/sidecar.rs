@@ -1,0 +1,392 @@
+//! The sidecar of a part: where each tenant's rows are, what each block may hold, and which row has an id.
+//!
+//! # Sidecar, version 1 (all integers little endian)
+//!
+//! | offset | size | what |
+//! |---|---|---|
+//! | 0 | 4 | magic `SLPX` |
+//! | 4 | 2 | version, 1 |
+//! | 6 | 2 | flags, 0 |
+//! | 8 | 8 | length of the whole sidecar in bytes, the checksum included |
+//! | 16 | 4 | rows of the part, ≥ 1 |
+//! | 20 | 4 | CRC32C of the whole data file |
+//! | 24 | 8 | length of the data file in bytes |
+//! | 32 | 8 + 8 | first and last seal whose entries the part holds |
+//! | 48 | 8 × (8 + 8) | offset and length in bytes of each section below; each begins at a multiple of 8 |
+//! | 176 | … | the sections, zero-padded to a multiple of 8 |
+//! | end − 8 | 4 | 0 |
+//! | end − 4 | 4 | CRC32C of everything before it |
+//!
+//! | section | contents |
+//! |---|---|
+//! | 0 chunks | u32 × ⌈data length / 16 KiB⌉: CRC32C of each 16 KiB chunk of the data file |
+//! | 1 tenants | 16 bytes each, ascending by name: u32 offset of the name in section 2, u32 its length, u32 first row, u32 first block; rows and blocks go on to the next tenant's |
+//! | 2 names | the tenants' names |
+//! | 3 blocks | 88 bytes each, in row order, see below |
+//! | 4 keys | u64 × rows, ascending: XXH3-64 of tenant and id ([`super::keys::id`]) |
+//! | 5 key rows | u32 × rows: the row of the key at the same place (ascending among equal keys) |
+//! | 6 key filter | a 16-bit filter ([`super::fuse`]) over the distinct keys; empty: none |
+//! | 7 filters | the blocks' 8-bit filters ([`super::fuse`]) over their keys ([`super::keys`]) |
+//!
+//! | block offset | size | what |
+//! |---|---|---|
+//! | 0 | 4 | first row; a block is rows of one tenant, at most 8,192 |
+//! | 4 | 4 | bit 0: an entry has more than 256 leaves, the filter may not be asked for leaves |
+//! | 8 | 8 + 8 | smallest and largest `timestamp` (signed milliseconds) |
+//! | 24 | 8 + 8 | smallest and largest `sequence` |
+//! | 40 | 8 + 8 | smallest and largest `received_at` |
+//! | 56 | 4 × 4 | rows of each severity, least grave first |
+//! | 72 | 8 | offset of its filter in section 7 |
+//! | 80 | 4 | length of its filter; 0: none (fewer than 64 rows), nothing is pruned by it |
+//! | 84 | 4 | 0 |
+//!
+//! All of it is read in place from mapped bytes; nothing is copied when a part is opened.
+
+use super::{
+    chunks,
+    fuse::{self, Width},
+    keys,
+};
+use bytes::Bytes;
+use std::ops::Range;
+use uuid::Uuid;
+
+const MAGIC: &[u8; 4] = b"SLPX";
+const VERSION: u16 = 1;
+const SECTIONS: usize = 8;
+const TABLE: usize = 48;
+const HEADER_LEN: usize = TABLE + 16 * SECTIONS;
+const TRAILER_LEN: usize = 8;
+const TENANT_LEN: usize = 16;
+const BLOCK_LEN: usize = 88;
+const OVERFLOW: u32 = 1;
+
+/// Most rows of a block.
+pub(super) const BLOCK_ROWS: u32 = 8_192;
+
+/// One run of a tenant's rows, with what can be said about them without reading them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Block {
+    /// The rows.
+    pub rows: Range<u32>,
+    /// Smallest and largest event time, milliseconds.
+    pub timestamps: (i64, i64),
+    /// Smallest and largest number.
+    pub sequences: (u64, u64),
+    /// Smallest and largest `received_at`, milliseconds.
+    pub received: (i64, i64),
+    /// Rows by `Severity as usize`.
+    pub severities: [u32; 4],
+    /// An entry has more leaves than the filter knows.
+    pub(super) overflow: bool,
+    /// Where its filter is in the section of filters; empty: it has none.
+    pub(super) filter: Range<usize>,
+}
+
+/// What a sidecar is made of.
+#[derive(Default)]
+pub(super) struct SidecarBuilder {
+    pub(super) seals: (u64, u64),
+    pub(super) tenants: Vec<(Box<str>, u32, u32)>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) filters: Vec<u8>,
+    pub(super) ids: Vec<(u64, u32)>,
+}
+
+impl SidecarBuilder {
+    /// The whole sidecar of a data file, and the checksum at its end.
+    pub(super) fn encode(mut self, data: &chunks::Written) -> (Vec<u8>, u32) {
+        self.ids.sort_unstable();
+        let rows = self.ids.len() as u32;
+        let mut out = vec![0; HEADER_LEN];
+        let mut table = Vec::with_capacity(SECTIONS);
+        let mut section = |out: &mut Vec<u8>, write: &mut dyn FnMut(&mut Vec<u8>)| {
+            let start = out.len();
+            write(out);
+            table.push((start as u64, (out.len() - start) as u64));
+            out.resize(out.len().next_multiple_of(8), 0);
+        };
+        out.reserve(self.ids.len() * 15 + self.filters.len() + self.blocks.len() * BLOCK_LEN + data.chunks.len() * 4);
+        section(&mut out, &mut |out| {
+            data.chunks.iter().for_each(|crc| out.extend_from_slice(&crc.to_le_bytes()))
+        });
+        section(&mut out, &mut |out| {
+            let mut name_at = 0u32;
+            for (name, first_row, first_block) in &self.tenants {
+                for word in [name_at, name.len() as u32, *first_row, *first_block] {
+                    out.extend_from_slice(&word.to_le_bytes());
+                }
+                name_at += name.len() as u32;
+            }
+        });
+        section(&mut out, &mut |out| {
+            self.tenants.iter().for_each(|(name, ..)| out.extend_from_slice(name.as_bytes()));
+        });
+        section(&mut out, &mut |out| self.blocks.iter().for_each(|block| encode_block(block, out)));
+        section(&mut out, &mut |out| {
+            self.ids.iter().for_each(|(key, _)| out.extend_from_slice(&key.to_le_bytes()))
+        });
+        section(&mut out, &mut |out| {
+            self.ids.iter().for_each(|(_, row)| out.extend_from_slice(&row.to_le_bytes()))
+        });
+        section(&mut out, &mut |out| {
+            let mut distinct: Vec<u64> = self.ids.iter().map(|(key, _)| *key).collect();
+            distinct.dedup();
+            fuse::build(&distinct, Width::Sixteen, out);
+        });
+        section(&mut out, &mut |out| out.extend_from_slice(&self.filters));
+        let total = out.len() + TRAILER_LEN;
+        out[..4].copy_from_slice(MAGIC);
+        out[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        out[8..16].copy_from_slice(&(total as u64).to_le_bytes());
+        out[16..20].copy_from_slice(&rows.to_le_bytes());
+        out[20..24].copy_from_slice(&data.crc.to_le_bytes());
+        out[24..32].copy_from_slice(&data.len.to_le_bytes());
+        out[32..40].copy_from_slice(&self.seals.0.to_le_bytes());
+        out[40..48].copy_from_slice(&self.seals.1.to_le_bytes());
+        for (i, (start, len)) in table.into_iter().enumerate() {
+            let at = TABLE + 16 * i;
+            out[at..at + 8].copy_from_slice(&start.to_le_bytes());
+            out[at + 8..at + 16].copy_from_slice(&len.to_le_bytes());
+        }
+        out.extend_from_slice(&[0; 4]);
+        let crc = crc32c::crc32c(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        (out, crc)
+    }
+}
+
+fn encode_block(block: &Block, out: &mut Vec<u8>) {
+    out.extend_from_slice(&block.rows.start.to_le_bytes());
+    out.extend_from_slice(&(if block.overflow { OVERFLOW } else { 0 }).to_le_bytes());
+    for time in [block.timestamps.0, block.timestamps.1] {
+        out.extend_from_slice(&time.to_le_bytes());
+    }
+    for sequence in [block.sequences.0, block.sequences.1] {
+        out.extend_from_slice(&sequence.to_le_bytes());
+    }
+    for time in [block.received.0, block.received.1] {
+        out.extend_from_slice(&time.to_le_bytes());
+    }
+    for count in block.severities {
+        out.extend_from_slice(&count.to_le_bytes());
+    }
+    out.extend_from_slice(&(block.filter.start as u64).to_le_bytes());
+    out.extend_from_slice(&(block.filter.len() as u32).to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+}
+
+/// A sidecar read in place.
+pub(super) struct Sidecar {
+    bytes: Bytes,
+    sections: [Range<usize>; SECTIONS],
+    rows: u32,
+}
+
+/// What the sidecar says about the data file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct DataFile {
+    pub(super) len: u64,
+    pub(super) crc: u32,
+    pub(super) seals: (u64, u64),
+}
+
+impl Sidecar {
+    /// Checks form, checksum and structure. O(bytes) for the checksum. The error says what does not fit.
+    pub(super) fn open(bytes: Bytes) -> Result<(Self, DataFile), &'static str> {
+        if bytes.len() < HEADER_LEN + TRAILER_LEN || &bytes[..4] != MAGIC {
+            return Err("no sidecar begins here");
+        }
+        if u16::from_le_bytes([bytes[4], bytes[5]]) != VERSION {
+            return Err("the sidecar's version is not known to this build");
+        }
+        let end = bytes.len() - 4;
+        if u64_at(&bytes, 8) != bytes.len() as u64 {
+            return Err("the sidecar's length does not fit");
+        }
+        if crc32c::crc32c(&bytes[..end]) != u32_at(&bytes, end) {
+            return Err("the sidecar's checksum does not fit");
+        }
+        let data = DataFile {
+            len: u64_at(&bytes, 24),
+            crc: u32_at(&bytes, 20),
+            seals: (u64_at(&bytes, 32), u64_at(&bytes, 40)),
+        };
+        let rows = u32_at(&bytes, 16);
+        let mut sections: [Range<usize>; SECTIONS] = Default::default();
+        for (i, section) in sections.iter_mut().enumerate() {
+            let (start, len) = (u64_at(&bytes, TABLE + 16 * i), u64_at(&bytes, TABLE + 16 * i + 8));
+            let stop = start.checked_add(len).filter(|stop| *stop <= (bytes.len() - TRAILER_LEN) as u64);
+            *section = start as usize..stop.ok_or("a section of the sidecar lies outside")? as usize;
+        }
+        let sidecar = Self { bytes, sections, rows };
+        sidecar.check(&data)?;
+        Ok((sidecar, data))
+    }
+
+    /// That later look-ups can rely on the structure: counts fit, tenants ascend, rows and blocks have no hole. The
+    /// checksum says already that these are the writer's bytes; this holds the writer to the format. O(tenants + blocks).
+    fn check(&self, data: &DataFile) -> Result<(), &'static str> {
+        let len = |i: usize| self.sections[i].len();
+        let rows = self.rows as usize;
+        if rows == 0 || len(0) as u64 != 4 * chunks::count(data.len) || len(4) != 8 * rows || len(5) != 4 * rows {
+            return Err("the sidecar's counts do not fit");
+        }
+        if !len(1).is_multiple_of(TENANT_LEN) || !len(3).is_multiple_of(BLOCK_LEN) || self.tenants() == 0 || self.blocks() == 0 {
+            return Err("the sidecar's tables do not fit");
+        }
+        let (mut row, mut block, mut before) = (0, 0, None);
+        for i in 0..self.tenants() {
+            let name = self.name(i).ok_or("a tenant's name lies outside")?;
+            let (rows, blocks) = (self.tenant_rows(i), self.tenant_blocks(i));
+            if before.is_some_and(|b: &[u8]| b >= name) || rows.start != row || blocks.start != block || rows.is_empty() || blocks.is_empty() {
+                return Err("the sidecar's tenants do not follow each other");
+            }
+            for b in blocks.clone() {
+                let at = self.block(b);
+                if at.rows.start != row || at.rows.is_empty() || at.rows.len() > BLOCK_ROWS as usize || at.filter.end > len(7) {
+                    return Err("the sidecar's blocks do not follow each other");
+                }
+                row = at.rows.end;
+            }
+            if row != rows.end {
+                return Err("a block does not end with its tenant");
+            }
+            (block, before) = (blocks.end, Some(name));
+        }
+        if row != self.rows || block != self.blocks() {
+            return Err("the sidecar's tenants do not cover its rows");
+        }
+        Ok(())
+    }
+
+    fn section(&self, i: usize) -> &[u8] {
+        &self.bytes[self.sections[i].clone()]
+    }
+
+    /// Checksums of the data file's chunks.
+    pub(super) fn chunks(&self) -> Bytes {
+        self.bytes.slice(self.sections[0].clone())
+    }
+
+    /// Number of rows of the part.
+    pub(super) fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// Number of tenants.
+    pub(super) fn tenants(&self) -> u32 {
+        (self.sections[1].len() / TENANT_LEN) as u32
+    }
+
+    fn blocks(&self) -> u32 {
+        (self.sections[3].len() / BLOCK_LEN) as u32
+    }
+
+    fn tenant_word(&self, tenant: u32, word: usize) -> u32 {
+        u32_at(self.section(1), tenant as usize * TENANT_LEN + 4 * word)
+    }
+
+    /// The name of a tenant by its place.
+    pub(super) fn name(&self, tenant: u32) -> Option<&[u8]> {
+        let start = self.tenant_word(tenant, 0) as usize;
+        self.section(2).get(start..start.checked_add(self.tenant_word(tenant, 1) as usize)?)
+    }
+
+    /// The rows of a tenant.
+    pub(super) fn tenant_rows(&self, tenant: u32) -> Range<u32> {
+        let end = if tenant + 1 < self.tenants() {
+            self.tenant_word(tenant + 1, 2)
+        } else {
+            self.rows
+        };
+        self.tenant_word(tenant, 2)..end
+    }
+
+    /// The blocks of a tenant.
+    pub(super) fn tenant_blocks(&self, tenant: u32) -> Range<u32> {
+        let end = if tenant + 1 < self.tenants() {
+            self.tenant_word(tenant + 1, 3)
+        } else {
+            self.blocks()
+        };
+        self.tenant_word(tenant, 3)..end
+    }
+
+    /// The place of a tenant, if it has rows here.
+    pub(super) fn find_tenant(&self, name: &str) -> Option<u32> {
+        let (mut low, mut high) = (0, self.tenants());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.name(middle)?.cmp(name.as_bytes()) {
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Equal => return Some(middle),
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        None
+    }
+
+    /// A block by its place.
+    pub(super) fn block(&self, block: u32) -> Block {
+        let table = self.section(3);
+        let at = block as usize * BLOCK_LEN;
+        let bytes = &table[at..at + BLOCK_LEN];
+        let end = if block + 1 < self.blocks() {
+            u32_at(table, at + BLOCK_LEN)
+        } else {
+            self.rows
+        };
+        let filter = u64_at(bytes, 72) as usize;
+        Block {
+            rows: u32_at(bytes, 0)..end,
+            timestamps: (u64_at(bytes, 8) as i64, u64_at(bytes, 16) as i64),
+            sequences: (u64_at(bytes, 24), u64_at(bytes, 32)),
+            received: (u64_at(bytes, 40) as i64, u64_at(bytes, 48) as i64),
+            severities: [56, 60, 64, 68].map(|at| u32_at(bytes, at)),
+            overflow: u32_at(bytes, 4) & OVERFLOW != 0,
+            filter: filter..filter.saturating_add(u32_at(bytes, 80) as usize),
+        }
+    }
+
+    /// The filter of a block; empty: it has none.
+    pub(super) fn filter(&self, block: &Block) -> &[u8] {
+        self.section(7).get(block.filter.clone()).unwrap_or_default()
+    }
+
+    /// Whether a row may have the key; `false` is certain.
+    #[inline]
+    pub(super) fn may_have(&self, key: u64) -> bool {
+        fuse::may_contain(self.section(6), Width::Sixteen, key)
+    }
+
+    /// The rows that have the key of an id, ascending. Different ids may share one.
+    pub(super) fn rows_of(&self, key: u64) -> impl Iterator<Item = u32> + '_ {
+        let (table, rows) = (self.section(4), self.section(5));
+        let count = if self.may_have(key) { self.rows as usize } else { 0 };
+        let (mut low, mut high) = (0, count);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if u64_at(table, 8 * middle) < key {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        (low..count).take_while(move |i| u64_at(table, 8 * i) == key).map(|i| u32_at(rows, 4 * i))
+    }
+}
+
+/// How an id becomes a key; the same for writer and reader. Tests give one that collides.
+pub(super) type IdKey = fn(&str, &Uuid) -> u64;
+
+/// The real one.
+pub(super) const ID_KEY: IdKey = keys::id;
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+}

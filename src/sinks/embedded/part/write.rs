@@ -1,0 +1,324 @@
+//! Writes a part: data file, then sidecar, each under a temporary name until both are durable.
+//!
+//! Memory is bounded: at most [`BATCH_ROWS`] rows or [`BATCH_BYTES`] as Arrow columns, the compressed pages of one row group
+//! (≤ [`GROUP_ROWS`] rows or [`GROUP_BYTES`] of records), the keys of one block, and about 30 bytes a row for the sidecar.
+
+use super::{
+    PartError, PartMeta, RowIn,
+    chunks::ChunkWriter,
+    data_file,
+    fuse::{self, Width},
+    keys::KeySet,
+    schema::{self, Column},
+    sidecar::{BLOCK_ROWS, Block, ID_KEY, IdKey, SidecarBuilder},
+    sidecar_file,
+};
+use crate::{
+    fs::Fs,
+    model::{
+        entry::{Field, Severity},
+        tenant::TenantId,
+    },
+};
+use arrow_array::{
+    ArrayRef, RecordBatch,
+    builder::{BooleanBuilder, FixedSizeBinaryBuilder, StringBuilder, TimestampMillisecondBuilder, UInt64Builder},
+};
+use parquet::{arrow::ArrowWriter, errors::ParquetError};
+use std::{fmt::Write as _, io, path::Path, sync::Arc};
+
+const BATCH_ROWS: usize = 8_192;
+const BATCH_BYTES: usize = 8 << 20;
+/// Records of a block: what a query may have to hold at once.
+const BLOCK_BYTES: usize = 16 << 20;
+const GROUP_ROWS: usize = 128 << 10;
+const GROUP_BYTES: usize = 128 << 20;
+
+/// Writes `rows` as the part `name` in `dir`. They are sorted by (tenant, timestamp, sequence) and at least one.
+///
+/// Blocks; when it returns both files and the folder are durable. After an error the folder may hold temporary files
+/// (`*.tmp`) and nothing else that is new; writing the same part again replaces everything.
+pub fn write<'a>(fs: &dyn Fs, dir: &Path, name: &str, seals: (u64, u64), rows: &mut dyn Iterator<Item = RowIn<'a>>) -> Result<PartMeta, PartError> {
+    write_with(fs, dir, name, seals, rows, ID_KEY)
+}
+
+pub(super) fn write_with<'a>(
+    fs: &dyn Fs,
+    dir: &Path,
+    name: &str,
+    seals: (u64, u64),
+    rows: &mut dyn Iterator<Item = RowIn<'a>>,
+    id_key: IdKey,
+) -> Result<PartMeta, PartError> {
+    let [data, sidecar] = [data_file(name), sidecar_file(name)];
+    let temporary = |file: &str| dir.join(format!("{file}.tmp"));
+    let failed = |file: &str| {
+        let file = file.to_owned();
+        move |source| PartError::Io { doing: "write", file, source }
+    };
+    for file in [&data, &sidecar] {
+        match fs.remove(&temporary(file)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(file)(e)),
+            _ => {}
+        }
+    }
+    let file = fs.create(&temporary(&data)).map_err(failed(&data))?;
+    let mut sink = ChunkWriter::new(file);
+    let built = PartWriter::new(&mut sink, seals, id_key)
+        .map_err(WriteError::Parquet)
+        .and_then(|writer| writer.run(rows));
+    let (builder, times) = built.map_err(|e| match e {
+        WriteError::Rows(what) => PartError::Rows(what),
+        WriteError::Parquet(e) => failed(&data)(sink.take_failure().unwrap_or_else(|| io::Error::other(e))),
+    })?;
+    let (rows, written) = (builder.ids.len() as u64, sink.finish().map_err(failed(&data))?);
+    let (bytes, sidecar_crc) = builder.encode(&written);
+    let file = fs.create(&temporary(&sidecar)).map_err(failed(&sidecar))?;
+    file.write_at(&bytes, 0).and_then(|()| file.sync()).map_err(failed(&sidecar))?;
+    for file in [&data, &sidecar] {
+        fs.rename(&temporary(file), &dir.join(file)).map_err(failed(file))?;
+    }
+    fs.sync_dir(dir).map_err(failed(&data))?;
+    Ok(PartMeta {
+        name: name.to_owned(),
+        seals,
+        rows,
+        bytes: written.len,
+        crc: written.crc,
+        sidecar_bytes: bytes.len() as u64,
+        sidecar_crc,
+        min_timestamp: times.0,
+        max_timestamp: times.1,
+        erased_upto: 0,
+    })
+}
+
+enum WriteError {
+    Rows(&'static str),
+    Parquet(ParquetError),
+}
+
+impl From<ParquetError> for WriteError {
+    fn from(e: ParquetError) -> Self {
+        Self::Parquet(e)
+    }
+}
+
+/// Cuts the rows into blocks, batches and row groups.
+struct PartWriter<'f> {
+    arrow: ArrowWriter<&'f mut ChunkWriter>,
+    columns: Columns,
+    keys: KeySet,
+    sidecar: SidecarBuilder,
+    id_key: IdKey,
+    /// The block in work and the bytes of its records.
+    open: Option<(Block, usize)>,
+    tenant: Option<TenantId>,
+    last: (i64, u64),
+    times: (i64, i64),
+    rows: u32,
+    group: (usize, usize),
+}
+
+impl<'f> PartWriter<'f> {
+    fn new(sink: &'f mut ChunkWriter, seals: (u64, u64), id_key: IdKey) -> Result<Self, ParquetError> {
+        Ok(Self {
+            arrow: ArrowWriter::try_new(sink, schema::written(), Some(schema::properties()))?,
+            columns: Columns::default(),
+            keys: KeySet::default(),
+            sidecar: SidecarBuilder {
+                seals,
+                ..SidecarBuilder::default()
+            },
+            id_key,
+            open: None,
+            tenant: None,
+            last: (0, 0),
+            times: (i64::MAX, i64::MIN),
+            rows: 0,
+            group: (0, 0),
+        })
+    }
+
+    fn push(&mut self, row: &RowIn<'_>) -> Result<(), WriteError> {
+        let (entry, order) = (&row.entry, (row.entry.timestamp(), row.sequence));
+        if self.tenant.as_ref() != Some(row.tenant) {
+            if self.tenant.as_ref().is_some_and(|before| before > row.tenant) {
+                return Err(WriteError::Rows("they are not sorted by tenant"));
+            }
+            self.close_block()?;
+            self.tenant = Some(row.tenant.clone());
+            self.sidecar
+                .tenants
+                .push((row.tenant.as_str().into(), self.rows, self.sidecar.blocks.len() as u32));
+        } else if order < self.last {
+            return Err(WriteError::Rows("they are not sorted by timestamp and sequence"));
+        }
+        self.last = order;
+        let len = entry.as_bytes().len();
+        if self
+            .open
+            .as_ref()
+            .is_some_and(|(block, bytes)| block.rows.len() == BLOCK_ROWS as usize || bytes + len > BLOCK_BYTES)
+        {
+            self.close_block()?;
+        }
+        let next = self.rows.checked_add(1).ok_or(WriteError::Rows("they are more than 2^32 - 1"))?;
+        let (block, bytes) = self.open.get_or_insert_with(|| (empty_block(self.rows), 0));
+        block.rows.end = next;
+        block.timestamps = widen(block.timestamps, order.0);
+        block.sequences = widen(block.sequences, row.sequence);
+        block.received = widen(block.received, row.received_at);
+        block.severities[entry.severity() as usize] += 1;
+        *bytes += len;
+        self.times = widen(self.times, order.0);
+        self.keys.add(row.actor, entry);
+        self.sidecar.ids.push(((self.id_key)(row.tenant.as_str(), &entry.id()), self.rows));
+        self.rows = next;
+        self.group = (self.group.0 + 1, self.group.1 + len);
+        self.columns.push(row)?;
+        if self.columns.rows == BATCH_ROWS || self.columns.bytes >= BATCH_BYTES {
+            self.arrow.write(&self.columns.finish()?)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the block in work; row groups end only here, so that a block lies in one.
+    fn close_block(&mut self) -> Result<(), WriteError> {
+        let Some((mut block, _)) = self.open.take() else { return Ok(()) };
+        block.overflow = self.keys.overflow();
+        let start = self.sidecar.filters.len();
+        if let Some(keys) = self.keys.finish() {
+            fuse::build(keys, Width::Eight, &mut self.sidecar.filters);
+        }
+        block.filter = start..self.sidecar.filters.len();
+        self.sidecar.blocks.push(block);
+        if self.group.0 + BLOCK_ROWS as usize > GROUP_ROWS || self.group.1 + BLOCK_BYTES > GROUP_BYTES {
+            self.arrow.write(&self.columns.finish()?)?;
+            self.arrow.flush()?;
+            self.group = (0, 0);
+        }
+        Ok(())
+    }
+
+    /// Takes all rows; what the sidecar is made of, and the smallest and largest timestamp.
+    fn run<'a>(mut self, rows: &mut dyn Iterator<Item = RowIn<'a>>) -> Result<(SidecarBuilder, (i64, i64)), WriteError> {
+        for row in rows {
+            self.push(&row)?;
+        }
+        self.finish()?;
+        Ok((self.sidecar, self.times))
+    }
+
+    fn finish(&mut self) -> Result<(), WriteError> {
+        if self.rows == 0 {
+            return Err(WriteError::Rows("there are none"));
+        }
+        self.close_block()?;
+        self.arrow.write(&self.columns.finish()?)?;
+        self.arrow.finish()?;
+        Ok(())
+    }
+}
+
+fn empty_block(row: u32) -> Block {
+    Block {
+        rows: row..row,
+        timestamps: (i64::MAX, i64::MIN),
+        sequences: (u64::MAX, u64::MIN),
+        received: (i64::MAX, i64::MIN),
+        severities: [0; 4],
+        overflow: false,
+        filter: 0..0,
+    }
+}
+
+fn widen<T: Ord + Copy>((low, high): (T, T), by: T) -> (T, T) {
+    (low.min(by), high.max(by))
+}
+
+/// Rows on their way into a record batch.
+struct Columns {
+    rows: usize,
+    bytes: usize,
+    tenant: StringBuilder,
+    timestamp: TimestampMillisecondBuilder,
+    sequence: UInt64Builder,
+    received_at: TimestampMillisecondBuilder,
+    id: FixedSizeBinaryBuilder,
+    client_id: BooleanBuilder,
+    content_hash: FixedSizeBinaryBuilder,
+    severity: StringBuilder,
+    actor: StringBuilder,
+    fields: [StringBuilder; Field::COUNT],
+    text: String,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self {
+            rows: 0,
+            bytes: 0,
+            tenant: StringBuilder::new(),
+            timestamp: TimestampMillisecondBuilder::new().with_timezone("UTC"),
+            sequence: UInt64Builder::new(),
+            received_at: TimestampMillisecondBuilder::new().with_timezone("UTC"),
+            id: FixedSizeBinaryBuilder::new(16),
+            client_id: BooleanBuilder::new(),
+            content_hash: FixedSizeBinaryBuilder::new(16),
+            severity: StringBuilder::new(),
+            actor: StringBuilder::new(),
+            fields: std::array::from_fn(|_| StringBuilder::new()),
+            text: String::new(),
+        }
+    }
+}
+
+impl Columns {
+    fn push(&mut self, row: &RowIn<'_>) -> Result<(), ParquetError> {
+        let entry = &row.entry;
+        self.rows += 1;
+        self.bytes += entry.as_bytes().len() + row.actor.len();
+        self.tenant.append_value(row.tenant.as_str());
+        self.timestamp.append_value(entry.timestamp());
+        self.sequence.append_value(row.sequence);
+        self.received_at.append_value(row.received_at);
+        self.id.append_value(entry.id().as_bytes())?;
+        self.client_id.append_value(entry.client_id());
+        self.content_hash.append_value(entry.hash().to_be_bytes())?;
+        self.severity.append_value(Severity::as_str(entry.severity()));
+        self.actor.append_value(row.actor);
+        for (field, column) in Field::ALL.into_iter().zip(&mut self.fields) {
+            if field != Field::IpAddress {
+                column.append_option(entry.text(field));
+            } else if entry.raw(field).is_some() {
+                self.text.clear();
+                if let Some(addr) = entry.ip() {
+                    write!(self.text, "{addr}").expect("a string takes all");
+                }
+                column.append_value(&self.text);
+            } else {
+                column.append_null();
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<RecordBatch, ParquetError> {
+        (self.rows, self.bytes) = (0, 0);
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(Column::COUNT);
+        columns.push(Arc::new(self.tenant.finish()));
+        columns.push(Arc::new(self.timestamp.finish()));
+        columns.push(Arc::new(self.sequence.finish()));
+        columns.push(Arc::new(self.received_at.finish()));
+        columns.push(Arc::new(self.id.finish()));
+        columns.push(Arc::new(self.client_id.finish()));
+        columns.push(Arc::new(self.content_hash.finish()));
+        columns.push(Arc::new(self.severity.finish()));
+        columns.push(Arc::new(self.actor.finish()));
+        for column in &mut self.fields {
+            columns.push(Arc::new(column.finish()));
+        }
+        Ok(RecordBatch::try_new(schema::written(), columns)?)
+    }
+}
