@@ -99,7 +99,11 @@ impl Manifest {
             return Err("its checksum or length does not fit".into());
         }
         let manifest: Self = serde_json::from_slice(json).map_err(|e| format!("it is malformed: {e}"))?;
-        if manifest.number == number { Ok(manifest) } else { Err(format!("it says that it is number `{}`", manifest.number)) }
+        if manifest.number == number {
+            Ok(manifest)
+        } else {
+            Err(format!("it says that it is number `{}`", manifest.number))
+        }
     }
 }
 
@@ -135,7 +139,12 @@ pub(super) struct Chosen {
 /// Reads the manifests of a folder. Errors are those of the machine (no right, out of memory or handles), not damage.
 pub(super) fn choose(fs: &dyn Fs, dir: &Path) -> io::Result<Chosen> {
     let names = fs.list(dir)?;
-    let mut numbers: Vec<u64> = names.iter().filter(|n| n.len() == 20).filter_map(|n| n.parse().ok()).filter(|n| *n > 0).collect();
+    let mut numbers: Vec<u64> = names
+        .iter()
+        .filter(|n| n.len() == 20)
+        .filter_map(|n| n.parse().ok())
+        .filter(|n| *n > 0)
+        .collect();
     numbers.sort_unstable();
     let mut chosen = Chosen {
         last_number: numbers.last().copied().unwrap_or(0),
@@ -174,8 +183,10 @@ impl Chosen {
 /// Whether an error of reading says something about the file, and not about this process or its rights.
 pub(super) fn is_damage(error: &io::Error) -> bool {
     const TOO_MANY_FILES: [Option<i32>; 2] = [Some(23), Some(24)]; // ENFILE, EMFILE
-    !matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::OutOfMemory | io::ErrorKind::Interrupted)
-        && !TOO_MANY_FILES.contains(&error.raw_os_error())
+    !matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::OutOfMemory | io::ErrorKind::Interrupted
+    ) && !TOO_MANY_FILES.contains(&error.raw_os_error())
 }
 
 #[cfg(test)]

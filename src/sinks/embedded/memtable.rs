@@ -221,7 +221,9 @@ impl Table {
 
 fn row_at<'a>(chunks: &'a [Arc<[Row]>], tail: &'a [Row], position: u32) -> &'a Row {
     let (chunk, offset) = (position as usize / CHUNK, position as usize % CHUNK);
-    chunks.get(chunk).map_or(tail, |c| c)
+    chunks
+        .get(chunk)
+        .map_or(tail, |c| c)
         .get(offset)
         .expect("positions come from the index and the runs of the same table")
 }

@@ -28,7 +28,6 @@ pub mod part;
 mod query;
 mod view;
 
-
 use self::{
     memtable::Memtable,
     query::Control,
@@ -322,7 +321,10 @@ impl EmbeddedStore {
     }
 
     /// Runs a query on a thread that may block, when it is its turn. Dropping the future ends the query at its next check.
-    fn query<T: Send + 'static>(&self, work: impl FnOnce(&Inner, &Control) -> Result<T, StoreError> + Send + 'static) -> BoxFuture<'static, Result<T, StoreError>> {
+    fn query<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner, &Control) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
         let inner = self.0.inner.clone();
         Box::pin(async move {
             inner.ready()?;

@@ -24,12 +24,7 @@ impl EmbeddedStore {
     ///
     /// Blocks: it reads the manifests, the sidecars, and those parts that the log could still replace. Damage is no error
     /// (see [`Opened::damage`]); errors are those of the machine.
-    pub fn open(
-        fs: Arc<dyn Fs>,
-        dir: PathBuf,
-        settings: StoreSettings,
-        dead_letters_settled: watch::Receiver<u64>,
-    ) -> Result<(Self, Opened), StoreError> {
+    pub fn open(fs: Arc<dyn Fs>, dir: PathBuf, settings: StoreSettings, dead_letters_settled: watch::Receiver<u64>) -> Result<(Self, Opened), StoreError> {
         let (parts, manifests) = (dir.join("parts"), dir.join("manifest"));
         for folder in [&parts, &manifests] {
             fs.create_dir(folder).map_err(|e| io_error(&e))?;
@@ -141,7 +136,11 @@ impl Found {
                 open_parts(fs, parts, &current, None, &mut damage)?.unwrap_or_default()
             }
         };
-        let named: HashSet<&str> = [Some(&current), previous.as_ref()].into_iter().flatten().flat_map(|m| m.parts.iter().map(|p| p.name.as_str())).collect();
+        let named: HashSet<&str> = [Some(&current), previous.as_ref()]
+            .into_iter()
+            .flatten()
+            .flat_map(|m| m.parts.iter().map(|p| p.name.as_str()))
+            .collect();
         let is_orphan = |file: &&String| file.starts_with("p-") && !named.iter().any(|part| is_file_of(file, part));
         let mut orphans: Vec<PathBuf> = files.iter().filter(is_orphan).map(|file| parts.join(file)).collect();
         let kept = [current.number, current.previous].map(|n| manifest::path(Path::new(""), n));

@@ -124,9 +124,15 @@ impl Rows {
 
 /// Where the rows of a unit are.
 enum Source<'a> {
-    Memory { table: &'a TableView, run: &'a Run },
+    Memory {
+        table: &'a TableView,
+        run: &'a Run,
+    },
     /// The part by its place in the view, and among [`Reader::parts`].
-    Part { at: usize, block: Block },
+    Part {
+        at: usize,
+        block: Block,
+    },
 }
 
 /// Rows that are looked at together.
@@ -228,8 +234,14 @@ impl<'a> Reader<'a> {
     /// Finds the units that ranges and counts do not rule out.
     fn new(view: &'a TenantView, filter: &'a Filter, control: &'a Control) -> Self {
         let parts: Vec<TenantRows<'a>> = view.parts.iter().filter_map(|p| p.tenant(&view.scope)).collect();
-        let in_memory = view.tables.iter().flat_map(|table| table.runs().iter().map(move |run| Unit::of_run(table, run)));
-        let on_disk = parts.iter().enumerate().flat_map(|(at, rows)| rows.blocks().map(move |block| Unit::of_block(at, block)));
+        let in_memory = view
+            .tables
+            .iter()
+            .flat_map(|table| table.runs().iter().map(move |run| Unit::of_run(table, run)));
+        let on_disk = parts
+            .iter()
+            .enumerate()
+            .flat_map(|(at, rows)| rows.blocks().map(move |block| Unit::of_block(at, block)));
         let units = in_memory
             .chain(on_disk)
             .filter(|u| may_contain(filter, u.timestamps, u.sequences, &u.severities))
@@ -347,7 +359,11 @@ impl<'a> Reader<'a> {
             }
         }
         let read: Vec<StoredEntry> = out.into_iter().flatten().collect();
-        if read.len() == hits.len() { Ok(read) } else { Err(StoreError::Damaged("a part gave fewer rows than it has".into())) }
+        if read.len() == hits.len() {
+            Ok(read)
+        } else {
+            Err(StoreError::Damaged("a part gave fewer rows than it has".into()))
+        }
     }
 }
 

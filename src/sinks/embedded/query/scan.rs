@@ -60,12 +60,7 @@ mod tests {
     #[test]
     fn voids_are_cut_to_the_span_that_was_scanned() {
         let voids = [(3, 5), (9, 20)];
-        for (after, upto, expected) in [
-            (0, 30, vec![(3, 5), (9, 20)]),
-            (3, 10, vec![(4, 5), (9, 10)]),
-            (5, 8, vec![]),
-            (12, 12, vec![]),
-        ] {
+        for (after, upto, expected) in [(0, 30, vec![(3, 5), (9, 20)]), (3, 10, vec![(4, 5), (9, 10)]), (5, 8, vec![]), (12, 12, vec![])] {
             assert_eq!(voids_within(&voids, after, upto), expected, "{after}..={upto}");
         }
     }

@@ -121,7 +121,10 @@ impl Tally {
                 let column = column(&reader.parts[*at], StatColumn::Severity, rows)?;
                 for (name, n) in column.values.iter().zip(column.counts()) {
                     let severity = crate::model::entry::Severity::parse(name);
-                    add(severity.ok_or_else(|| StoreError::Damaged("a part has an unknown severity".into()))? as usize, n);
+                    add(
+                        severity.ok_or_else(|| StoreError::Damaged("a part has an unknown severity".into()))? as usize,
+                        n,
+                    );
                 }
             }
         }
