@@ -200,7 +200,7 @@ impl Flusher<'_> {
         };
         next.parts.extend(part);
         for (tenant, state) in &frozen.state.tenants {
-            next.tenants.entry(tenant.clone()).or_insert_with(TenantEntry::default).state = *state;
+            next.tenants.entry(tenant.clone()).or_default().state = *state;
         }
         for (tenant, table) in contents {
             next.tenants.entry(tenant.clone()).or_default().voids.extend(&table.voids);

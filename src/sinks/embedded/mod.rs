@@ -28,6 +28,9 @@ pub mod part;
 mod query;
 mod view;
 
+#[cfg(test)]
+mod tests;
+
 use self::{
     memtable::Memtable,
     query::Control,
