@@ -1,1 +1,567 @@
-//! In work.
+//! Properties of whole parts: what was written is read, what matches is selected, nothing of another tenant is reached.
+
+use super::{read::Rows, sidecar::IdKey, write::Shape, *};
+use crate::{
+    fs::{Fs, real::RealFs},
+    model::{
+        entry::{FIXED_LEN, Field, NewEntry, Severity},
+        filter::{Filter, IpRange, LeafFilter, Surroundings},
+        tenant::TenantScope,
+    },
+};
+use proptest::prelude::*;
+use std::{collections::HashMap, fs, sync::Arc};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// A small deterministic generator (SplitMix64), so that a failing seed says it all.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.roll() % n
+    }
+
+    fn of<'t, T>(&mut self, list: &'t [T]) -> &'t T {
+        &list[self.below(list.len() as u64) as usize]
+    }
+}
+
+struct Row {
+    tenant: TenantId,
+    sequence: u64,
+    received_at: i64,
+    actor: String,
+    record: Vec<u8>,
+}
+
+impl Row {
+    fn entry(&self) -> EntryRef<'_> {
+        EntryRef::check(&self.record).expect("a record")
+    }
+
+    fn matches(&self, filter: &Filter) -> bool {
+        filter.matches(
+            &self.entry(),
+            Surroundings {
+                sequence: self.sequence,
+                actor: &self.actor,
+            },
+        )
+    }
+}
+
+const TEXTS: [&str; 8] = ["", "bob", "Bob", "LOGIN", "Straße ÄÖ", "bob@example.com", "x\u{0}\"\\\n", "日本語"];
+const ADDRESSES: [&[u8]; 7] = [
+    &[10, 0, 0, 1],
+    &[10, 0, 1, 200],
+    &[10, 9, 0, 1],
+    &[192, 168, 0, 1],
+    &[0x20, 1, 0xd, 0xb8, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+    &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1],
+    &[],
+];
+const OBJECTS: [&str; 7] = [
+    "{}",
+    r#"{"a":1.50,"b":{"c":"bob"}}"#,
+    r#"{"a":"1.50","b":[{"c":null},{"c":true}]}"#,
+    r#"{"b":{"c":"B\u00f6b"},"x.y":"z"}"#,
+    r#"{"deep":[[["bob"]]]}"#,
+    r#"{"a":"","":"a"}"#,
+    r#"{"text":"The quick brown fox"}"#,
+];
+const AGENTS: [&str; 4] = ["Mozilla/5.0 (X11; Linux)", "curl/8.5.0", "", "MOZILLA straße"];
+
+fn id_of(n: u64) -> Uuid {
+    Uuid::from_u128(u128::from(n) << 64 | 0x8000_0000_0000_0000)
+}
+
+fn random_row(dice: &mut Dice, tenant: &str, sequence: u64) -> Row {
+    let wide: String = format!("{{\"list\":[{}]}}", (0..300).map(|i| format!("\"v{i}\"")).collect::<Vec<_>>().join(","));
+    let mut fields: [Option<&[u8]>; Field::COUNT] = [None; Field::COUNT];
+    for field in Field::ALL {
+        if dice.below(4) == 0 {
+            continue;
+        }
+        fields[field as usize] = Some(match field {
+            Field::IpAddress => *dice.of::<&[u8]>(&ADDRESSES),
+            Field::UserAgent => dice.of::<&str>(&AGENTS).as_bytes(),
+            Field::Metadata if dice.below(500) == 0 => wide.as_bytes(),
+            f if f.is_object() => dice.of::<&str>(&OBJECTS).as_bytes(),
+            _ => dice.of(&TEXTS).as_bytes(),
+        });
+    }
+    let mut record = Vec::new();
+    NewEntry {
+        id: id_of(sequence),
+        client_id: dice.below(2) == 0,
+        hash: u128::from(dice.roll()) << 64 | u128::from(dice.roll()),
+        timestamp: dice.below(100) as i64 - 20,
+        severity: *dice.of(&Severity::ALL),
+        fields,
+    }
+    .encode(&mut record);
+    Row {
+        tenant: TenantId::parse(tenant).unwrap(),
+        sequence,
+        received_at: dice.below(1_000) as i64,
+        actor: (*dice.of(&TEXTS)).to_owned(),
+        record,
+    }
+}
+
+/// Rows of each tenant, as many as it says, in the order of a part.
+fn random_rows(seed: u64, tenants: &[(&str, u64)]) -> Vec<Row> {
+    let mut dice = Dice(seed);
+    let mut rows: Vec<Row> = tenants
+        .iter()
+        .flat_map(|(tenant, n)| (1..=*n).map(|sequence| random_row(&mut dice, tenant, sequence)).collect::<Vec<_>>())
+        .collect();
+    rows.sort_by(|a, b| (&a.tenant, a.entry().timestamp(), a.sequence).cmp(&(&b.tenant, b.entry().timestamp(), b.sequence)));
+    rows
+}
+
+fn random_filter(dice: &mut Dice, rows: u64) -> Filter {
+    let mut filter = Filter::default();
+    let text = |dice: &mut Dice| (*dice.of(&TEXTS)).to_owned();
+    let texts = |dice: &mut Dice| (0..1 + dice.below(2)).map(|_| text(dice)).collect::<Vec<_>>();
+    for _ in 0..1 + dice.below(3) {
+        match dice.below(18) {
+            0 => filter.from = Some(dice.below(100) as i64 - 20),
+            1 => filter.to = Some(dice.below(100) as i64 - 20),
+            2 => {
+                let at = dice.below(100) as i64 - 20;
+                filter.timestamps = vec![(at, at + 1), (at + 3, at + 9), (500, 400)];
+            }
+            3 => filter.ids = vec![id_of(dice.below(2 * rows)), id_of(dice.below(rows)), Uuid::nil()],
+            4 => filter.user_id = texts(dice),
+            5 => filter.email = texts(dice),
+            6 => filter.session_id = texts(dice),
+            7 => filter.resource_id = texts(dice),
+            8 => filter.request_id = texts(dice),
+            9 => filter.actor = texts(dice),
+            10 => filter.action = texts(dice).iter().map(|t| t.to_lowercase()).collect(),
+            11 => filter.resource_type = texts(dice).iter().map(|t| t.to_lowercase()).collect(),
+            12 => filter.severity = vec![*dice.of(&Severity::ALL), *dice.of(&Severity::ALL)],
+            13 => {
+                let range = [
+                    "10.0.0.1",
+                    "10.0.0.0/16",
+                    "0.0.0.0/0",
+                    "11.0.0.0/7",
+                    "10.0.1.128/25",
+                    "2001:db8::/30",
+                    "2001:db8:1::/48",
+                    "::ffff:10.0.0.1",
+                ];
+                filter.ip_address = vec![IpRange::parse(dice.of::<&str>(&range)).expect("a range")];
+            }
+            14 => {
+                let words = [vec!["mozilla"], vec!["curl", "8"], vec!["straße"], vec![], vec!["5", "linux", "absent"]];
+                filter.user_agent = vec![dice.of(&words).iter().map(|w| (*w).to_owned()).collect()];
+            }
+            15 => filter.min_sequence = Some(dice.below(rows + 5)),
+            16 => filter.max_sequence = Some(dice.below(rows + 5)),
+            _ => {
+                let paths = [vec!["a"], vec!["b", "c"], vec!["x.y"], vec!["deep"], vec![""], vec!["list"], vec!["absent"]];
+                let values = ["1.50", "bob", "Böb", "null", "z", "", "a", "v299", "v3"];
+                filter.metadata.push(LeafFilter {
+                    path: dice.of(&paths).iter().map(|k| (*k).to_owned()).collect(),
+                    values: vec![(*dice.of(&values)).to_owned(), (*dice.of(&values)).to_owned()],
+                });
+            }
+        }
+    }
+    filter
+}
+
+/// Small pieces, so that little data has many blocks, batches and row groups.
+const SMALL: Shape = Shape {
+    batch: (50, 1 << 20),
+    block: (128, 1 << 20),
+    group: (300, 1 << 20),
+    ..Shape::DEFAULT
+};
+
+struct Fixture {
+    dir: TempDir,
+    part: Part,
+}
+
+fn write_part(rows: &[Row], shape: Shape) -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let mut iter = rows.iter().map(|row| RowIn {
+        tenant: &row.tenant,
+        sequence: row.sequence,
+        received_at: row.received_at,
+        actor: &row.actor,
+        entry: row.entry(),
+    });
+    let meta = super::write::write_with(&RealFs, dir.path(), "p", (3, 9), &mut iter, shape).expect("written");
+    let part = Part::open_with(&RealFs, dir.path(), meta, shape.id_key).expect("opened");
+    Fixture { dir, part }
+}
+
+fn scope(tenant: &str) -> TenantScope {
+    TenantScope::new(TenantId::parse(tenant).unwrap())
+}
+
+fn reopen(fixture: &Fixture) -> Result<Part, PartError> {
+    Part::open(&RealFs, fixture.dir.path(), fixture.part.meta().clone())
+}
+
+/// Everything that can be read, of every tenant.
+fn read_all(part: &Part, tenants: &[&str]) -> Result<Vec<(Vec<u8>, i64, Arc<str>, Option<u64>)>, PartError> {
+    let mut all = Vec::new();
+    for tenant in tenants {
+        let Some(rows) = part.tenant(&scope(tenant)) else { continue };
+        let list: Vec<u32> = rows.rows.clone().collect();
+        for entry in rows.read(&list)? {
+            all.push((entry.record.to_vec(), entry.received_at, entry.actor.clone(), entry.sequence));
+        }
+    }
+    Ok(all)
+}
+
+#[test]
+fn every_field_reads_back_byte_for_byte() {
+    let tenants = [("a", 700), ("b", 1), ("c", 450)];
+    let rows = random_rows(1, &tenants);
+    for shape in [Shape::DEFAULT, SMALL] {
+        let Fixture { dir, part } = write_part(&rows, shape);
+        part.verify().expect("good");
+        let read = read_all(&part, &["a", "b", "c", "nobody"]).unwrap();
+        assert_eq!(read.len(), rows.len());
+        for (row, (record, received_at, actor, sequence)) in rows.iter().zip(&read) {
+            assert!(*record == row.record, "{}", row.sequence);
+            assert_eq!((*received_at, &**actor, *sequence), (row.received_at, row.actor.as_str(), Some(row.sequence)));
+        }
+        let meta = part.meta();
+        assert_eq!((meta.rows, meta.seals, meta.erased_upto), (1151, (3, 9), 0));
+        let times = rows.iter().map(|r| r.entry().timestamp());
+        assert_eq!((Some(meta.min_timestamp), Some(meta.max_timestamp)), (times.clone().min(), times.max()));
+        let files: Vec<String> = RealFs.list(dir.path()).unwrap();
+        assert_eq!(files, ["p.idx", "p.parquet"], "no temporary files are left");
+        assert!(part.memory() > 0 && part.memory() < 4 << 20);
+    }
+}
+
+#[test]
+fn an_absent_field_and_an_empty_one_differ_and_extremes_survive() {
+    let mut rows = Vec::new();
+    for (sequence, timestamp) in [(0, i64::MIN), (1, -1), (u64::MAX, i64::MAX)] {
+        for filled in [None, Some(&b""[..])] {
+            let mut record = Vec::new();
+            NewEntry {
+                id: Uuid::from_u128(u128::MAX - u128::from(sequence)),
+                client_id: filled.is_some(),
+                hash: u128::MAX - 1,
+                timestamp,
+                severity: Severity::Critical,
+                fields: [filled; Field::COUNT],
+            }
+            .encode(&mut record);
+            assert_eq!(record.len(), FIXED_LEN);
+            rows.push(Row {
+                tenant: TenantId::parse("t").unwrap(),
+                sequence,
+                received_at: timestamp,
+                actor: String::new(),
+                record,
+            });
+        }
+    }
+    let part = write_part(&rows, Shape::DEFAULT).part;
+    let read = read_all(&part, &["t"]).unwrap();
+    for (row, (record, received_at, _, sequence)) in rows.iter().zip(&read) {
+        assert!(*record == row.record);
+        assert_eq!((*received_at, *sequence), (row.received_at, Some(row.sequence)));
+    }
+}
+
+#[test]
+fn blocks_hold_one_tenant_and_their_numbers_are_true() {
+    let rows = random_rows(2, &[("a", 700), ("b", 1), ("c", 450), ("d", 63), ("e", 64)]);
+    let part = write_part(&rows, SMALL).part;
+    let mut at = 0u32;
+    for tenant in ["a", "b", "c", "d", "e"] {
+        let of = part.tenant(&scope(tenant)).expect("rows");
+        assert_eq!(of.rows.start, at);
+        for block in of.blocks() {
+            assert_eq!(block.rows.start, at);
+            assert!(block.rows.len() <= 128);
+            let here = &rows[block.rows.start as usize..block.rows.end as usize];
+            assert!(here.iter().all(|r| r.tenant.as_str() == tenant));
+            let range = |f: &dyn Fn(&Row) -> i64| (here.iter().map(f).min().unwrap(), here.iter().map(f).max().unwrap());
+            assert_eq!(block.timestamps, range(&|r| r.entry().timestamp()));
+            assert_eq!(block.received, range(&|r| r.received_at));
+            assert_eq!((block.sequences.0 as i64, block.sequences.1 as i64), range(&|r| r.sequence as i64));
+            for s in Severity::ALL {
+                assert_eq!(block.severities[s as usize] as usize, here.iter().filter(|r| r.entry().severity() == s).count());
+            }
+            let keys: Vec<(i64, u64)> = here.iter().map(|r| (r.entry().timestamp(), r.sequence)).collect();
+            assert_eq!(of.keys(block.rows.clone()).unwrap(), keys);
+            for row in block.rows.clone() {
+                assert_eq!(of.block_of(row).as_ref(), Some(&block));
+            }
+            at = block.rows.end;
+        }
+        assert_eq!(of.rows.end, at);
+        assert_eq!((of.block_of(of.rows.end), of.block_of(of.rows.start.wrapping_sub(1))), (None, None));
+    }
+    assert_eq!(at as usize, rows.len());
+}
+
+#[test]
+fn a_filter_is_written_from_64_rows_on_and_prunes() {
+    let rows = random_rows(3, &[("few", 63), ("many", 64)]);
+    let part = write_part(&rows, Shape::DEFAULT).part;
+    let filter = Filter {
+        user_id: vec!["nobody has this name".into()],
+        ..Filter::default()
+    };
+    for (tenant, pruned) in [("few", false), ("many", true)] {
+        let of = part.tenant(&scope(tenant)).unwrap();
+        let block = of.blocks().next().unwrap();
+        assert_eq!(!of.may_match(&block, &filter), pruned, "{tenant}");
+        assert_eq!(of.select(&block, &filter).unwrap(), Vec::<u32>::new());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// `select` is `matches`, and `may_match` rules out no match, for every kind of condition.
+    #[test]
+    fn selection_agrees_with_the_definition(seed in any::<u64>()) {
+        let tenants = [("a", 900), ("b", 20), ("c", 200)];
+        let rows = random_rows(seed, &tenants);
+        let part = write_part(&rows, SMALL).part;
+        let mut dice = Dice(seed ^ 0xf117);
+        for _ in 0..60 {
+            let filter = random_filter(&mut dice, 900);
+            for (tenant, _) in tenants {
+                let of = part.tenant(&scope(tenant)).expect("rows");
+                for block in of.blocks() {
+                    let expected: Vec<u32> = block.rows.clone().filter(|row| rows[*row as usize].matches(&filter)).collect();
+                    prop_assert!(expected.is_empty() || of.may_match(&block, &filter), "{:?} rules out {:?}", filter, expected);
+                    prop_assert_eq!(of.select(&block, &filter).unwrap(), expected, "{:?}", &filter);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_rows_read_as_themselves(seed in any::<u64>()) {
+        let rows = random_rows(seed, &[("a", 300), ("b", 500)]);
+        let part = write_part(&rows, SMALL).part;
+        let of = part.tenant(&scope("b")).expect("rows");
+        let mut dice = Dice(seed);
+        let list: Vec<u32> = of.rows.clone().filter(|_| dice.below(7) == 0).collect();
+        let read = of.read(&list).unwrap();
+        prop_assert_eq!(read.len(), list.len());
+        for (row, entry) in list.iter().zip(&read) {
+            prop_assert!(entry.record == rows[*row as usize].record);
+        }
+        let keys = of.keys(&list).unwrap();
+        let actions = of.strings(StatColumn::Action, &list).unwrap();
+        let users = of.strings(StatColumn::UserId, of.rows.clone()).unwrap();
+        let severities = of.strings(StatColumn::Severity, &list).unwrap();
+        let value = |column: &DictColumn, i: usize| column.values.get(column.codes[i] as usize).map(|v| v.to_string());
+        for (i, row) in list.iter().map(|row| &rows[*row as usize]).enumerate() {
+            prop_assert_eq!(keys[i], (row.entry().timestamp(), row.sequence));
+            prop_assert_eq!(value(&actions, i), row.entry().text(Field::Action).map(str::to_owned));
+            prop_assert_eq!(value(&severities, i), Some(row.entry().severity().as_str().to_owned()));
+        }
+        for (i, row) in of.rows.clone().enumerate() {
+            prop_assert_eq!(value(&users, i), rows[row as usize].entry().text(Field::UserId).map(str::to_owned));
+        }
+        let mut counts: HashMap<&str, u64> = HashMap::new();
+        for row in of.rows.clone() {
+            if let Some(user) = rows[row as usize].entry().text(Field::UserId) {
+                *counts.entry(user).or_default() += 1;
+            }
+        }
+        let counted: HashMap<&str, u64> = users.values.iter().map(|v| &**v).zip(users.counts()).collect();
+        prop_assert_eq!(counted, counts);
+    }
+}
+
+/// The real key, all ids the same key, and a key that many share.
+const ID_KEYS: [IdKey; 3] = [super::sidecar::ID_KEY, |_, _| 7, |tenant, id| id.as_u128() as u64 % 3 + tenant.len() as u64];
+
+#[test]
+fn every_id_is_found_whatever_collides_and_only_by_its_tenant() {
+    let rows = random_rows(4, &[("a", 90), ("b", 150)]);
+    for id_key in ID_KEYS {
+        let part = write_part(&rows, Shape { id_key, ..SMALL }).part;
+        for (i, row) in rows.iter().enumerate() {
+            let found = part.find(&TenantScope::new(row.tenant.clone()), row.entry().id()).unwrap();
+            assert_eq!(found, Some((i as u32, row.entry().hash())));
+        }
+        // Ids 91..150 are only b's.
+        assert_eq!(part.find(&scope("a"), id_of(120)).unwrap(), None);
+        assert_eq!(part.find(&scope("nobody"), id_of(1)).unwrap(), None);
+        assert_eq!(part.find(&scope("b"), id_of(151)).unwrap(), None);
+        let of = part.tenant(&scope("b")).unwrap();
+        let filter = Filter {
+            ids: vec![id_of(120), id_of(500)],
+            ..Filter::default()
+        };
+        let selected: Vec<u32> = of.blocks().flat_map(|block| of.select(&block, &filter).unwrap()).collect();
+        assert_eq!(selected.len(), 1);
+        assert_eq!(rows[selected[0] as usize].entry().id(), id_of(120));
+    }
+}
+
+#[test]
+fn rows_of_another_tenant_are_out_of_reach() {
+    let rows = random_rows(5, &[("a", 100), ("b", 200), ("c", 100)]);
+    let part = write_part(&rows, SMALL).part;
+    let of = part.tenant(&scope("b")).unwrap();
+    assert_eq!(of.rows, 100..300);
+    let foreign = |result: Result<(), PartError>| matches!(result, Err(PartError::Rows(_)));
+    for list in [vec![99], vec![99, 100], vec![100, 300], vec![0], vec![u32::MAX - 1]] {
+        assert!(foreign(of.read(&list).map(drop)), "{list:?}");
+        assert!(foreign(of.keys(&list).map(drop)));
+        assert!(foreign(of.strings(StatColumn::UserId, &list).map(drop)));
+    }
+    assert!(foreign(of.keys(50..150).map(drop)));
+    assert!(foreign(of.read(&[101, 101]).map(drop)), "rows ascend");
+    let others = part.tenant(&scope("a")).unwrap().blocks().next().unwrap();
+    assert!(foreign(of.select(&others, &Filter::default()).map(drop)));
+    assert!(part.tenant(&scope("bb")).is_none() && part.tenant(&scope("0")).is_none());
+    // The dictionary of a row group is shared by tenants; a statistic shows values of its rows only.
+    let only = of.strings(StatColumn::Action, &[of.rows.start][..]).unwrap();
+    assert!(only.values.len() <= 1);
+    assert_eq!(of.read(&[]).unwrap().len() + of.keys(&Vec::new()).unwrap().len(), 0);
+}
+
+#[test]
+fn rows_that_are_no_part_are_refused() {
+    let rows = random_rows(6, &[("a", 3), ("b", 2)]);
+    let dir = tempfile::tempdir().unwrap();
+    let attempt = |order: &[usize]| {
+        let mut iter = order.iter().map(|i| &rows[*i]).map(|row| RowIn {
+            tenant: &row.tenant,
+            sequence: row.sequence,
+            received_at: row.received_at,
+            actor: &row.actor,
+            entry: row.entry(),
+        });
+        write(&RealFs, dir.path(), "p", (1, 1), &mut iter)
+    };
+    for bad in [&[][..], &[3, 0], &[1, 0], &[0, 3, 1]] {
+        assert!(matches!(attempt(bad), Err(PartError::Rows(_))), "{bad:?}");
+    }
+    assert!(!dir.path().join("p.parquet").exists() && !dir.path().join("p.idx").exists());
+    // What a refused attempt left does not stand in the way, nor does an older part of the name.
+    assert_eq!(attempt(&[0, 1, 2]).unwrap().rows, 3);
+    let meta = attempt(&[0, 1, 2, 3, 4]).unwrap();
+    assert_eq!(meta.rows, 5);
+    Part::open(&RealFs, dir.path(), meta).unwrap().verify().unwrap();
+}
+
+#[test]
+fn damage_anywhere_in_the_data_is_an_error_or_of_no_consequence() {
+    let rows = random_rows(7, &[("a", 400), ("b", 50)]);
+    let fixture = write_part(&rows, SMALL);
+    let path = fixture.dir.path().join("p.parquet");
+    let good = fs::read(&path).unwrap();
+    let expected = read_all(&fixture.part, &["a", "b"]).unwrap();
+    let mut dice = Dice(8);
+    let step = good.len() / 250;
+    let mut noticed = 0;
+    for at in (0..good.len()).step_by(step).chain(good.len() - 40..good.len()) {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << dice.below(8);
+        // A new file: the old one is mapped.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, &bad).unwrap();
+        match reopen(&fixture) {
+            Err(e) => assert!(matches!(e, PartError::Damaged { .. }), "{e}"),
+            Ok(part) => {
+                assert!(matches!(part.verify(), Err(PartError::Damaged { .. })), "byte {at}");
+                match read_all(&part, &["a", "b"]) {
+                    Ok(all) => assert!(all == expected, "byte {at}"),
+                    Err(PartError::Damaged { file, rows, .. }) => {
+                        assert_eq!((file.as_str(), rows.is_some()), ("p.parquet", true));
+                        noticed += 1;
+                    }
+                    Err(e) => panic!("{e}"),
+                }
+            }
+        }
+    }
+    assert!(noticed > 100, "{noticed}");
+    for cut in [0, 1, good.len() / 2, good.len() - 1] {
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, &good[..cut]).unwrap();
+        assert!(matches!(reopen(&fixture), Err(PartError::Damaged { .. })), "cut at {cut}");
+    }
+    fs::remove_file(&path).unwrap();
+    assert!(matches!(reopen(&fixture), Err(PartError::Io { .. })));
+}
+
+#[test]
+fn damage_anywhere_in_the_sidecar_is_found_when_it_is_opened() {
+    let rows = random_rows(9, &[("a", 100), ("b", 5)]);
+    let fixture = write_part(&rows, SMALL);
+    let path = fixture.dir.path().join("p.idx");
+    let good = fs::read(&path).unwrap();
+    for at in 0..good.len() {
+        let mut bad = good.clone();
+        bad[at] ^= 1 << (at % 8);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, &bad).unwrap();
+        assert!(matches!(reopen(&fixture), Err(PartError::Damaged { .. })), "byte {at}");
+    }
+    // Another part's files, whole in themselves, are not taken for this one's.
+    let other = write_part(&random_rows(10, &[("a", 100), ("b", 5)]), SMALL);
+    fs::copy(other.dir.path().join("p.idx"), &path).unwrap();
+    assert!(matches!(reopen(&fixture), Err(PartError::Damaged { .. })));
+    fs::write(&path, &good).unwrap();
+    fs::copy(other.dir.path().join("p.parquet"), fixture.dir.path().join("p.parquet")).unwrap();
+    assert!(reopen(&fixture).map(|part| part.verify()).is_ok_and(|v| v.is_err()) || reopen(&fixture).is_err());
+}
+
+#[test]
+fn thousands_of_small_tenants_stay_cheap() {
+    let names: Vec<String> = (0..5_000).map(|i| format!("tenant-{i}")).collect();
+    let tenants: Vec<(&str, u64)> = names.iter().map(|n| (n.as_str(), 10)).collect();
+    let part = write_part(&random_rows(11, &tenants), Shape::DEFAULT).part;
+    assert_eq!(part.tenants(), 5_000);
+    let per_row = part.meta().sidecar_bytes as f64 / part.meta().rows as f64;
+    assert!(per_row < 30.0, "{per_row} bytes of sidecar a row");
+    let of = part.tenant(&scope("tenant-4711")).expect("rows");
+    assert_eq!((of.rows.len(), of.blocks().len()), (10, 1));
+    assert_eq!(of.read(&of.rows.clone().collect::<Vec<_>>()).unwrap().len(), 10);
+}
+
+#[test]
+fn other_readers_see_plain_types() {
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+    let fixture = write_part(&random_rows(12, &[("a", 10)]), Shape::DEFAULT);
+    let file = fs::File::open(fixture.dir.path().join("p.parquet")).unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let types: Vec<String> = reader.schema().fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
+    assert_eq!(types[..3], ["tenant Utf8", "timestamp Timestamp(ms, \"UTC\")", "sequence UInt64"]);
+    assert_eq!(types.len(), 22);
+    assert!(types[7..].iter().all(|t| t.ends_with(" Utf8")), "{types:?}");
+}
+
+#[test]
+fn rows_clip_and_count() {
+    let list = [3, 4, 9];
+    let rows = Rows::from(&list[..]);
+    assert_eq!((rows.len(), rows.get(2), rows.is_empty()), (3, 9, false));
+    assert!(Rows::from(5..5).is_empty());
+}

@@ -1,7 +1,7 @@
 //! Writes a part: data file, then sidecar, each under a temporary name until both are durable.
 //!
-//! Memory is bounded: at most [`BATCH_ROWS`] rows or [`BATCH_BYTES`] as Arrow columns, the compressed pages of one row group
-//! (≤ [`GROUP_ROWS`] rows or [`GROUP_BYTES`] of records), the keys of one block, and about 30 bytes a row for the sidecar.
+//! Memory is bounded: at most 8,192 rows or 8 MiB of records as Arrow columns, the compressed pages of one row group
+//! (128 Ki rows or 128 MiB of records), the keys of one block, and about 30 bytes a row for the sidecar.
 
 use super::{
     PartError, PartMeta, RowIn,
@@ -27,19 +27,34 @@ use arrow_array::{
 use parquet::{arrow::ArrowWriter, errors::ParquetError};
 use std::{fmt::Write as _, io, path::Path, sync::Arc};
 
-const BATCH_ROWS: usize = 8_192;
-const BATCH_BYTES: usize = 8 << 20;
-/// Records of a block: what a query may have to hold at once.
-const BLOCK_BYTES: usize = 16 << 20;
-const GROUP_ROWS: usize = 128 << 10;
-const GROUP_BYTES: usize = 128 << 20;
+/// Where the writer cuts.
+#[derive(Clone, Copy)]
+pub(super) struct Shape {
+    /// Rows and bytes of records that wait as Arrow columns.
+    pub(super) batch: (usize, usize),
+    /// Rows and bytes of records of a block: what a query may have to hold at once.
+    pub(super) block: (usize, usize),
+    /// Rows and bytes of records of a row group: its compressed pages are held until it ends.
+    pub(super) group: (usize, usize),
+    /// How an id becomes a key.
+    pub(super) id_key: IdKey,
+}
+
+impl Shape {
+    pub(super) const DEFAULT: Self = Self {
+        batch: (8_192, 8 << 20),
+        block: (BLOCK_ROWS as usize, 16 << 20),
+        group: (128 << 10, 128 << 20),
+        id_key: ID_KEY,
+    };
+}
 
 /// Writes `rows` as the part `name` in `dir`. They are sorted by (tenant, timestamp, sequence) and at least one.
 ///
 /// Blocks; when it returns both files and the folder are durable. After an error the folder may hold temporary files
 /// (`*.tmp`) and nothing else that is new; writing the same part again replaces everything.
 pub fn write<'a>(fs: &dyn Fs, dir: &Path, name: &str, seals: (u64, u64), rows: &mut dyn Iterator<Item = RowIn<'a>>) -> Result<PartMeta, PartError> {
-    write_with(fs, dir, name, seals, rows, ID_KEY)
+    write_with(fs, dir, name, seals, rows, Shape::DEFAULT)
 }
 
 pub(super) fn write_with<'a>(
@@ -48,7 +63,7 @@ pub(super) fn write_with<'a>(
     name: &str,
     seals: (u64, u64),
     rows: &mut dyn Iterator<Item = RowIn<'a>>,
-    id_key: IdKey,
+    shape: Shape,
 ) -> Result<PartMeta, PartError> {
     let [data, sidecar] = [data_file(name), sidecar_file(name)];
     let temporary = |file: &str| dir.join(format!("{file}.tmp"));
@@ -64,7 +79,7 @@ pub(super) fn write_with<'a>(
     }
     let file = fs.create(&temporary(&data)).map_err(failed(&data))?;
     let mut sink = ChunkWriter::new(file);
-    let built = PartWriter::new(&mut sink, seals, id_key)
+    let built = PartWriter::new(&mut sink, seals, shape)
         .map_err(WriteError::Parquet)
         .and_then(|writer| writer.run(rows));
     let (builder, times) = built.map_err(|e| match e {
@@ -110,7 +125,7 @@ struct PartWriter<'f> {
     columns: Columns,
     keys: KeySet,
     sidecar: SidecarBuilder,
-    id_key: IdKey,
+    shape: Shape,
     /// The block in work and the bytes of its records.
     open: Option<(Block, usize)>,
     tenant: Option<TenantId>,
@@ -121,7 +136,7 @@ struct PartWriter<'f> {
 }
 
 impl<'f> PartWriter<'f> {
-    fn new(sink: &'f mut ChunkWriter, seals: (u64, u64), id_key: IdKey) -> Result<Self, ParquetError> {
+    fn new(sink: &'f mut ChunkWriter, seals: (u64, u64), shape: Shape) -> Result<Self, ParquetError> {
         Ok(Self {
             arrow: ArrowWriter::try_new(sink, schema::written(), Some(schema::properties()))?,
             columns: Columns::default(),
@@ -130,7 +145,7 @@ impl<'f> PartWriter<'f> {
                 seals,
                 ..SidecarBuilder::default()
             },
-            id_key,
+            shape,
             open: None,
             tenant: None,
             last: (0, 0),
@@ -159,7 +174,7 @@ impl<'f> PartWriter<'f> {
         if self
             .open
             .as_ref()
-            .is_some_and(|(block, bytes)| block.rows.len() == BLOCK_ROWS as usize || bytes + len > BLOCK_BYTES)
+            .is_some_and(|(block, bytes)| block.rows.len() == self.shape.block.0 || bytes + len > self.shape.block.1)
         {
             self.close_block()?;
         }
@@ -173,11 +188,11 @@ impl<'f> PartWriter<'f> {
         *bytes += len;
         self.times = widen(self.times, order.0);
         self.keys.add(row.actor, entry);
-        self.sidecar.ids.push(((self.id_key)(row.tenant.as_str(), &entry.id()), self.rows));
+        self.sidecar.ids.push(((self.shape.id_key)(row.tenant.as_str(), &entry.id()), self.rows));
         self.rows = next;
         self.group = (self.group.0 + 1, self.group.1 + len);
         self.columns.push(row)?;
-        if self.columns.rows == BATCH_ROWS || self.columns.bytes >= BATCH_BYTES {
+        if self.columns.rows == self.shape.batch.0 || self.columns.bytes >= self.shape.batch.1 {
             self.arrow.write(&self.columns.finish()?)?;
         }
         Ok(())
@@ -193,7 +208,7 @@ impl<'f> PartWriter<'f> {
         }
         block.filter = start..self.sidecar.filters.len();
         self.sidecar.blocks.push(block);
-        if self.group.0 + BLOCK_ROWS as usize > GROUP_ROWS || self.group.1 + BLOCK_BYTES > GROUP_BYTES {
+        if self.group.0 + self.shape.block.0 > self.shape.group.0 || self.group.1 + self.shape.block.1 > self.shape.group.1 {
             self.arrow.write(&self.columns.finish()?)?;
             self.arrow.flush()?;
             self.group = (0, 0);
