@@ -1,3 +1,485 @@
-//! In work.
+//! The embedded store: the authority of a single process, a log-structured store of columns in open formats.
+//!
+//! ```text
+//! seal n ──apply──▶ memtable ──freeze──▶ frozen ──flush──▶ parts/p-… + manifest/<k>
+//!                   visible: n                             flushed: n      trimmable: flushed of manifest k − 1
+//! ```
+//!
+//! * [`memtable`]: rows of the seals that no part holds yet, visible as soon as their seal is applied.
+//! * [`flush`]: one thread that turns a full memtable into a part and makes it valid by a [`manifest`].
+//! * [`part`]: one Parquet file of a range of seals with its sidecar of ranges, filters and ids; never changed.
+//! * [`view`]: what a query sees; [`query`]: how it reads that.
+//!
+//! Guarantees: an applied seal is visible whole or not at all, and stays so. Nothing leaves memory before a durable manifest
+//! covers it. Applying a seal again changes nothing. Heads and counters come from manifest and seals, never from rows. No
+//! method reads rows without a `TenantScope` (or, in the ledger, a tenant in the key). Memory for rows is bounded by
+//! `memtable_bytes` (one seal, if a single one is larger): beyond it applying blocks, and the seals wait in the log.
+//!
+//! It is rebuilt at a start from the newest good manifest and the seals after it; until it has the last of these
+//! ([`EmbeddedStore::expect`]) reads answer [`StoreError::Starting`].
+//!
+//! Not here: the order of seals and their durability (sequencer and log), and the lock on the data folder (the process).
 
+mod flush;
+mod manifest;
+mod memtable;
+mod open;
 pub mod part;
+mod query;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+use self::{
+    memtable::Memtable,
+    query::Control,
+    view::{TenantView, View},
+};
+use super::{Authority, ListPage, ListQuery, Scan, SealFollower, Stats, StoreError, VisibleHead};
+use crate::{
+    fs::Fs,
+    model::{
+        entry::{ContentHash, StoredEntry},
+        filter::Filter,
+        tenant::{TenantId, TenantScope},
+    },
+    seal::{DecidedSeal, state::SealState},
+};
+use futures_util::future::BoxFuture;
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
+use uuid::Uuid;
+
+/// How many queries may wait for each that runs; more are refused with [`StoreError::Busy`].
+const WAITING_PER_QUERY: usize = 32;
+
+/// What may be chosen about the store.
+#[derive(Debug, Clone)]
+pub struct StoreSettings {
+    /// Bound of everything in memory that is not flushed. A flush begins at half of it.
+    pub memtable_bytes: usize,
+    /// A flush begins when this much of the log is not covered by a manifest, whatever of it is kept in memory.
+    pub flush_log_bytes: u64,
+    /// A flush begins when the oldest seal that is not flushed is this old.
+    pub flush_after: Duration,
+    /// Queries at once.
+    pub queries: usize,
+    /// A query that takes longer, its wait for a turn included, is ended.
+    pub query_timeout: Duration,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            memtable_bytes: 128 << 20,
+            flush_log_bytes: 512 << 20,
+            flush_after: Duration::from_secs(3600),
+            queries: 16,
+            query_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Something that a start found wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreDamage {
+    /// What is wrong, and what was done about it. Names no tenant.
+    pub what: String,
+    /// The file, below the data folder.
+    pub file: String,
+    /// The seals that it covers, if that is known.
+    pub seals: Option<(u64, u64)>,
+    /// Its rows, if that is known.
+    pub rows: Option<u64>,
+    /// Whether the log still has all of it.
+    pub rebuilt: bool,
+}
+
+/// What a start found.
+#[derive(Debug, Default)]
+pub struct Opened {
+    /// Heads and counters as of the manifest that was taken. Later seals are to be applied from the log.
+    pub checkpoint: SealState,
+    /// What was found wrong.
+    pub damage: Vec<StoreDamage>,
+    /// Seals above this one are to be applied again: the checkpoint's `n`.
+    pub rebuild_from: u64,
+    /// There were manifests and none can be read. Heads and counters are complete only if the log begins with seal 1:
+    /// otherwise the process must not start, since it would give out numbers again.
+    pub lost: bool,
+}
+
+/// How the store is doing.
+#[derive(Debug, Clone, Default)]
+pub struct StoreHealth {
+    /// What the start found wrong.
+    pub damage: Vec<StoreDamage>,
+    /// Why the last attempt to flush failed; `None` after a good one.
+    pub flush_error: Option<StoreError>,
+    /// Bytes in memory that are not flushed.
+    pub memtable_bytes: usize,
+    /// Whether applying waits for room.
+    pub blocked: bool,
+    /// Number of parts that answer.
+    pub parts: usize,
+    /// The last seal applied.
+    pub applied: u64,
+    /// The last seal flushed.
+    pub flushed: u64,
+}
+
+/// The embedded store. Cheap to clone; the last clone that is dropped closes it.
+#[derive(Clone)]
+pub struct EmbeddedStore(Arc<Handle>);
+
+struct Handle {
+    inner: Arc<Inner>,
+    flusher: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the flusher and the readers share.
+struct Inner {
+    fs: Arc<dyn Fs>,
+    settings: StoreSettings,
+    /// Folder of the parts.
+    parts: PathBuf,
+    /// Folder of the manifests.
+    manifests: PathBuf,
+    /// What the start found wrong.
+    damage: Vec<StoreDamage>,
+    /// Files that the start found and no manifest names.
+    orphans: Mutex<Vec<PathBuf>>,
+    state: Mutex<State>,
+    /// `state` has changed.
+    changed: Condvar,
+    view: RwLock<Arc<View>>,
+    /// The largest seal that readers may see. Written after the seal's rows.
+    visible: AtomicU64,
+    visible_now: watch::Sender<u64>,
+    /// Reads are refused until `visible` has reached it.
+    expected: AtomicU64,
+    trimmable: watch::Sender<u64>,
+    /// Dead letters of seals up to this one are settled.
+    dead_letters: watch::Receiver<u64>,
+    closing: watch::Sender<bool>,
+    queries: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+/// What applying and flushing agree on. Its lock is held while a seal is applied; readers never take it.
+#[derive(Default)]
+struct State {
+    /// What all applied seals add up to.
+    seals: SealState,
+    /// Bytes of the active memtable.
+    active_bytes: usize,
+    /// Bytes of the one that is being flushed.
+    frozen_bytes: usize,
+    /// Bytes of seals and packs in the log since the last freeze.
+    log_bytes: u64,
+    /// When the first seal after the last freeze was applied.
+    oldest: Option<Instant>,
+    /// The newest manifest's last seal.
+    flushed: u64,
+    /// Somebody asked for a flush up to this seal.
+    asked: u64,
+    /// An apply waits for room.
+    blocked: bool,
+    /// Failed attempts to flush.
+    failures: u64,
+    flush_error: Option<StoreError>,
+    closing: bool,
+}
+
+impl State {
+    /// In what time a flush is due; zero is now, `None` is not as things are.
+    fn due_in(&self, settings: &StoreSettings) -> Option<Duration> {
+        if self.seals.n <= self.flushed {
+            return None;
+        }
+        let now = self.active_bytes >= settings.memtable_bytes / 2 || self.log_bytes >= settings.flush_log_bytes || self.blocked || self.asked > self.flushed;
+        if now {
+            return Some(Duration::ZERO);
+        }
+        self.oldest.map(|since| settings.flush_after.saturating_sub(since.elapsed()))
+    }
+
+    fn has_room(&self, cost: usize, bound: usize) -> bool {
+        let used = self.active_bytes + self.frozen_bytes;
+        used == 0 || cost == 0 || used + cost <= bound
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it applies a seal")
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).expect("nothing panics while it applies a seal")
+    }
+
+    fn wait_for<'a>(&self, state: MutexGuard<'a, State>, most: Duration) -> MutexGuard<'a, State> {
+        self.changed.wait_timeout(state, most).expect("nothing panics while it applies a seal").0
+    }
+
+    fn view(&self) -> Arc<View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn tenant(&self, scope: &TenantScope) -> TenantView {
+        self.view().tenant(scope, &self.visible)
+    }
+
+    fn ready(&self) -> Result<(), StoreError> {
+        if self.visible.load(Ordering::Acquire) >= self.expected.load(Ordering::Acquire) {
+            Ok(())
+        } else {
+            Err(StoreError::Starting)
+        }
+    }
+
+    fn close(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).closing = true;
+        self.closing.send_replace(true);
+        self.changed.notify_all();
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Io("the store is closed".into())
+}
+
+impl EmbeddedStore {
+    /// Reads answer [`StoreError::Starting`] until seal `last_seal` is visible. Before the first call they always do.
+    pub fn expect(&self, last_seal: u64) {
+        self.0.inner.expected.store(last_seal, Ordering::Release);
+    }
+
+    /// Blocks until everything applied before the call is covered by a durable manifest; fails when an attempt to do so
+    /// failed meanwhile (it is tried again all the same), or the store was closed.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let inner = &self.0.inner;
+        let mut state = inner.state();
+        let (upto, failures) = (state.seals.n, state.failures);
+        state.asked = state.asked.max(upto);
+        inner.changed.notify_all();
+        loop {
+            if state.flushed >= upto {
+                return Ok(());
+            }
+            if state.failures != failures {
+                return Err(state.flush_error.clone().unwrap_or_else(closed));
+            }
+            if state.closing {
+                return Err(closed());
+            }
+            state = inner.wait(state);
+        }
+    }
+
+    /// Stops the flusher and everybody who waits for room; blocks until the file operation at work is over. What is not
+    /// flushed is in the log. Reads go on.
+    pub fn close(&self) {
+        self.0.close();
+    }
+
+    /// Deletes the files that the start found and that no manifest names, and says how many. To be called when neither the
+    /// log nor the store reported damage; with damage in the store it does nothing, since they may be what is left of it.
+    pub fn remove_orphans(&self) -> usize {
+        let inner = &self.0.inner;
+        if !inner.damage.is_empty() {
+            return 0;
+        }
+        let orphans = std::mem::take(&mut *inner.orphans.lock().unwrap_or_else(PoisonError::into_inner));
+        orphans.iter().filter(|file| inner.fs.remove(file).is_ok()).count()
+    }
+
+    /// How the store is doing.
+    pub fn health(&self) -> StoreHealth {
+        let inner = &self.0.inner;
+        let parts = inner.view().parts.len();
+        let state = inner.state();
+        StoreHealth {
+            damage: inner.damage.clone(),
+            flush_error: state.flush_error.clone(),
+            memtable_bytes: state.active_bytes + state.frozen_bytes,
+            blocked: state.blocked,
+            parts,
+            applied: state.seals.n,
+            flushed: state.flushed,
+        }
+    }
+
+    /// Runs a query on a thread that may block, when it is its turn. Dropping the future ends the query at its next check.
+    fn query<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner, &Control) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let inner = self.0.inner.clone();
+        Box::pin(async move {
+            inner.ready()?;
+            let control = Control {
+                deadline: Instant::now() + inner.settings.query_timeout,
+                abandoned: Arc::new(AtomicBool::new(false)),
+            };
+            let abandon = SetOnDrop(control.abandoned.clone());
+            let turn = {
+                let _waiting = Waiting::join(&inner).ok_or(StoreError::Busy)?;
+                let turn = inner.queries.clone().acquire_owned();
+                let turn = tokio::time::timeout_at(control.deadline, turn).await.map_err(|_| StoreError::Busy)?;
+                turn.expect("the semaphore is never closed")
+            };
+            let done = tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                work(&inner, &control)
+            })
+            .await;
+            drop(abandon);
+            done.unwrap_or_else(|error| {
+                tracing::error!(%error, "a query crashed");
+                Err(StoreError::Damaged("the query crashed".into()))
+            })
+        })
+    }
+}
+
+/// Tells a query that nobody waits for it any more.
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A place among the queries that wait for their turn.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn join(inner: &'a Inner) -> Option<Self> {
+        let waiting = Self(&inner.waiting);
+        let before = inner.waiting.fetch_add(1, Ordering::Relaxed);
+        (before < inner.settings.queries.saturating_mul(WAITING_PER_QUERY)).then_some(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Handle {
+    fn close(&self) {
+        self.inner.close();
+        let flusher = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if flusher.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the flusher crashed");
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Authority for EmbeddedStore {
+    fn get(&self, scope: &TenantScope, id: Uuid) -> BoxFuture<'static, Result<Option<StoredEntry>, StoreError>> {
+        let inner = &self.0.inner;
+        if let Err(error) = inner.ready() {
+            return Box::pin(std::future::ready(Err(error)));
+        }
+        let (view, scope) = (inner.view(), scope.clone());
+        if let Some(found) = view.memtables().find_map(|m| m.get(&scope, id, &inner.visible)) {
+            return Box::pin(std::future::ready(Ok(Some(found))));
+        }
+        self.query(move |_, control| query::get::on_disk(&view, &scope, id, control))
+    }
+
+    fn list(&self, scope: &TenantScope, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>> {
+        let scope = scope.clone();
+        self.query(move |inner, control| query::list::list(&inner.tenant(&scope), &query, control))
+    }
+
+    fn stats(&self, scope: &TenantScope, filter: Filter) -> BoxFuture<'static, Result<Stats, StoreError>> {
+        let scope = scope.clone();
+        self.query(move |inner, control| query::stats::stats(&inner.tenant(&scope), &filter, control))
+    }
+
+    fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>> {
+        let scope = scope.clone();
+        self.query(move |inner, control| {
+            let pause_at = Instant::now() + inner.settings.query_timeout / 4;
+            query::scan::scan(&inner.tenant(&scope), &filter, after, limit, control, pause_at)
+        })
+    }
+
+    fn visible_head(&self, scope: &TenantScope) -> VisibleHead {
+        let inner = &self.0.inner;
+        VisibleHead {
+            head: inner.view().head(scope, &inner.visible),
+        }
+    }
+
+    fn visible(&self) -> watch::Receiver<u64> {
+        self.0.inner.visible_now.subscribe()
+    }
+}
+
+impl SealFollower for EmbeddedStore {
+    fn apply(&self, seal: &Arc<DecidedSeal>) -> Result<(), StoreError> {
+        let inner = &self.0.inner;
+        let (cost, bound) = (Memtable::cost_of(seal), inner.settings.memtable_bytes);
+        let mut state = inner.state();
+        if seal.seal.n <= state.seals.n {
+            return Ok(());
+        }
+        while !state.has_room(cost, bound) && !state.closing {
+            state.blocked = true;
+            inner.changed.notify_all();
+            state = inner.wait(state);
+        }
+        state.blocked = false;
+        if state.closing {
+            return Err(closed());
+        }
+        let heads = &state.seals;
+        let bytes = inner.view().active.apply(seal, |tenant| heads.tenant(tenant).head);
+        state.seals.fold(&seal.seal, seal.crc);
+        state.active_bytes += bytes;
+        state.log_bytes += (seal.encoded_len + seal.packs.iter().map(|p| p.bytes().len()).sum::<usize>()) as u64;
+        let first = state.oldest.is_none();
+        state.oldest.get_or_insert_with(Instant::now);
+        inner.visible.store(seal.seal.n, Ordering::Release);
+        inner.visible_now.send_replace(seal.seal.n);
+        if first || state.due_in(&inner.settings) == Some(Duration::ZERO) {
+            inner.changed.notify_all();
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, keys: &[(TenantId, Uuid)]) -> Result<Vec<Option<ContentHash>>, StoreError> {
+        let view = self.0.inner.view();
+        let hash = |(tenant, id): &(TenantId, Uuid)| query::get::content_hash(&view, &TenantScope::new(tenant.clone()), *id);
+        keys.iter().map(hash).collect()
+    }
+
+    fn trimmable(&self) -> watch::Receiver<u64> {
+        self.0.inner.trimmable.subscribe()
+    }
+}

@@ -1,0 +1,247 @@
+//! Whatever is asked, the store answers as a plain list of rows would: in memory, on disk, half and half, after a restart.
+
+use super::*;
+use crate::fs::sim::CrashMode;
+
+const TENANTS: [&str; 3] = ["hot", "warm", "cold"];
+
+fn some<T>(dice: &mut Dice, percent: u64, make: impl FnOnce(&mut Dice) -> T) -> Option<T> {
+    dice.chance(percent).then(|| make(dice))
+}
+
+/// One or two values of a list, or one that nothing has.
+fn texts(dice: &mut Dice, from: &[&str]) -> Vec<String> {
+    let n = 1 + dice.below(2);
+    let pick = |dice: &mut Dice| {
+        if dice.chance(10) {
+            "nobody"
+        } else {
+            from[dice.below(from.len() as u64) as usize]
+        }
+    };
+    (0..n).map(|_| pick(dice).to_owned()).collect()
+}
+
+/// A random filter; mostly few conditions, so that something matches.
+fn filter(dice: &mut Dice, model: &Model) -> Filter {
+    let (span, head) = (200_000, model.head.min(40_000));
+    let time = |dice: &mut Dice| BASE - 60_000 + dice.below(span) as i64;
+    let id = |dice: &mut Dice| {
+        model
+            .rows
+            .get(dice.below(model.rows.len() as u64 + 2) as usize)
+            .map_or(Uuid::nil(), |r| r.entry().id())
+    };
+    let numbers: Vec<String> = (0..30).map(|n| n.to_string()).collect();
+    let numbers: Vec<&str> = numbers.iter().map(String::as_str).collect();
+    let lower = |list: Vec<String>| list.into_iter().map(|t| t.to_lowercase()).collect();
+    Filter {
+        from: some(dice, 20, time),
+        to: some(dice, 20, time),
+        timestamps: some(dice, 6, |d| (0..2).map(|_| time(d)).map(|t| (t, t + 30_000)).collect()).unwrap_or_default(),
+        ids: some(dice, 6, |d| vec![id(d), id(d)]).unwrap_or_default(),
+        user_id: some(dice, 12, |d| texts(d, &USERS)).unwrap_or_default(),
+        email: some(dice, 5, |d| texts(d, &["u1@example.org", "u2@example.org"])).unwrap_or_default(),
+        session_id: some(dice, 2, |d| texts(d, &["s"])).unwrap_or_default(),
+        resource_id: some(dice, 8, |d| texts(d, &numbers)).unwrap_or_default(),
+        request_id: Vec::new(),
+        actor: some(dice, 10, |d| texts(d, &["alice", "bob"])).unwrap_or_default(),
+        action: some(dice, 12, |d| lower(texts(d, &ACTIONS))).unwrap_or_default(),
+        resource_type: some(dice, 8, |d| lower(texts(d, &["doc", "session"]))).unwrap_or_default(),
+        severity: some(dice, 20, |d| vec![Severity::ALL[d.below(4) as usize], Severity::ALL[d.below(4) as usize]]).unwrap_or_default(),
+        ip_address: some(dice, 8, |d| {
+            let addr = std::net::IpAddr::from([10, 0, d.below(3) as u8, d.below(5) as u8]);
+            vec![IpRange {
+                addr,
+                prefix: [8, 23, 24, 31, 32][d.below(5) as usize],
+            }]
+        })
+        .unwrap_or_default(),
+        user_agent: some(dice, 6, |d| vec![texts(d, &["curl", "linux", "mozilla"])]).unwrap_or_default(),
+        min_sequence: some(dice, 12, |d| d.below(head + 3)),
+        max_sequence: some(dice, 12, |d| d.below(head + 3)),
+        metadata: some(dice, 10, |d| {
+            let word = format!("x{}", d.below(40));
+            let deep = LeafFilter {
+                path: vec!["deep".into(), "list".into()],
+                values: vec![word],
+            };
+            let flat = LeafFilter {
+                path: vec!["n".into()],
+                values: vec![d.below(12).to_string(), d.below(12).to_string()],
+            };
+            if d.chance(50) { vec![deep] } else { vec![flat] }
+        })
+        .unwrap_or_default(),
+    }
+}
+
+/// Asks `questions` random questions of each tenant and compares the answers.
+fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, questions: usize, context: &str) {
+    let models = Model::of(log);
+    for name in TENANTS {
+        let (scope, model) = (scope(name), &models[&tenant(name)]);
+        for round in 0..questions {
+            let filter = filter(dice, model);
+            let context = format!("{context}, {name}, question {round}, {filter:?}");
+            let sort = [Sort::TimestampDesc, Sort::TimestampAsc, Sort::SequenceDesc, Sort::SequenceAsc][dice.below(4) as usize];
+            let query = ListQuery {
+                filter: filter.clone(),
+                sort,
+                skip: [0, 0, 7, 2_000][dice.below(4) as usize],
+                limit: [1, 50, 1_000][dice.below(3) as usize],
+                count: dice.chance(50),
+            };
+            let page = bench.ask(bench.store.list(&scope, query.clone())).expect("lists");
+            let (entries, total) = model.list(&query);
+            assert!(
+                plain(&page.entries) == plain(&entries),
+                "{context}: {sort:?} {} {} of {total}",
+                query.skip,
+                query.limit
+            );
+            assert_eq!(page.total, query.count.then_some(total), "{context}");
+            assert_eq!(page.as_of, model.head, "{context}");
+            if round % 3 == 0 {
+                assert_eq!(
+                    bench.ask(bench.store.stats(&scope, filter.clone())).expect("counts"),
+                    model.stats(&filter),
+                    "{context}"
+                );
+            }
+            if round % 3 == 1 {
+                walk(bench, &scope, model, &filter, dice, &context);
+            }
+        }
+        gets(bench, &scope, model, dice, context);
+    }
+}
+
+/// Follows the log from some number on to its end.
+fn walk(bench: &Bench, scope: &TenantScope, model: &Model, filter: &Filter, dice: &mut Dice, context: &str) {
+    let start = dice.below(model.head.min(12_000) + 2);
+    let limit = [3, 500, 9_000][dice.below(3) as usize];
+    let (mut after, mut entries, mut voids) = (start, Vec::new(), Vec::new());
+    for _ in 0..12 {
+        let scan = bench.ask(bench.store.scan(scope, filter.clone(), after, limit)).expect("scans");
+        assert!(scan.entries.len() <= limit && scan.upto >= after, "{context}");
+        assert!(
+            scan.entries.iter().all(|e| e.sequence > Some(after) && e.sequence <= Some(scan.upto)),
+            "{context}"
+        );
+        entries.extend(scan.entries);
+        voids.extend(scan.voids);
+        after = scan.upto;
+        if after >= model.head {
+            break;
+        }
+    }
+    let complete = after >= model.head;
+    let expected: Vec<StoredEntry> = model
+        .matching(filter)
+        .into_iter()
+        .filter(|r| r.sequence > Some(start) && r.sequence <= Some(after))
+        .cloned()
+        .collect();
+    assert!(plain(&entries) == plain(&expected), "{context}: walk from {start} by {limit} to {after}");
+    let passed: u64 = voids.iter().map(|v| v.1 - v.0 + 1).sum();
+    let there: u64 = model.voids.iter().map(|v| (v.1 + 1).saturating_sub(v.0.max(start + 1))).sum();
+    assert!(!complete || passed == there, "{context}: voids {voids:?} from {start}");
+}
+
+fn gets(bench: &Bench, scope: &TenantScope, model: &Model, dice: &mut Dice, context: &str) {
+    for _ in 0..10 {
+        let row = &model.rows[dice.below(model.rows.len() as u64) as usize];
+        let id = row.entry().id();
+        let found = bench.ask(bench.store.get(scope, id)).expect("gets").expect("is there");
+        assert!(plain(&[found]) == plain(std::slice::from_ref(row)), "{context}: {id}");
+        let key = (scope.tenant().clone(), id);
+        assert_eq!(bench.store.lookup(&[key]).expect("looks up"), [Some(row.entry().hash())], "{context}");
+    }
+    assert!(bench.ask(bench.store.get(scope, Uuid::nil())).expect("gets").is_none(), "{context}");
+}
+
+#[test]
+fn the_store_answers_as_a_plain_list_of_rows_does() {
+    for seed in [11, 12] {
+        println!("seed {seed}");
+        let (mut sequencer, mut dice) = (Sequencer::new(seed), Dice::new(seed ^ 99));
+        let mut bench = Bench::recover(SimFs::new(), quiet(), &[]);
+        let grow = |bench: &Bench, sequencer: &mut Sequencer, seals: usize| {
+            for _ in 0..seals {
+                let seal = if sequencer.dice.chance(1) {
+                    sequencer.gap(&["hot", "cold"])
+                } else {
+                    sequencer.seal(&["hot", "hot", "hot", "hot", "warm"], 100)
+                };
+                bench.store.apply(&seal).expect("applies");
+            }
+            let seal = sequencer.seal(&["cold"], 3);
+            bench.store.apply(&seal).expect("applies");
+            bench.store.expect(seal.seal.n);
+        };
+        grow(&bench, &mut sequencer, 120);
+        compare(&bench, &sequencer.log, &mut dice, 30, &format!("seed {seed}, in memory"));
+        bench.store.flush().expect("flushes");
+        assert_eq!(bench.store.health().memtable_bytes, 0);
+        compare(&bench, &sequencer.log, &mut dice, 30, &format!("seed {seed}, one part"));
+        grow(&bench, &mut sequencer, 30);
+        compare(&bench, &sequencer.log, &mut dice, 15, &format!("seed {seed}, a part and memory"));
+        bench.store.flush().expect("flushes");
+        grow(&bench, &mut sequencer, 20);
+        bench.store.close();
+        let fs = bench.fs.crash(seed, CrashMode::Lose);
+        bench = Bench::recover(fs, quiet(), &sequencer.log);
+        assert_eq!(bench.opened.damage, []);
+        assert_eq!(bench.store.health().parts, 2);
+        compare(&bench, &sequencer.log, &mut dice, 30, &format!("seed {seed}, after a restart"));
+    }
+}
+
+#[test]
+fn no_answer_holds_a_row_of_another_tenant() {
+    let mut sequencer = Sequencer::new(5);
+    let bench = Bench::recover(SimFs::new(), quiet(), &[]);
+    for part in 0..3 {
+        for _ in 0..5 {
+            bench.store.apply(&sequencer.seal(&["a", "a-b", "b"], 20)).expect("applies");
+        }
+        if part < 2 {
+            bench.store.flush().expect("flushes");
+        }
+    }
+    let models = Model::of(&sequencer.log);
+    for (name, model) in &models {
+        let scope = TenantScope::new(name.clone());
+        for (other, rows) in &models {
+            for row in &rows.rows {
+                let id = row.entry().id();
+                let found = bench.ask(bench.store.get(&scope, id)).expect("gets");
+                assert_eq!(found.is_some(), other == name, "{id} of {other} asked by {name}");
+                let known = bench.store.lookup(&[(name.clone(), id)]).expect("looks up");
+                assert_eq!(known[0].is_some(), other == name, "{id} of {other} looked up by {name}");
+                let filter = Filter {
+                    ids: vec![id],
+                    ..Filter::default()
+                };
+                let stats = bench.ask(bench.store.stats(&scope, filter)).expect("counts");
+                assert_eq!(stats.total, u64::from(other == name), "{id} of {other} counted by {name}");
+            }
+        }
+        assert_eq!(bench.store.visible_head(&scope).head, model.head);
+    }
+    bench.check_rows(&sequencer.log, "three tenants");
+    let stranger = scope("c");
+    let page = bench
+        .ask(bench.store.list(
+            &stranger,
+            ListQuery {
+                limit: 10,
+                count: true,
+                ..ListQuery::default()
+            },
+        ))
+        .expect("lists");
+    assert_eq!((page.entries.len(), page.total, page.as_of), (0, Some(0), 0));
+    assert_eq!(bench.ask(bench.store.stats(&stranger, Filter::default())).expect("counts"), Stats::default());
+}

@@ -1,0 +1,358 @@
+//! Tests of the store as a whole: a sequencer that makes seals, a plain model that answers the same questions, and a store on
+//! a simulated disk.
+
+mod answers;
+mod faults;
+mod flow;
+
+use super::*;
+use crate::{
+    fs::sim::{Dice, SimFs},
+    model::{
+        entry::{Field, NewEntry, Severity},
+        filter::{IpRange, LeafFilter, Surroundings},
+        pack::{Pack, PackBuilder, PackHeader},
+    },
+    seal::{Decision, Seal, SealPack, SealTenant},
+    sinks::Sort,
+};
+use smallvec::smallvec;
+use std::collections::{BTreeMap, HashMap};
+
+fn tenant(name: &str) -> TenantId {
+    TenantId::parse(name).expect("a tenant")
+}
+
+fn scope(name: &str) -> TenantScope {
+    TenantScope::new(tenant(name))
+}
+
+const BASE: i64 = 1_700_000_000_000;
+const ACTIONS: [&str; 5] = ["LOGIN", "login", "CREATE", "Delete", "ÄNDERN"];
+const USERS: [&str; 7] = ["u0", "u1", "u2", "u3", "u4", "", "user with words"];
+
+/// Makes packs and seals as the sequencer does, and keeps every seal, as a log does that is never trimmed.
+struct Sequencer {
+    dice: Dice,
+    heads: HashMap<TenantId, u64>,
+    crc: u32,
+    log: Vec<Arc<DecidedSeal>>,
+    next_id: u128,
+}
+
+impl Sequencer {
+    fn new(seed: u64) -> Self {
+        Self {
+            dice: Dice::new(seed),
+            heads: HashMap::new(),
+            crc: 0,
+            log: Vec::new(),
+            next_id: 1,
+        }
+    }
+
+    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+        from[self.dice.below(from.len() as u64) as usize]
+    }
+
+    /// A pack of random entries; ids ascend from `next_id`.
+    fn pack(&mut self, tenant: &TenantId, len: usize) -> Arc<Pack> {
+        let mut builder = PackBuilder::default();
+        let now = BASE + self.log.len() as i64 * 1_000;
+        for _ in 0..len {
+            let d = &mut self.dice;
+            let late = if d.chance(10) { d.below(50_000) as i64 } else { d.below(900) as i64 };
+            let (word, number) = (d.below(40), d.below(12));
+            let message = format!("word{word} of {number} in a message");
+            let metadata = format!(r#"{{"n":{number},"deep":{{"list":["x{word}","y"]}},"ok":true}}"#);
+            let ip = [10, 0, d.below(3) as u8, d.below(4) as u8];
+            let (with_user, with_ip, with_metadata) = (d.chance(80), d.chance(50), d.chance(70));
+            let severity = Severity::ALL[[0, 0, 0, 0, 1, 1, 2, 3][d.below(8) as usize]];
+            let (action, user) = (self.pick(&ACTIONS), self.pick(&USERS));
+            let (kind, agent) = (self.pick(&["doc", "Doc", "session"]), self.pick(&["curl/8 linux", "Mozilla linux"]));
+            let resource = self.dice.below(30).to_string();
+            let email = format!("{user}@example.org");
+            let mut fields: [Option<Vec<u8>>; Field::COUNT] = Default::default();
+            let mut set = |field: Field, text: &[u8]| fields[field as usize] = Some(text.to_vec());
+            set(Field::Action, action.as_bytes());
+            set(Field::ResourceType, kind.as_bytes());
+            set(Field::ResourceId, resource.as_bytes());
+            set(Field::Message, message.as_bytes());
+            set(Field::UserAgent, agent.as_bytes());
+            if with_user {
+                set(Field::UserId, user.as_bytes());
+                set(Field::Email, email.as_bytes());
+            }
+            if with_ip {
+                set(Field::IpAddress, &ip);
+            }
+            if with_metadata {
+                set(Field::Metadata, metadata.as_bytes());
+            }
+            let fields: [Option<&[u8]>; Field::COUNT] = std::array::from_fn(|i| fields[i].as_deref());
+            builder.push(&NewEntry {
+                id: Uuid::from_u128(self.next_id),
+                client_id: true,
+                hash: self.next_id * 7,
+                timestamp: now - late,
+                severity,
+                fields,
+            });
+            self.next_id += 1;
+        }
+        let header = PackHeader {
+            pack_id: Uuid::from_u128(self.next_id << 64),
+            tenant: tenant.clone(),
+            actor: ["alice", "bob"][self.dice.below(2) as usize].into(),
+            request_id: "r".into(),
+            received_at: now + 7,
+            part: (0, 1),
+        };
+        Arc::new(builder.finish(header).expect("entries"))
+    }
+
+    /// Seals packs whose entries are all new but for those that `repeats` says.
+    fn seal_of(&mut self, packs: Vec<Arc<Pack>>, repeat: impl Fn(usize, usize) -> bool) -> Arc<DecidedSeal> {
+        let mut tenants: Vec<SealTenant> = Vec::new();
+        let mut decided = Vec::new();
+        for (p, pack) in packs.iter().enumerate() {
+            let head = self.heads.entry(pack.tenant().clone()).or_default();
+            let at = tenants.iter().position(|t| t.tenant == *pack.tenant()).unwrap_or_else(|| {
+                tenants.push(change(pack.tenant(), *head));
+                tenants.len() - 1
+            });
+            let decisions: Vec<Decision> = (0..pack.len())
+                .map(|i| if repeat(p, i) { Decision::Duplicate } else { Decision::New })
+                .collect();
+            let new = decisions.iter().filter(|d| **d == Decision::New).count() as u64;
+            let first_sequence = if new == 0 { 0 } else { *head + 1 };
+            *head += new;
+            let tenant = &mut tenants[at];
+            tenant.head = *head;
+            tenant.stored += new;
+            tenant.duplicate += pack.len() as u64 - new;
+            tenant.accepted += pack.len() as u64;
+            tenant.bytes += pack.bytes().len() as u64;
+            decided.push(SealPack {
+                pack_id: pack.id(),
+                tenant: at as u32,
+                positions: smallvec![],
+                decisions,
+                refusal: None,
+                first_sequence,
+            });
+        }
+        self.append(tenants, decided, packs, false)
+    }
+
+    /// A seal of random packs of some of the tenants; a tenth of the packs holds repeats too.
+    fn seal(&mut self, tenants: &[&str], entries: u64) -> Arc<DecidedSeal> {
+        let packs: Vec<_> = (0..1 + self.dice.below(4))
+            .map(|_| {
+                let name = tenant(self.pick(tenants));
+                let len = 1 + self.dice.below(entries) as usize;
+                self.pack(&name, len)
+            })
+            .collect();
+        let repeats = self.dice.chance(10);
+        self.seal_of(packs, |p, i| repeats && p == 0 && i % 2 == 0)
+    }
+
+    /// A seal after a damage: the heads of these tenants jump.
+    fn gap(&mut self, tenants: &[&str]) -> Arc<DecidedSeal> {
+        let changes = tenants.iter().map(|name| {
+            let head = self.heads.entry(tenant(name)).or_default();
+            *head += 1 << 20;
+            SealTenant {
+                void: Some((*head - (1 << 20) + 1, *head)),
+                ..change(&tenant(name), *head)
+            }
+        });
+        let changes = changes.collect();
+        self.append(changes, vec![], vec![], true)
+    }
+
+    fn append(&mut self, tenants: Vec<SealTenant>, packs: Vec<SealPack>, bytes: Vec<Arc<Pack>>, chain_break: bool) -> Arc<DecidedSeal> {
+        let seal = Seal {
+            n: self.log.len() as u64 + 1,
+            previous_crc: self.crc,
+            owner: Uuid::nil(),
+            sealed_at: 0,
+            chain_break,
+            tenants,
+            packs,
+        };
+        self.crc = self.crc.wrapping_add(1);
+        let sealed = Arc::new(DecidedSeal {
+            seal,
+            crc: self.crc,
+            packs: bytes,
+            encoded_len: 100,
+        });
+        self.log.push(sealed.clone());
+        sealed
+    }
+}
+
+fn change(tenant: &TenantId, head: u64) -> SealTenant {
+    SealTenant {
+        tenant: tenant.clone(),
+        head,
+        void: None,
+        stored: 0,
+        duplicate: 0,
+        dead_lettered: 0,
+        accepted: 0,
+        bytes: 0,
+    }
+}
+
+/// The rows and voids of one tenant, in sequence order.
+#[derive(Default)]
+struct Model {
+    rows: Vec<StoredEntry>,
+    voids: Vec<(u64, u64)>,
+    head: u64,
+}
+
+impl Model {
+    /// What the seals of a log say about each tenant.
+    fn of(log: &[Arc<DecidedSeal>]) -> BTreeMap<TenantId, Model> {
+        let mut all: BTreeMap<TenantId, Model> = BTreeMap::new();
+        for sealed in log {
+            for entry in sealed.entries().filter(|e| e.sequence.is_some()) {
+                let header = entry.pack.header();
+                all.entry(header.tenant.clone()).or_default().rows.push(StoredEntry {
+                    record: entry.pack.record(entry.index),
+                    received_at: header.received_at,
+                    actor: header.actor.clone(),
+                    sequence: entry.sequence,
+                });
+            }
+            for change in &sealed.seal.tenants {
+                let model = all.entry(change.tenant.clone()).or_default();
+                model.voids.extend(change.void);
+                model.head = change.head;
+            }
+        }
+        all
+    }
+
+    fn matching(&self, filter: &Filter) -> Vec<&StoredEntry> {
+        let matches = |row: &&StoredEntry| {
+            let around = Surroundings {
+                sequence: row.sequence.unwrap_or(0),
+                actor: &row.actor,
+            };
+            filter.matches(&row.entry(), around)
+        };
+        self.rows.iter().filter(matches).collect()
+    }
+
+    fn list(&self, query: &ListQuery) -> (Vec<StoredEntry>, u64) {
+        let mut rows = self.matching(&query.filter);
+        match query.sort {
+            Sort::TimestampDesc => rows.sort_by_key(|r| std::cmp::Reverse((r.entry().timestamp(), r.sequence))),
+            Sort::TimestampAsc => rows.sort_by_key(|r| (r.entry().timestamp(), r.sequence)),
+            Sort::SequenceDesc => rows.sort_by_key(|r| std::cmp::Reverse(r.sequence)),
+            Sort::SequenceAsc => rows.sort_by_key(|r| r.sequence),
+        }
+        let page = rows.iter().skip(query.skip).take(query.limit).map(|r| (*r).clone());
+        (page.collect(), rows.len() as u64)
+    }
+
+    fn stats(&self, filter: &Filter) -> Stats {
+        let rows = self.matching(filter);
+        let count = |field: Field| {
+            let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+            for text in rows.iter().filter_map(|r| r.entry().text(field)) {
+                *counts.entry(text).or_default() += 1;
+            }
+            let mut counts: Vec<(String, u64)> = counts.into_iter().map(|(text, n)| (text.to_owned(), n)).collect();
+            counts.sort_by_key(|c| std::cmp::Reverse(c.1)); // stable: ties by text
+            counts
+        };
+        let mut by_severity = [0; 4];
+        rows.iter().for_each(|r| by_severity[r.entry().severity() as usize] += 1);
+        let users = count(Field::UserId);
+        Stats {
+            total: rows.len() as u64,
+            by_severity,
+            by_action: (count(Field::Action), 0),
+            by_resource_type: (count(Field::ResourceType), 0),
+            unique_users: users.len() as u64,
+            top_users: users.into_iter().take(10).collect(),
+            first: rows.iter().map(|r| r.entry().timestamp()).min(),
+            last: rows.iter().map(|r| r.entry().timestamp()).max(),
+        }
+    }
+}
+
+/// What of an entry is compared.
+fn plain(entries: &[StoredEntry]) -> Vec<(Option<u64>, Vec<u8>, i64, String)> {
+    let one = |e: &StoredEntry| (e.sequence, e.record.to_vec(), e.received_at, e.actor.to_string());
+    entries.iter().map(one).collect()
+}
+
+/// A store on a simulated disk, and what drives it.
+struct Bench {
+    fs: SimFs,
+    store: EmbeddedStore,
+    opened: Opened,
+    settled: watch::Sender<u64>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Bench {
+    /// Opens the store of the disk, with dead letters all settled.
+    fn open(fs: SimFs, settings: StoreSettings) -> Self {
+        let settled = watch::Sender::new(u64::MAX);
+        let (store, opened) = EmbeddedStore::open(Arc::new(fs.clone()), "/data".into(), settings, settled.subscribe()).expect("opens");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Self {
+            fs,
+            store,
+            opened,
+            settled,
+            runtime,
+        }
+    }
+
+    /// The same, then the seals of the log after the checkpoint, as a start does.
+    fn recover(fs: SimFs, settings: StoreSettings, log: &[Arc<DecidedSeal>]) -> Self {
+        let bench = Self::open(fs, settings);
+        bench.store.expect(log.len() as u64);
+        for seal in log.iter().filter(|s| s.seal.n > bench.opened.rebuild_from) {
+            bench.store.apply(seal).expect("applies");
+        }
+        bench
+    }
+
+    fn ask<T>(&self, answer: BoxFuture<'static, Result<T, StoreError>>) -> Result<T, StoreError> {
+        self.runtime.block_on(answer)
+    }
+
+    /// Every row of every tenant by the simplest questions.
+    fn check_rows(&self, log: &[Arc<DecidedSeal>], context: &str) {
+        for (name, model) in Model::of(log) {
+            let scope = TenantScope::new(name.clone());
+            let query = ListQuery {
+                sort: Sort::SequenceAsc,
+                limit: usize::MAX,
+                count: true,
+                ..ListQuery::default()
+            };
+            let page = self.ask(self.store.list(&scope, query.clone())).expect("lists");
+            let expected = model.list(&query);
+            assert_eq!(page.entries.len(), expected.0.len(), "{context}: rows of {name}");
+            assert!(plain(&page.entries) == plain(&expected.0), "{context}: rows of {name} differ");
+            assert_eq!((page.total, page.as_of), (Some(expected.1), model.head), "{context}: {name}");
+            assert_eq!(self.store.visible_head(&scope).head, model.head, "{context}: {name}");
+        }
+    }
+}
+
+/// Small enough that tests flush when they say so.
+fn quiet() -> StoreSettings {
+    StoreSettings::default()
+}
