@@ -1,1 +1,246 @@
-//! In work.
+//! JSON Web Tokens of the local issuer: HS256 with the secret of the data folder.
+//!
+//! A token's algorithm must be HS256, whatever its header asks for; `exp` is required; 60 s of clock skew are allowed.
+//! Claims: `sub`, `tenant` (a tenant id), `role` (a name or a list of names), `exp`. Tokens that were found good are
+//! remembered until they expire, so that a client which sends the same one with every request costs a look-up.
+
+use super::{Principal, Role};
+use crate::model::tenant::TenantId;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::{
+    collections::HashMap,
+    sync::{PoisonError, RwLock},
+};
+
+/// Clock skew allowed between whoever made the token and us, seconds.
+const LEEWAY: i64 = 60;
+/// Longer tokens are refused unread; what we need fits a tenth of it.
+const MAX_TOKEN: usize = 8 * 1024;
+/// Tokens remembered: at most this many, each at most [`MAX_REMEMBERED`] long (8 MiB in all).
+const MAX_TOKENS: usize = 4096;
+const MAX_REMEMBERED: usize = 2048;
+/// A subject becomes `user_id` where an entry has none, which may be this long.
+const MAX_SUBJECT: usize = 256;
+
+/// Why a token was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// It is no token that we can read, or has another algorithm (401).
+    #[error("the token is malformed or has another algorithm than HS256")]
+    Malformed,
+    /// It was not signed with our secret (401).
+    #[error("the signature of the token does not fit")]
+    Signature,
+    /// It has no time of expiry (401).
+    #[error("the token has no `exp`")]
+    NoExpiry,
+    /// It has expired (401).
+    #[error("the token has expired")]
+    Expired,
+    /// It is not valid yet (401).
+    #[error("the token is not valid yet")]
+    NotYet,
+    /// It names nobody (401).
+    #[error("the token needs a `sub` of 1 to 256 bytes without control characters")]
+    Subject,
+    /// It names no tenant, or what it names is no tenant id (401).
+    #[error("the token needs a `tenant` that is a tenant id")]
+    Tenant,
+    /// It has no role, or one that there is not (403).
+    #[error("the token has no known role")]
+    UnknownRole,
+}
+
+impl AuthError {
+    /// Whether the caller is known but has no right (403), rather than not known (401).
+    pub fn is_forbidden(&self) -> bool {
+        *self == Self::UnknownRole
+    }
+
+    /// The `code` of the problem document.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Malformed | Self::Signature | Self::NoExpiry | Self::NotYet | Self::Subject => "invalid_credential",
+            Self::Expired => "expired_credential",
+            Self::Tenant => "invalid_tenant_claim",
+            Self::UnknownRole => "unknown_role",
+        }
+    }
+}
+
+/// What a token says.
+#[derive(Deserialize)]
+struct Claims {
+    #[serde(default)]
+    sub: Value,
+    #[serde(default)]
+    tenant: Value,
+    #[serde(default)]
+    role: Value,
+    #[serde(default)]
+    exp: Value,
+    #[serde(default)]
+    nbf: Value,
+}
+
+/// Checks tokens. Share it; all methods are cheap and do not block.
+pub struct Authenticator {
+    key: DecodingKey,
+    validation: Validation,
+    /// Tokens that were found good, with who they speak for.
+    good: RwLock<HashMap<Box<str>, Principal>>,
+}
+
+impl Authenticator {
+    /// Checks tokens signed with `secret`, the text of the data folder's secret file.
+    pub fn local(secret: &[u8]) -> Self {
+        let mut validation = Validation::new(Algorithm::HS256);
+        // Times are checked below, by a clock that tests can turn; the local issuer has no audience.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        Self {
+            key: DecodingKey::from_secret(secret),
+            validation,
+            good: RwLock::default(),
+        }
+    }
+
+    /// Who the token speaks for.
+    pub fn authenticate(&self, token: &str) -> Result<Principal, AuthError> {
+        self.authenticate_at(token, chrono::Utc::now().timestamp())
+    }
+
+    fn authenticate_at(&self, token: &str, now: i64) -> Result<Principal, AuthError> {
+        if let Some(principal) = self.good.read().unwrap_or_else(PoisonError::into_inner).get(token) {
+            // Once expired it stays so; the entry goes when room is needed.
+            return if is_over(principal, now) {
+                Err(AuthError::Expired)
+            } else {
+                Ok(principal.clone())
+            };
+        }
+        let principal = self.check(token, now)?;
+        if token.len() <= MAX_REMEMBERED {
+            self.remember(token, principal.clone(), now);
+        }
+        Ok(principal)
+    }
+
+    fn check(&self, token: &str, now: i64) -> Result<Principal, AuthError> {
+        if token.len() > MAX_TOKEN {
+            return Err(AuthError::Malformed);
+        }
+        let data = jsonwebtoken::decode::<Claims>(token, &self.key, &self.validation).map_err(|e| match e.kind() {
+            jsonwebtoken::errors::ErrorKind::InvalidSignature => AuthError::Signature,
+            _ => AuthError::Malformed,
+        })?;
+        if data.header.crit.is_some() {
+            return Err(AuthError::Malformed); // RFC 7515: what is critical and not understood must be refused
+        }
+        let claims = data.claims;
+        let expires_at = seconds(&claims.exp).ok_or(AuthError::NoExpiry)?;
+        if now >= expires_at.saturating_add(LEEWAY) {
+            return Err(AuthError::Expired);
+        }
+        if !claims.nbf.is_null() && seconds(&claims.nbf).is_none_or(|nbf| now.saturating_add(LEEWAY) < nbf) {
+            return Err(AuthError::NotYet);
+        }
+        principal(&claims, expires_at)
+    }
+
+    fn remember(&self, token: &str, principal: Principal, now: i64) {
+        let mut good = self.good.write().unwrap_or_else(PoisonError::into_inner);
+        if good.len() >= MAX_TOKENS {
+            good.retain(|_, principal| !is_over(principal, now));
+        }
+        if good.len() >= MAX_TOKENS {
+            // So many at once are throw-away tokens; there is nothing to gain in choosing among them.
+            good.clear();
+        }
+        good.insert(token.into(), principal);
+    }
+}
+
+fn is_over(principal: &Principal, now: i64) -> bool {
+    principal.expires_at.is_some_and(|at| now >= at.saturating_add(LEEWAY))
+}
+
+/// A NumericDate: whole or broken seconds since 1970.
+fn seconds(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_f64().filter(|s| s.is_finite()).map(|s| s as i64))
+}
+
+fn principal(claims: &Claims, expires_at: i64) -> Result<Principal, AuthError> {
+    let subject = claims.sub.as_str().ok_or(AuthError::Subject)?;
+    if subject.is_empty() || subject.len() > MAX_SUBJECT || subject.chars().any(char::is_control) {
+        return Err(AuthError::Subject);
+    }
+    let tenant = match &claims.tenant {
+        Value::Null => None,
+        Value::String(text) => Some(TenantId::parse(text).map_err(|_| AuthError::Tenant)?),
+        _ => return Err(AuthError::Tenant),
+    };
+    let roles = roles_claim(&claims.role);
+    let only_platform = matches!(roles.as_deref(), Some([Role::PlatformAdmin]));
+    if tenant.is_none() && !only_platform {
+        return Err(AuthError::Tenant);
+    }
+    Ok(Principal {
+        subject: subject.into(),
+        tenant,
+        roles: roles.ok_or(AuthError::UnknownRole)?,
+        expires_at: Some(expires_at),
+    })
+}
+
+/// Every role that the claim names, sorted; `None` when it names none, or one that there is not.
+fn roles_claim(claim: &Value) -> Option<Vec<Role>> {
+    let mut roles = Vec::new();
+    match claim {
+        Value::String(name) => roles.extend_from_slice(roles_named(name)?),
+        Value::Array(names) => {
+            for name in names {
+                roles.extend_from_slice(roles_named(name.as_str()?)?);
+            }
+        }
+        _ => return None,
+    }
+    roles.sort_unstable();
+    roles.dedup();
+    (!roles.is_empty()).then_some(roles)
+}
+
+/// What a role's name stands for with the local issuer, in any case of letters.
+pub fn roles_named(name: &str) -> Option<&'static [Role]> {
+    Some(match name.to_ascii_lowercase().as_str() {
+        "admin" => &[Role::Admin],
+        "auditor" => &[Role::Auditor],
+        "user" => &[Role::Writer, Role::Viewer],
+        "viewer" | "reader" => &[Role::Viewer],
+        "writer" => &[Role::Writer],
+        "platform_admin" => &[Role::PlatformAdmin],
+        _ => return None,
+    })
+}
+
+/// What a new token is to say.
+#[derive(Debug, Clone, Serialize)]
+pub struct NewToken<'a> {
+    /// Who.
+    pub sub: &'a str,
+    /// Which tenant; needed unless the role is `platform_admin`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<&'a TenantId>,
+    /// Names of roles, see [`roles_named`].
+    pub role: &'a [String],
+    /// When it ends, seconds since 1970.
+    pub exp: i64,
+}
+
+/// Signs a token with the local secret.
+pub fn mint(secret: &[u8], token: &NewToken<'_>) -> String {
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), token, &EncodingKey::from_secret(secret)).expect("plain claims and an HMAC key always encode")
+}

@@ -2,6 +2,7 @@
 
 pub mod jwt;
 pub mod policy;
+pub mod secret;
 
 use crate::model::tenant::TenantId;
 
