@@ -1,1 +1,2 @@
 //! In work.
+pub mod broadcast;

@@ -4,7 +4,15 @@
 //! problem never carries internals, credentials or values of the query string: it names the parameter and says what is
 //! right. 503 promises that nothing happened; 504 says that it is unknown and names the ids.
 
-use crate::{queue::AcceptError, sinks::StoreError};
+use crate::{
+    actors::broadcast::SubscribeError,
+    auth::jwt::AuthError,
+    catalog::CatalogError,
+    model::parse::{BodyError, ItemError},
+    objects::ObjectError,
+    queue::AcceptError,
+    sinks::StoreError,
+};
 use axum::{
     body::Body,
     http::{HeaderValue, StatusCode, header},
@@ -22,7 +30,10 @@ pub enum Code {
     BodyTimeout,
     MissingCredential,
     InvalidCredential,
+    ExpiredCredential,
+    InvalidTenantClaim,
     AmbiguousCredential,
+    UnknownRole,
     Forbidden,
     UnknownTenant,
     NotFound,
@@ -53,6 +64,9 @@ impl Code {
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "The request body did not arrive in time"),
             Self::MissingCredential => (StatusCode::UNAUTHORIZED, "missing_credential", "A credential is needed"),
             Self::InvalidCredential => (StatusCode::UNAUTHORIZED, "invalid_credential", "The credential is not valid"),
+            Self::ExpiredCredential => (StatusCode::UNAUTHORIZED, "expired_credential", "The credential has expired"),
+            Self::InvalidTenantClaim => (StatusCode::UNAUTHORIZED, "invalid_tenant_claim", "The credential names no tenant"),
+            Self::UnknownRole => (StatusCode::FORBIDDEN, "unknown_role", "The credential names no known role"),
             Self::AmbiguousCredential => (StatusCode::UNAUTHORIZED, "ambiguous_credential", "More than one credential"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "The credential does not allow this"),
             Self::UnknownTenant => (StatusCode::FORBIDDEN, "unknown_tenant", "The tenant does not exist"),
@@ -273,6 +287,81 @@ impl From<StoreError> for Problem {
                 tracing::error!(%error, "a read failed");
                 unavailable("the store cannot read its data; see `/health`", 30)
             }
+        }
+    }
+}
+
+impl From<AuthError> for Problem {
+    fn from(error: AuthError) -> Self {
+        let code = match &error {
+            AuthError::Malformed | AuthError::Signature | AuthError::NoExpiry | AuthError::NotYet | AuthError::Subject => Code::InvalidCredential,
+            AuthError::Expired => Code::ExpiredCredential,
+            AuthError::Tenant => Code::InvalidTenantClaim,
+            AuthError::UnknownRole => Code::UnknownRole,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<CatalogError> for Problem {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::Exists => Self::new(Code::Conflict, "a tenant of this id exists already, or existed once; choose another id"),
+            CatalogError::NotFound => Self::not_found(),
+            CatalogError::Invalid { field, message } => {
+                let detail = format!("`{field}`: {message}");
+                Self::new(Code::InvalidBody, detail).with_errors(vec![FieldError::new(field, "invalid_value", message)])
+            }
+            CatalogError::NotImplemented(field) => Self::not_implemented(format_args!("a value of `{field}` other than its default")),
+            CatalogError::Unavailable(error) => error.into(),
+            CatalogError::Damaged(_) => {
+                tracing::error!(%error, "a tenant cannot be read");
+                super::layers::internal()
+            }
+        }
+    }
+}
+
+impl From<ObjectError> for Problem {
+    fn from(error: ObjectError) -> Self {
+        tracing::error!(%error, "the object store failed");
+        Self::new(Code::Unavailable, "the object store cannot be used at the moment").retry_after(Duration::from_secs(5))
+    }
+}
+
+impl From<BodyError> for Problem {
+    fn from(error: BodyError) -> Self {
+        let code = match error {
+            BodyError::Malformed { .. } | BodyError::Empty => Code::InvalidBody,
+            BodyError::TooMany { .. } => Code::TooManyEntries,
+            BodyError::TooLarge => Code::TooLarge,
+        };
+        Self::new(code, format!("{error}; nothing was kept"))
+    }
+}
+
+impl From<SubscribeError> for Problem {
+    fn from(error: SubscribeError) -> Self {
+        match error {
+            SubscribeError::BeyondHead { head } => Self::parameter(
+                "after",
+                "beyond_head",
+                format!("`after` is beyond the tenant's last entry, which is number {head}"),
+            ),
+            SubscribeError::TooMany => Self::new(Code::Unavailable, "too many live feeds at once").retry_after(Duration::from_secs(5)),
+            SubscribeError::Stopping => Self::new(Code::Unavailable, "the process is stopping").retry_after(Duration::from_secs(5)),
+        }
+    }
+}
+
+impl FieldError {
+    /// An error of an entry; `numbered` when the request may hold several.
+    pub fn of_item(error: ItemError, numbered: bool) -> Self {
+        Self {
+            index: numbered.then_some(error.index),
+            field: error.field,
+            code: error.code.as_str().into(),
+            message: error.message,
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct HttpSettings {
     pub body_memory_tenant_bytes: usize,
     /// Longest silence of a client inside a request body.
     pub body_idle: Duration,
+    /// Longest time that a whole request body may take.
+    pub body_total: Duration,
     /// Bodies larger than this are decoded and parsed on the blocking pool, smaller ones on the reactor.
     pub inline_bytes: usize,
     /// Connections at once; further ones wait in the kernel's backlog.
@@ -47,6 +49,7 @@ impl Default for HttpSettings {
             body_memory_bytes: 96 << 20,
             body_memory_tenant_bytes: 48 << 20,
             body_idle: Duration::from_secs(30),
+            body_total: Duration::from_secs(300),
             inline_bytes: 256 << 10,
             max_connections: 4096,
             header_timeout: Duration::from_secs(30),
