@@ -1,1 +1,227 @@
-//! In work.
+//! The command line: arguments in, an exit code out. One file per command that a person types.
+//!
+//! Results go to stdout, logs and errors to stderr. An error is one clear line (a wrong configuration one per problem).
+
+pub mod check_config;
+pub mod client;
+pub mod demo;
+pub mod ingest;
+pub mod serve;
+pub mod token;
+
+use crate::{
+    auth::jwt::roles_named,
+    config::{Settings, Sources, parse_span},
+    error::{AppError, Exit},
+    model::tenant::TenantId,
+};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{io::Write, path::PathBuf, time::Duration};
+
+/// The audit log that never loses, never leaks, never lies.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, max_term_width = 120)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Common {
+    /// A configuration file (TOML) over the defaults; the environment (SLUICE__SECTION__KEY) and flags go over it
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The data folder, instead of the configured one
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<String>,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(ServeArgs),
+    /// Show the whole thing at work on this machine, with made-up entries
+    Demo(DemoArgs),
+    /// Send the audit entries of files
+    Ingest(IngestArgs),
+    /// Print a token signed with the local secret
+    Token(TokenArgs),
+    /// Check the configuration and print what is in force
+    CheckConfig,
+}
+
+/// Arguments of `sluice serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where to listen, instead of http.listen
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Where to serve health and metrics, instead of admin.listen
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin_listen: Option<String>,
+    /// What to do: all, api or consumer
+    #[arg(long)]
+    role: Option<String>,
+}
+
+/// Arguments of `sluice demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// End after this many seconds (else with Ctrl-C)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: Option<u64>,
+    /// Entries per second
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub rate: u32,
+    /// Number of tenants
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub tenants: u32,
+}
+
+/// Arguments of `sluice ingest`.
+#[derive(Debug, Args)]
+pub struct IngestArgs {
+    /// Files of entries, plain, gzip or zstd
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The tenant that they belong to
+    #[arg(long, value_parser = tenant_id)]
+    pub tenant: TenantId,
+    /// Make the tenant if there is none
+    #[arg(long)]
+    pub create_tenant: bool,
+    /// What the files hold
+    #[arg(long, value_enum, default_value_t = IngestFormat::Auto)]
+    pub format: IngestFormat,
+    /// The server.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// What a file of entries holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum IngestFormat {
+    /// Find out by name and contents
+    Auto,
+    /// One JSON object per line
+    Ndjson,
+    /// A JSON array of objects
+    Json,
+    /// A header of field names, then one entry per record
+    Csv,
+    /// Records of AWS CloudTrail
+    Cloudtrail,
+}
+
+/// Where the server is, and who asks.
+#[derive(Debug, Clone, Args)]
+pub struct ClientArgs {
+    /// The server
+    #[arg(long, env = "SLUICE_URL", default_value = "http://127.0.0.1:8080", value_name = "URL")]
+    pub url: String,
+    /// The credential; without one a token is made from the local secret, if it is readable
+    #[arg(long, env = "SLUICE_TOKEN", hide_env_values = true, value_name = "JWT")]
+    pub token: Option<String>,
+}
+
+/// Arguments of `sluice token`.
+#[derive(Debug, Args)]
+pub struct TokenArgs {
+    /// The tenant that the token is for; it need not exist
+    #[arg(long, value_parser = tenant_id)]
+    pub tenant: Option<TenantId>,
+    /// A role: writer, viewer, auditor, admin, user (writer and viewer) or platform_admin; may be repeated
+    #[arg(long, required = true, value_parser = role)]
+    pub role: Vec<String>,
+    /// Whom the token names
+    #[arg(long, default_value = "cli", value_parser = subject)]
+    pub sub: String,
+    /// How long it is good, such as 30m, 1h or 7d
+    #[arg(long, default_value = "1h", value_parser = ttl)]
+    pub ttl: Duration,
+}
+
+/// Runs the command line of this process and says how it ended.
+pub fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            let _ = error.print(); // with stdout or stderr gone there is nobody to tell
+            return exit;
+        }
+    };
+    run(cli).unwrap_or_else(|error| {
+        let _ = writeln!(std::io::stderr(), "sluice: {error}"); // as above
+        error.exit
+    })
+}
+
+fn run(cli: Cli) -> Result<Exit, AppError> {
+    let settings = |mut sources: Sources| {
+        sources.file = cli.common.config;
+        if let Some(data_dir) = cli.common.data_dir {
+            sources.flags.push(("--data-dir", "data_dir", data_dir));
+        }
+        Settings::load(&sources).map_err(AppError::usage)
+    };
+    match cli.command {
+        Command::Serve(args) => serve::run(settings(args.sources())?),
+        Command::Demo(args) => demo::run(args, settings(Sources::of_process())?),
+        Command::Ingest(args) => ingest::run(args, settings(Sources::of_process())?),
+        Command::Token(args) => token::run(args, &settings(Sources::of_process())?),
+        Command::CheckConfig => check_config::run(&settings(Sources::of_process())?),
+    }
+}
+
+impl ServeArgs {
+    fn sources(self) -> Sources {
+        let flags = [
+            ("--listen", "http.listen", self.listen),
+            ("--admin-listen", "admin.listen", self.admin_listen),
+            ("--role", "role", self.role),
+        ];
+        let given = flags.into_iter().filter_map(|(flag, key, value)| Some((flag, key, value?)));
+        Sources {
+            flags: given.collect(),
+            ..Sources::of_process()
+        }
+    }
+}
+
+/// The runtime of a command: as many threads as there are processors.
+pub fn runtime() -> Result<tokio::runtime::Runtime, AppError> {
+    let built = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("sluice").build();
+    built.map_err(|e| AppError::failed(format!("threads cannot be started: {e}")))
+}
+
+/// Writes a result to stdout; a closed pipe is a failure, not a panic.
+pub fn print(text: &str) -> Result<(), AppError> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    written.map_err(|e| AppError::failed(format!("stdout cannot be written: {e}")))
+}
+
+fn tenant_id(text: &str) -> Result<TenantId, String> {
+    TenantId::parse(text).map_err(|e| e.to_string())
+}
+
+fn role(text: &str) -> Result<String, String> {
+    let known = roles_named(text).map(|_| text.to_owned());
+    known.ok_or_else(|| "the roles are writer, viewer, auditor, admin, user and platform_admin".to_owned())
+}
+
+fn subject(text: &str) -> Result<String, String> {
+    let good = (1..=256).contains(&text.len()) && !text.chars().any(char::is_control);
+    good.then(|| text.to_owned())
+        .ok_or_else(|| "a subject has 1 to 256 bytes and no control characters".to_owned())
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = parse_span(text).filter(|ttl| ttl.as_secs() > 0);
+    ttl.ok_or_else(|| "a time of at least a second, such as 30m, 1h or 7d".to_owned())
+}

@@ -19,7 +19,9 @@
 use crate::{
     model::{
         entry::StoredEntry,
+        render,
         tenant::{TenantId, TenantScope},
+        time::rfc3339,
     },
     objects::{Key, ObjectError, Objects, Precondition},
     seal::{DecidedEntry, DecidedSeal, Decision, Refusal},
@@ -404,18 +406,6 @@ fn time_of(id: Uuid) -> u64 {
     let mut bytes = [0; 8];
     bytes[2..].copy_from_slice(&id.as_bytes()[..6]);
     u64::from_be_bytes(bytes)
-}
-
-/// SHIM until w-model is merged.
-mod render {
-    pub fn write_entry(out: &mut Vec<u8>, _: &super::TenantId, _: &super::StoredEntry) {
-        out.extend_from_slice(b"null");
-    }
-}
-
-/// SHIM until w-model is merged.
-fn rfc3339(ms: i64) -> String {
-    ms.to_string()
 }
 
 #[cfg(test)]

@@ -1,0 +1,137 @@
+//! The HTTP client of the commands that talk to a server.
+
+use super::ClientArgs;
+use crate::{
+    auth::{
+        jwt,
+        secret::{self, LocalSecret},
+    },
+    config::Settings,
+    error::AppError,
+    model::tenant::TenantId,
+};
+use reqwest::{Method, RequestBuilder, Url};
+use std::time::Duration;
+
+/// How long a token that we make is good. It is made new for each command and again at half of its time.
+const TOKEN_SECONDS: i64 = 3600;
+/// A server that is there answers at once.
+const CONNECT: Duration = Duration::from_secs(10);
+/// Longer than any answer of the contract takes (`wait=stored`: 10 s) and a body of 16 MiB on a slow line.
+const REQUEST: Duration = Duration::from_secs(120);
+
+/// A server, and the credential for it.
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    credential: Credential,
+}
+
+enum Credential {
+    Given(String),
+    Local {
+        secret: LocalSecret,
+        tenant: Option<TenantId>,
+        roles: Vec<String>,
+        /// The token in use, and when it was made.
+        token: std::sync::Mutex<(String, i64)>,
+    },
+}
+
+impl Client {
+    /// Prepares requests; nothing is sent yet. Without a token one is made from the local secret for this tenant and
+    /// these roles. Blocks to read the secret.
+    pub fn new(args: &ClientArgs, settings: &Settings, tenant: Option<&TenantId>, roles: &[&str]) -> Result<Self, AppError> {
+        let url = Url::parse(&args.url)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let url = url.ok_or_else(|| AppError::usage("`--url` must be http://HOST:PORT or https://HOST:PORT"))?;
+        let credential = match args.token.as_deref().map(str::trim) {
+            Some(token) if !token.is_empty() => Credential::Given(token.to_owned()),
+            _ => Credential::Local {
+                secret: secret::read(&settings.data_dir).map_err(|e| AppError::usage(format!("no `--token`, and no local secret to make one: {e}")))?,
+                tenant: tenant.cloned(),
+                roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+                token: (String::new(), i64::MIN).into(),
+            },
+        };
+        // Fails when somebody installed one before, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT)
+            .timeout(REQUEST)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")));
+        Ok(Self {
+            http: http.build().map_err(|e| AppError::failed(format!("no HTTP client: {e}")))?,
+            base: url.as_str().trim_end_matches('/').to_owned(),
+            credential,
+        })
+    }
+
+    /// Begins a request of the API; `path` begins with `/` and stands below `/api/v1`.
+    pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let url = format!("{}/api/v1{path}", self.base);
+        self.http.request(method, url).bearer_auth(self.token(chrono::Utc::now().timestamp()))
+    }
+
+    fn token(&self, now: i64) -> String {
+        match &self.credential {
+            Credential::Given(token) => token.clone(),
+            Credential::Local { secret, tenant, roles, token } => {
+                let mut token = token.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                if now >= token.1.saturating_add(TOKEN_SECONDS / 2) {
+                    let new = jwt::NewToken {
+                        sub: "cli",
+                        tenant: tenant.as_ref(),
+                        role: roles,
+                        exp: now + TOKEN_SECONDS,
+                    };
+                    *token = (jwt::mint(secret.key(), &new), now);
+                }
+                token.0.clone()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{auth::Role, config::Sources};
+
+    #[test]
+    fn a_token_is_made_from_the_local_secret_and_made_again_in_time() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let key = secret::read_or_create(dir.path()).expect("made");
+        let sources = Sources {
+            flags: vec![("--data-dir", "data_dir", dir.path().display().to_string())],
+            ..Sources::default()
+        };
+        let settings = Settings::load(&sources).expect("good");
+        let args = |url: &str, token: Option<&str>| ClientArgs {
+            url: url.to_owned(),
+            token: token.map(str::to_owned),
+        };
+        let tenant = TenantId::parse("acme").expect("good");
+        let client = Client::new(&args("http://h:1/", Some("")), &settings, Some(&tenant), &["writer"]).expect("made");
+        let now = chrono::Utc::now().timestamp();
+        let token = client.token(now);
+        assert_eq!(client.token(now + 1799), token);
+        assert_ne!(client.token(now + 1800), token);
+        let principal = jwt::Authenticator::local(key.key()).authenticate(&token).expect("good");
+        assert_eq!((principal.tenant, principal.roles), (Some(tenant), vec![Role::Writer]));
+
+        let given = Client::new(&args("https://h", Some("x.y.z")), &settings, None, &[]).expect("made");
+        let request = given.request(Method::GET, "/logs").build().expect("good");
+        assert_eq!(request.url().as_str(), "https://h/api/v1/logs");
+        assert_eq!(request.headers()["authorization"], "Bearer x.y.z");
+
+        for bad in ["h:1", "ftp://h", "", "http://"] {
+            assert!(Client::new(&args(bad, Some("t")), &settings, None, &[]).is_err(), "{bad}");
+        }
+        std::fs::remove_file(dir.path().join(secret::FILE)).expect("there");
+        assert!(Client::new(&args("http://h", None), &settings, None, &[]).is_err());
+        assert!(!dir.path().join(secret::FILE).exists(), "a client makes no secret");
+    }
+}

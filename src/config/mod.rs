@@ -1,0 +1,382 @@
+//! Configuration: `config/default.toml` < file < environment < flags, read into [`Settings`].
+//!
+//! Everything is checked before anything starts, and all problems are told at once. An unknown key is a problem, and so is
+//! a part of the contract that this version does not have. Nothing downstream parses, and there are no globals: sections
+//! are handed down. This module is the only one that reads the environment.
+
+mod read;
+mod source;
+mod units;
+
+pub use read::nearest;
+pub use source::Sources;
+pub use units::{parse_size, parse_span};
+
+use read::{Choice, Reader};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use toml::{Table, Value};
+use tracing_subscriber::EnvFilter;
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Everything that is set, checked. Sizes are in bytes; `config/default.toml` says what each is for.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)] // one text for each key, and it is in config/default.toml
+pub struct Settings {
+    pub data_dir: PathBuf,
+    pub http: HttpSettings,
+    pub admin: AdminSettings,
+    /// Folder of the objects.
+    pub objects_dir: PathBuf,
+    pub disk: DiskSettings,
+    pub wal: WalSettings,
+    pub store: StoreSettings,
+    pub actors: ActorSettings,
+    pub seal: SealSettings,
+    pub feed: FeedSettings,
+    pub shutdown: ShutdownSettings,
+    pub log: LogSettings,
+    /// What is in force, as `sluice check-config` prints it: key and value in the order of reading.
+    effective: Vec<(&'static str, Value)>,
+}
+
+/// `[http]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct HttpSettings {
+    pub listen: SocketAddr,
+    pub max_body_bytes: usize,
+    pub max_entries: usize,
+    pub body_memory_bytes: usize,
+    pub body_memory_tenant_bytes: usize,
+    pub body_idle: Duration,
+    pub max_connections: usize,
+    pub header_timeout: Duration,
+    pub write_stall: Duration,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct AdminSettings {
+    pub listen: SocketAddr,
+}
+
+/// `[disk]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct DiskSettings {
+    /// `None`: by the default rule.
+    pub reserve: Option<u64>,
+}
+
+/// `[wal]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct WalSettings {
+    pub segment_bytes: u64,
+    pub group_bytes: usize,
+    pub undecided_bytes: usize,
+    pub undecided_tenant_bytes: usize,
+}
+
+/// `[store]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct StoreSettings {
+    pub memtable_bytes: usize,
+    pub flush_after: Duration,
+    pub queries: usize,
+    pub query_timeout: Duration,
+}
+
+/// `[actors]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct ActorSettings {
+    /// At least 1; the file's 0 is resolved.
+    pub shards: usize,
+    pub idle_after: Duration,
+    pub memory_bytes: usize,
+    pub tenant_bytes: usize,
+    pub batch_bytes: usize,
+    pub batch_linger: Duration,
+}
+
+/// `[seal]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct SealSettings {
+    pub target_bytes: usize,
+    pub window_bytes: usize,
+}
+
+/// `[feed]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct FeedSettings {
+    pub sessions: usize,
+    pub session_bytes: usize,
+}
+
+/// `[shutdown]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct ShutdownSettings {
+    pub deadline: Duration,
+    pub drain: Duration,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct LogSettings {
+    /// A filter that has been checked.
+    pub level: String,
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Something that is wrong with the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Which setting.
+    pub key: String,
+    /// What it is, and what it should be.
+    pub message: String,
+}
+
+impl Problem {
+    fn new(key: impl Into<String>, message: String) -> Self {
+        Self { key: key.into(), message }
+    }
+}
+
+/// All that is wrong, one line each.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// At least one.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.iter().enumerate() {
+            let line_end = if i == 0 { "" } else { "\n" };
+            write!(f, "{line_end}configuration: `{}` {}", problem.key, problem.message)?;
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// Reads and checks all sources. Blocks to read the file.
+    pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut problems = Vec::new();
+        let layers = source::read(sources, &mut problems);
+        let mut reader = Reader::new(layers, problems);
+        let mut settings = Self::read(&mut reader);
+        settings.effective = reader.finish().map_err(|problems| ConfigError { problems })?;
+        Ok(settings)
+    }
+
+    fn read(r: &mut Reader) -> Self {
+        let data_dir = r.path("data_dir");
+        engines(r);
+        let settings = Self {
+            http: http(r),
+            admin: AdminSettings {
+                listen: r.address("admin.listen"),
+            },
+            objects_dir: objects(r, &data_dir),
+            data_dir,
+            disk: DiskSettings {
+                reserve: r.size_or_auto("disk.reserve"),
+            },
+            wal: wal(r),
+            store: StoreSettings {
+                memtable_bytes: r.size("store.memtable_bytes", MIB..=16 * GIB) as usize,
+                flush_after: r.span("store.flush_after", SECOND..=30 * DAY),
+                queries: r.count("store.queries", 1..=1024),
+                query_timeout: r.span("store.query_timeout", 10 * MS..=HOUR),
+            },
+            actors: actors(r),
+            seal: SealSettings {
+                target_bytes: r.size("seal.target_bytes", 64 * KIB..=64 * MIB) as usize,
+                window_bytes: r.size("seal.window_bytes", MIB..=16 * GIB) as usize,
+            },
+            feed: FeedSettings {
+                sessions: r.count("feed.sessions", 1..=100_000),
+                session_bytes: r.size("feed.session_bytes", 16 * KIB..=64 * MIB) as usize,
+            },
+            shutdown: ShutdownSettings {
+                deadline: r.span("shutdown.deadline", SECOND..=HOUR),
+                drain: r.span("shutdown.drain", Duration::ZERO..=HOUR),
+            },
+            log: log(r),
+            effective: Vec::new(),
+        };
+        settings.check_together(r);
+        settings
+    }
+
+    fn check_together(&self, r: &mut Reader) {
+        let (http, wal, actors) = (&self.http, &self.wal, &self.actors);
+        let same_port = http.listen.port() != 0 && http.listen == self.admin.listen;
+        r.require(["admin.listen", "http.listen"], !same_port, || {
+            format!("is {}, which is `http.listen` too", self.admin.listen)
+        });
+        // A compressed body is there as received, decompressed and parsed, and the whole is only admitted if it fits.
+        r.require(
+            ["http.body_memory_tenant_bytes", "http.max_body_bytes"],
+            http.body_memory_tenant_bytes / 3 >= http.max_body_bytes,
+            || {
+                let (is, least) = (units::size(http.body_memory_tenant_bytes as u64), units::size(3 * http.max_body_bytes as u64));
+                format!("is {is}, but must be at least 3 × `http.max_body_bytes` ({least}): a body is there as received, decompressed and parsed")
+            },
+        );
+        at_most(
+            r,
+            ["http.body_memory_tenant_bytes", "http.body_memory_bytes"],
+            http.body_memory_tenant_bytes,
+            http.body_memory_bytes,
+        );
+        at_most(
+            r,
+            ["wal.undecided_tenant_bytes", "wal.undecided_bytes"],
+            wal.undecided_tenant_bytes,
+            wal.undecided_bytes,
+        );
+        at_most(r, ["wal.group_bytes", "wal.segment_bytes"], wal.group_bytes, wal.segment_bytes as usize);
+        r.require(
+            ["actors.tenant_bytes", "actors.memory_bytes"],
+            actors.tenant_bytes <= actors.memory_bytes / 8,
+            || {
+                let (is, most) = (units::size(actors.tenant_bytes as u64), units::size(actors.memory_bytes as u64 / 8));
+                format!("is {is}, but must be at most an eighth of `actors.memory_bytes` ({most})")
+            },
+        );
+        at_most(r, ["actors.batch_bytes", "actors.tenant_bytes"], actors.batch_bytes, actors.tenant_bytes);
+        let (drain, deadline) = (self.shutdown.drain, self.shutdown.deadline);
+        r.require(["shutdown.drain", "shutdown.deadline"], drain < deadline, || {
+            format!(
+                "is {}, but must be less than `shutdown.deadline` ({})",
+                units::span(drain),
+                units::span(deadline)
+            )
+        });
+    }
+
+    /// What is in force, as TOML. No setting of this version holds a secret; one that does must be shown as `"…"` here.
+    pub fn to_toml(&self) -> String {
+        let mut table = Table::new();
+        for (key, value) in &self.effective {
+            match key.split_once('.') {
+                None => table.insert((*key).to_owned(), value.clone()),
+                Some((section, name)) => {
+                    let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+                    section.as_table_mut().and_then(|section| section.insert(name.to_owned(), value.clone()))
+                }
+            };
+        }
+        toml::to_string(&table).expect("plain values always encode")
+    }
+}
+
+/// Which engines. There is one of each kind yet, so there is nothing to hand down.
+fn engines(r: &mut Reader) {
+    let named = |name, here: bool| Choice {
+        name,
+        meaning: here.then_some(()),
+    };
+    r.choice("role", &[named("all", true), named("api", false), named("consumer", false)]);
+    r.choice("queue.kind", &[named("wal", true), named("sqs", false), named("kinesis", false)]);
+    r.choice("stores.analytics", &[named("embedded", true), named("clickhouse", false)]);
+    r.choice("stores.search", &[named("embedded", true), named("opensearch", false)]);
+}
+
+fn http(r: &mut Reader) -> HttpSettings {
+    HttpSettings {
+        listen: r.address("http.listen"),
+        max_body_bytes: r.size("http.max_body_bytes", KIB..=256 * MIB) as usize,
+        max_entries: r.count("http.max_entries", 1..=1_000_000),
+        body_memory_bytes: r.size("http.body_memory_bytes", MIB..=64 * GIB) as usize,
+        body_memory_tenant_bytes: r.size("http.body_memory_tenant_bytes", MIB..=64 * GIB) as usize,
+        body_idle: r.span("http.body_idle", 100 * MS..=HOUR),
+        max_connections: r.count("http.max_connections", 1..=1_000_000),
+        header_timeout: r.span("http.header_timeout", 100 * MS..=HOUR),
+        write_stall: r.span("http.write_stall", 100 * MS..=HOUR),
+    }
+}
+
+fn objects(r: &mut Reader, data_dir: &Path) -> PathBuf {
+    let rule = "must be \"\" or file:///AN/ABSOLUTE/PATH (`s3://…` is not in this build yet)";
+    let folder = r.text("objects.url", rule, |url| match url.strip_prefix("file://") {
+        None => url.is_empty().then(|| data_dir.join("objects")),
+        Some(path) => path.starts_with('/').then(|| PathBuf::from(path)),
+    });
+    folder.unwrap_or_default()
+}
+
+fn wal(r: &mut Reader) -> WalSettings {
+    WalSettings {
+        // Offsets in a segment have 32 bits.
+        segment_bytes: r.size("wal.segment_bytes", MIB..=GIB),
+        group_bytes: r.size("wal.group_bytes", 64 * KIB..=64 * MIB) as usize,
+        undecided_bytes: r.size("wal.undecided_bytes", MIB..=16 * GIB) as usize,
+        undecided_tenant_bytes: r.size("wal.undecided_tenant_bytes", MIB..=16 * GIB) as usize,
+    }
+}
+
+fn actors(r: &mut Reader) -> ActorSettings {
+    let processors = || std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
+    ActorSettings {
+        shards: match r.count("actors.shards", 0..=256) {
+            0 => processors(),
+            shards => shards,
+        },
+        idle_after: r.span("actors.idle_after", 10 * MS..=DAY),
+        memory_bytes: r.size("actors.memory_bytes", MIB..=16 * GIB) as usize,
+        tenant_bytes: r.size("actors.tenant_bytes", 64 * KIB..=2 * GIB) as usize,
+        batch_bytes: r.size("actors.batch_bytes", KIB..=64 * MIB) as usize,
+        batch_linger: r.span("actors.batch_linger", Duration::ZERO..=SECOND),
+    }
+}
+
+fn log(r: &mut Reader) -> LogSettings {
+    let rule = "must be a level (`error`, `warn`, `info`, `debug`, `trace`) or levels by module, such as \"info,sluice::http=debug\"";
+    let level = r.text("log.level", rule, |text| {
+        (!text.trim().is_empty() && EnvFilter::builder().parse(text).is_ok()).then(|| text.to_owned())
+    });
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)].map(|(name, format)| Choice { name, meaning: Some(format) });
+    LogSettings {
+        level: level.unwrap_or_default(),
+        format: r.choice("log.format", &formats).unwrap_or(LogFormat::Text),
+    }
+}
+
+fn at_most(r: &mut Reader, keys: [&'static str; 2], part: usize, whole: usize) {
+    r.require(keys, part <= whole, || {
+        let (is, most) = (units::size(part as u64), units::size(whole as u64));
+        format!("is {is}, but must be at most `{}` ({most})", keys[1])
+    });
+}

@@ -1,0 +1,352 @@
+//! Every metric of the process, and nothing else names one.
+//!
+//! All handles are registered once, so that counting is an atomic addition. They live as long as the process: counters of
+//! a process are one set, also when tests run several servers in it. A tenant is never a label; per-tenant numbers are
+//! served by the API.
+
+use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
+
+/// From a fast sync (50 µs) to a hopeless one.
+const SYNC_SECONDS: &[f64] = &[
+    5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3, 3.2e-3, 6.4e-3, 1.28e-2, 2.56e-2, 5.12e-2, 0.1, 0.25, 1.0, 5.0,
+];
+/// From a cached answer to the deadlines of the contract (10 s, 30 s).
+const WAIT_SECONDS: &[f64] = &[
+    1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+/// Powers of four around one request (100 entries) and one full seal.
+const ENTRIES: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0];
+/// Powers of four from one entry to the largest group or seal.
+const BYTES: &[f64] = &[1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0, 1_048_576.0, 4_194_304.0, 16_777_216.0];
+
+/// How often [`upkeep`] is due: histograms keep every value until then.
+pub const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// What became of entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Made durable.
+    Accepted,
+    /// Numbered.
+    Stored,
+    /// Known already.
+    Duplicate,
+    /// Made dead letters.
+    DeadLettered,
+    /// Refused with an item error.
+    Rejected,
+}
+
+/// Where somebody waited for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// A pack that is parked because its tenant's lane is full.
+    Tenant,
+    /// The sequencer, for its window or the store.
+    Sequencer,
+    /// The follower, for room in the memtable.
+    Store,
+    /// The follower, for room among the dead letters.
+    DeadLetters,
+}
+
+/// The handles. Get them by [`metrics`].
+pub struct Metrics {
+    entries: [Counter; 5],
+    accepted_bytes: Counter,
+    wal_sync: Histogram,
+    wal_group_bytes: Histogram,
+    wal_free: Gauge,
+    undecided_bytes: Gauge,
+    seal_last: Gauge,
+    seal_entries: Histogram,
+    seal_bytes: Histogram,
+    visible_last: Gauge,
+    flushed_last: Gauge,
+    visible_lag: Histogram,
+    flush: Histogram,
+    memtable_bytes: Gauge,
+    parts: Gauge,
+    store_faults: Counter,
+    restarts: Counter,
+    live_tenants: Gauge,
+    degraded_tenants: Gauge,
+    credit_free: Gauge,
+    backpressure: [Histogram; 4],
+    feed_sessions: Gauge,
+    feed_gaps: Counter,
+    feed_kicks: Counter,
+    http: [Histogram; 5],
+}
+
+static METRICS: LazyLock<(Metrics, PrometheusHandle)> = LazyLock::new(register);
+
+/// The process's metrics.
+pub fn metrics() -> &'static Metrics {
+    &METRICS.0
+}
+
+/// All metrics in the text format of Prometheus.
+pub fn render() -> String {
+    METRICS.1.render()
+}
+
+/// Sums up what histograms have kept; to be called every [`UPKEEP_EVERY`], else they grow.
+pub fn upkeep() {
+    METRICS.1.run_upkeep();
+}
+
+/// Calls [`upkeep`] for ever.
+pub async fn keep_up() {
+    let mut due = tokio::time::interval(UPKEEP_EVERY);
+    loop {
+        due.tick().await;
+        upkeep();
+    }
+}
+
+impl Metrics {
+    /// Entries that had this outcome.
+    pub fn entries(&self, outcome: Outcome, n: u64) {
+        self.entries[outcome as usize].increment(n);
+    }
+
+    /// Bytes of packs that were made durable.
+    pub fn accepted_bytes(&self, bytes: u64) {
+        self.accepted_bytes.increment(bytes);
+    }
+
+    /// One group was synced.
+    pub fn wal_sync(&self, took: Duration, bytes: u64) {
+        self.wal_sync.record(took);
+        self.wal_group_bytes.record(bytes as f64);
+    }
+
+    /// What an unprivileged writer may still use of the log's volume, bytes.
+    pub fn wal_free(&self, bytes: u64) {
+        self.wal_free.set(bytes as f64);
+    }
+
+    /// Bytes of packs that are durable and not decided.
+    pub fn undecided_bytes(&self, bytes: u64) {
+        self.undecided_bytes.set(bytes as f64);
+    }
+
+    /// Seal n is durable.
+    pub fn sealed(&self, n: u64, entries: u64, bytes: u64) {
+        self.seal_last.set(n as f64);
+        self.seal_entries.record(entries as f64);
+        self.seal_bytes.record(bytes as f64);
+    }
+
+    /// Seal n is visible; its oldest entry was received this long ago.
+    pub fn visible(&self, n: u64, lag: Duration) {
+        self.visible_last.set(n as f64);
+        self.visible_lag.record(lag);
+    }
+
+    /// Everything up to seal n is in parts.
+    pub fn flushed(&self, n: u64, took: Duration, parts: usize) {
+        self.flushed_last.set(n as f64);
+        self.flush.record(took);
+        self.parts.set(parts as f64);
+    }
+
+    /// Bytes of entries that are not in parts yet.
+    pub fn memtable_bytes(&self, bytes: u64) {
+        self.memtable_bytes.set(bytes as f64);
+    }
+
+    /// The store failed at something, and it is tried again.
+    pub fn store_fault(&self) {
+        self.store_faults.increment(1);
+    }
+
+    /// A supervised actor was started again.
+    pub fn restarted(&self) {
+        self.restarts.increment(1);
+    }
+
+    /// Tenants that have an actor, and those among them that crash again and again.
+    pub fn tenants(&self, live: usize, degraded: usize) {
+        self.live_tenants.set(live as f64);
+        self.degraded_tenants.set(degraded as f64);
+    }
+
+    /// Bytes that are free in the memory budget of the actors.
+    pub fn credit_free(&self, bytes: u64) {
+        self.credit_free.set(bytes as f64);
+    }
+
+    /// Somebody waited for room.
+    pub fn backpressure(&self, lane: Lane, waited: Duration) {
+        self.backpressure[lane as usize].record(waited);
+    }
+
+    /// Live-feed sessions that are open.
+    pub fn feed_sessions(&self, n: usize) {
+        self.feed_sessions.set(n as f64);
+    }
+
+    /// A slow reader was told of a gap.
+    pub fn feed_gap(&self) {
+        self.feed_gaps.increment(1);
+    }
+
+    /// A slow reader was sent away.
+    pub fn feed_kick(&self) {
+        self.feed_kicks.increment(1);
+    }
+
+    /// A request was answered with this status.
+    pub fn http(&self, status: u16, took: Duration) {
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
+        self.http[class].record(took);
+    }
+}
+
+/// Measures from here to its drop.
+#[must_use]
+pub struct Waiting {
+    lane: Lane,
+    since: Instant,
+}
+
+impl Waiting {
+    /// Somebody begins to wait.
+    pub fn begin(lane: Lane) -> Self {
+        Self { lane, since: Instant::now() }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        metrics().backpressure(self.lane, self.since.elapsed());
+    }
+}
+
+fn register() -> (Metrics, PrometheusHandle) {
+    let mut builder = PrometheusBuilder::new();
+    for (name, buckets) in HISTOGRAMS {
+        let matcher = Matcher::Full((*name).to_owned());
+        builder = builder.set_buckets_for_metric(matcher, buckets).expect("every histogram has buckets");
+    }
+    let recorder = builder.build_recorder();
+    let metrics = with_local_recorder(&recorder, || {
+        describe();
+        Metrics {
+            entries: ["accepted", "stored", "duplicate", "dead_lettered", "rejected"].map(|outcome| counter!("sluice_entries_total", "outcome" => outcome)),
+            accepted_bytes: counter!("sluice_accepted_bytes_total"),
+            wal_sync: histogram!("sluice_wal_sync_seconds"),
+            wal_group_bytes: histogram!("sluice_wal_group_bytes"),
+            wal_free: gauge!("sluice_wal_free_bytes"),
+            undecided_bytes: gauge!("sluice_undecided_bytes"),
+            seal_last: gauge!("sluice_seal_last"),
+            seal_entries: histogram!("sluice_seal_entries"),
+            seal_bytes: histogram!("sluice_seal_bytes"),
+            visible_last: gauge!("sluice_visible_last"),
+            flushed_last: gauge!("sluice_flushed_last"),
+            visible_lag: histogram!("sluice_visible_lag_seconds"),
+            flush: histogram!("sluice_flush_seconds"),
+            memtable_bytes: gauge!("sluice_memtable_bytes"),
+            parts: gauge!("sluice_parts"),
+            store_faults: counter!("sluice_store_faults_total"),
+            restarts: counter!("sluice_restarts_total"),
+            live_tenants: gauge!("sluice_live_tenants"),
+            degraded_tenants: gauge!("sluice_degraded_tenants"),
+            credit_free: gauge!("sluice_credit_free_bytes"),
+            backpressure: ["tenant", "sequencer", "store", "dead_letters"].map(|lane| histogram!("sluice_backpressure_seconds", "lane" => lane)),
+            feed_sessions: gauge!("sluice_feed_sessions"),
+            feed_gaps: counter!("sluice_feed_gaps_total"),
+            feed_kicks: counter!("sluice_feed_kicks_total"),
+            http: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|status| histogram!("sluice_http_request_seconds", "status" => status)),
+        }
+    });
+    (metrics, recorder.handle())
+}
+
+/// Without buckets of its own a histogram would become a summary, which cannot be added up over processes.
+const HISTOGRAMS: &[(&str, &[f64])] = &[
+    ("sluice_wal_sync_seconds", SYNC_SECONDS),
+    ("sluice_wal_group_bytes", BYTES),
+    ("sluice_seal_entries", ENTRIES),
+    ("sluice_seal_bytes", BYTES),
+    ("sluice_visible_lag_seconds", WAIT_SECONDS),
+    ("sluice_flush_seconds", WAIT_SECONDS),
+    ("sluice_backpressure_seconds", WAIT_SECONDS),
+    ("sluice_http_request_seconds", WAIT_SECONDS),
+];
+
+fn describe() {
+    describe_counter!("sluice_entries_total", "Entries by what became of them.");
+    describe_counter!("sluice_accepted_bytes_total", Unit::Bytes, "Bytes of packs that were made durable.");
+    describe_histogram!("sluice_wal_sync_seconds", Unit::Seconds, "Time of one sync of the log.");
+    describe_histogram!("sluice_wal_group_bytes", Unit::Bytes, "Bytes that one sync of the log made durable.");
+    describe_gauge!("sluice_wal_free_bytes", Unit::Bytes, "Free space on the volume of the log.");
+    describe_gauge!("sluice_undecided_bytes", Unit::Bytes, "Bytes of packs that are durable and not decided yet.");
+    describe_gauge!("sluice_seal_last", "Number of the last durable seal.");
+    describe_histogram!("sluice_seal_entries", "Entries that one seal decides.");
+    describe_histogram!("sluice_seal_bytes", Unit::Bytes, "Bytes of the packs that one seal decides.");
+    describe_gauge!("sluice_visible_last", "Number of the last seal that readers see.");
+    describe_gauge!("sluice_flushed_last", "Number of the last seal that is in parts.");
+    describe_histogram!(
+        "sluice_visible_lag_seconds",
+        Unit::Seconds,
+        "Time from the acceptance of entries until readers see them."
+    );
+    describe_histogram!("sluice_flush_seconds", Unit::Seconds, "Time of one flush to parts.");
+    describe_gauge!("sluice_memtable_bytes", Unit::Bytes, "Bytes of entries that are not in parts yet.");
+    describe_gauge!("sluice_parts", "Parts that are live.");
+    describe_counter!("sluice_store_faults_total", "Failures of the store that are tried again.");
+    describe_counter!("sluice_restarts_total", "Restarts of supervised actors.");
+    describe_gauge!("sluice_live_tenants", "Tenants that have an actor.");
+    describe_gauge!("sluice_degraded_tenants", "Tenants whose actor crashes again and again.");
+    describe_gauge!("sluice_credit_free_bytes", Unit::Bytes, "Free memory in the budget of the actors.");
+    describe_histogram!("sluice_backpressure_seconds", Unit::Seconds, "Time that somebody waited for room, by where.");
+    describe_gauge!("sluice_feed_sessions", "Open sessions of the live feed.");
+    describe_counter!("sluice_feed_gaps_total", "Gaps that slow readers of the live feed were told of.");
+    describe_counter!("sluice_feed_kicks_total", "Slow readers of the live feed that were sent away.");
+    describe_histogram!("sluice_http_request_seconds", Unit::Seconds, "Time of a request, by class of the answer.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_is_there_from_the_start_described_and_in_buckets() {
+        metrics().entries(Outcome::Rejected, 3);
+        metrics().wal_sync(Duration::from_micros(150), 4096);
+        metrics().http(207, Duration::from_millis(3));
+        drop(Waiting::begin(Lane::Store));
+        upkeep();
+        let text = render();
+        let contract = [
+            "sluice_entries_total{outcome=\"accepted\"}",
+            "sluice_entries_total{outcome=\"stored\"}",
+            "sluice_entries_total{outcome=\"duplicate\"}",
+            "sluice_entries_total{outcome=\"dead_lettered\"}",
+            "sluice_entries_total{outcome=\"rejected\"}",
+            "sluice_visible_lag_seconds",
+            "sluice_wal_sync_seconds",
+            "sluice_seal_last",
+            "sluice_restarts_total",
+            "sluice_live_tenants",
+            "sluice_feed_sessions",
+        ];
+        for name in contract {
+            assert!(text.lines().any(|line| line.starts_with(name)), "{name} in\n{text}");
+        }
+        for line in text.lines().filter(|line| line.starts_with("# TYPE")) {
+            let name = line.split(' ').nth(2).expect("a name");
+            assert!(text.contains(&format!("# HELP {name} ")), "{name} is described");
+            assert!(!line.ends_with("summary"), "{line}");
+        }
+        assert!(text.contains("sluice_http_request_seconds_bucket{status=\"2xx\",le=\"0.005\"} 1"), "{text}");
+    }
+}
