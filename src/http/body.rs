@@ -61,7 +61,9 @@ fn media(headers: &HeaderMap) -> Result<Media, Problem> {
     let essence = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
     for parameter in parts {
         let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let utf8 = ["utf-8", "utf8", "us-ascii"].iter().any(|n| value.trim().trim_matches('"').eq_ignore_ascii_case(n));
+        let utf8 = ["utf-8", "utf8", "us-ascii"]
+            .iter()
+            .any(|n| value.trim().trim_matches('"').eq_ignore_ascii_case(n));
         if name.trim().eq_ignore_ascii_case("charset") && !utf8 {
             return Err(refused());
         }
@@ -103,13 +105,19 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
 fn too_large(settings: &HttpSettings) -> Problem {
     Problem::new(
         Code::TooLarge,
-        format!("the body is larger than {} bytes, received or decompressed; send less at once", settings.max_body_bytes),
+        format!(
+            "the body is larger than {} bytes, received or decompressed; send less at once",
+            settings.max_body_bytes
+        ),
     )
 }
 
 /// Receives a body. An announced length that is too large, or finds no room now, is refused before anything is read.
 pub async fn receive(headers: &HeaderMap, body: Body, settings: &HttpSettings, held: &mut Held) -> Result<Bytes, Problem> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse::<usize>().ok());
     if announced.is_some_and(|len| len > settings.max_body_bytes) {
         return Err(too_large(settings));
     }
@@ -279,7 +287,11 @@ mod tests {
             assert_eq!(status(decode(packed.slice(..packed.len() - 2), encoding, &settings, &mut held(&memory))), 422);
             assert_eq!(status(decode(Bytes::from_static(b"[1,2,3]"), encoding, &settings, &mut held(&memory))), 422);
             let twice = Bytes::from([&packed[..], &packed[..]].concat());
-            assert_eq!(decode(twice, encoding, &settings, &mut held(&memory)).map_or(0, |b| b.len()), 14, "streams may follow each other");
+            assert_eq!(
+                decode(twice, encoding, &settings, &mut held(&memory)).map_or(0, |b| b.len()),
+                14,
+                "streams may follow each other"
+            );
         }
         let small = BodyMemory::new(1 << 20, 1 << 20);
         assert_eq!(status(decode(gzip(&data[..2 << 20]), Encoding::Gzip, &settings, &mut held(&small))), 429);

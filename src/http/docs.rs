@@ -35,11 +35,7 @@ const ASSETS: &[(&str, &str, &[u8])] = &[
         include_bytes!("../../console/vendor/swagger-ui/swagger-ui-bundle.js"),
     ),
     ("swagger-ui.css", STYLE, include_bytes!("../../console/vendor/swagger-ui/swagger-ui.css")),
-    (
-        "redoc.standalone.js",
-        SCRIPT,
-        include_bytes!("../../console/vendor/redoc/redoc.standalone.js"),
-    ),
+    ("redoc.standalone.js", SCRIPT, include_bytes!("../../console/vendor/redoc/redoc.standalone.js")),
 ];
 
 /// `/docs`.

@@ -86,7 +86,11 @@ impl Code {
             Self::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "not_implemented", "This version does not have it yet"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not possible at the moment"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here"),
-            Self::UnknownOutcome => (StatusCode::GATEWAY_TIMEOUT, "unknown_outcome", "It is not known whether the entries were stored"),
+            Self::UnknownOutcome => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "unknown_outcome",
+                "It is not known whether the entries were stored",
+            ),
             Self::QueryTimeout => (StatusCode::GATEWAY_TIMEOUT, "query_timeout", "The query took too long"),
         }
     }
@@ -155,7 +159,10 @@ impl Problem {
 
     /// 501 for a parameter, setting or endpoint that this version does not have yet.
     pub fn not_implemented(what: impl std::fmt::Display) -> Self {
-        Self::new(Code::NotImplemented, format!("{what} is part of the contract, but this version does not have it yet"))
+        Self::new(
+            Code::NotImplemented,
+            format!("{what} is part of the contract, but this version does not have it yet"),
+        )
     }
 
     /// 422 for parameters; at least one error.
@@ -176,6 +183,11 @@ impl Problem {
     pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
         self.0.errors = errors;
         self
+    }
+
+    /// With the errors of another one of the same kind.
+    pub fn and(self, other: Self) -> Self {
+        Self::parameters(self.0.errors.into_iter().chain(other.0.errors).collect())
     }
 
     /// With a further member.

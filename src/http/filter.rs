@@ -52,6 +52,15 @@ pub fn filter(query: &Query) -> Result<Filter, Problem> {
     if errors.is_empty() { Ok(filter) } else { Err(Problem::parameters(errors)) }
 }
 
+/// Both results, or the errors of both.
+pub fn both<A, B>(a: Result<A, Problem>, b: Result<B, Problem>) -> Result<(A, B), Problem> {
+    match (a, b) {
+        (Ok(a), Ok(b)) => Ok((a, b)),
+        (Err(a), Err(b)) => Err(a.and(b)),
+        (Err(one), Ok(_)) | (Ok(_), Err(one)) => Err(one),
+    }
+}
+
 type Refused = (&'static str, String);
 
 fn add(filter: &mut Filter, name: &str, value: &str) -> Result<(), Refused> {
@@ -84,12 +93,9 @@ fn add(filter: &mut Filter, name: &str, value: &str) -> Result<(), Refused> {
                     .push(severity.ok_or_else(|| ("invalid_severity", "`severity` is one of INFO, WARNING, ERROR, CRITICAL".to_owned()))?);
             }
         }
-        "ip_address" => filter.ip_address.push(ip_range(value).ok_or_else(|| {
-            (
-                "invalid_ip",
-                "`ip_address` is an IPv4 or IPv6 address, or a range like 10.0.0.0/8".to_owned(),
-            )
-        })?),
+        "ip_address" => filter
+            .ip_address
+            .push(ip_range(value).ok_or_else(|| ("invalid_ip", "`ip_address` is an IPv4 or IPv6 address, or a range like 10.0.0.0/8".to_owned()))?),
         "user_agent" => {
             let mut words = Vec::new();
             for_each_word(value, &mut |word| words.push(word.to_owned()));
@@ -256,7 +262,11 @@ pub fn page(query: &Query) -> Result<Page, Problem> {
     if skips && query.get("page").is_some() {
         errors.push(FieldError::new("skip", "conflict", "give `page` or `skip`, not both"));
     }
-    let reach = if skips { skip.saturating_add(page_size) } else { page.saturating_mul(page_size) };
+    let reach = if skips {
+        skip.saturating_add(page_size)
+    } else {
+        page.saturating_mul(page_size)
+    };
     if reach > DEEPEST {
         let (field, what) = if skips { ("skip", "skip + page_size") } else { ("page", "page × page_size") };
         errors.push(FieldError::new(
@@ -304,7 +314,13 @@ mod tests {
         assert_eq!(good("to=2024-01-02&end_date=2024-01-03").to, Some(day + 2 * DAY_MS));
         assert_eq!(good("timestamp=2024-01-01").timestamps, [(day, day + DAY_MS)]);
         assert_eq!(good("timestamp=2024-01-01T00:00:00.5Z").timestamps, [(day + 500, day + 501)]);
-        for bad in ["from=yesterday", "to=2024-13-01", "end_time=2024-01-01T00:00:00", "timestamp=", "from=1700000000"] {
+        for bad in [
+            "from=yesterday",
+            "to=2024-13-01",
+            "end_time=2024-01-01T00:00:00",
+            "timestamp=",
+            "from=1700000000",
+        ] {
             assert!(refused(bad).contains("RFC 3339 with a zone"), "{bad}");
         }
     }
@@ -336,7 +352,17 @@ mod tests {
             let addr = addr.parse().expect("an address");
             assert_eq!(ip_range(text), Some(IpRange { addr, prefix }), "{text}");
         }
-        for bad in ["", "10.0.0", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/+8", "10.0.0.0/8/8", "host", "10.0.0.0/0008"] {
+        for bad in [
+            "",
+            "10.0.0",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/8/8",
+            "host",
+            "10.0.0.0/0008",
+        ] {
             assert_eq!(ip_range(bad), None, "{bad}");
             refused(&format!("ip_address={bad}"));
         }

@@ -94,7 +94,11 @@ pub async fn write(call: Call) -> Answer {
     let bytes = body::receive(&call.parts.headers, call.body, &app.services.settings, &mut held).await?;
     let taken = run(&app, job, bytes, held).await?;
     app.count_rejected(scope.tenant(), taken.ids.iter().filter(|id| id.is_none()).count());
-    if single { one(&app, &scope, taken, wait).await } else { many(&app, taken, wait, with_ids).await }
+    if single {
+        one(&app, &scope, taken, wait).await
+    } else {
+        many(&app, taken, wait, with_ids).await
+    }
 }
 
 fn wait_stored(query: &Query) -> Result<bool, Problem> {

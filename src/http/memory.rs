@@ -117,7 +117,11 @@ mod tests {
         let (mut a, mut b) = (memory.hold(tenant("a")), memory.hold(tenant("b")));
         a.grow(60).expect("its share");
         assert_eq!(status(a.grow(1)), Err(429));
-        assert_eq!(status(memory.hold(tenant("a")).grow(1)), Err(429), "the share is the tenant's, not the request's");
+        assert_eq!(
+            status(memory.hold(tenant("a")).grow(1)),
+            Err(429),
+            "the share is the tenant's, not the request's"
+        );
         assert_eq!(status(b.grow(41)), Err(503));
         assert_eq!(status(b.check(41)), Err(503));
         b.grow(40).expect("what was refused was not taken");

@@ -5,6 +5,7 @@ use super::{
     dispatch::{Call, json},
     error::{Answer, Problem},
     filter::{self, Page},
+    state::App,
 };
 use crate::{
     model::{
@@ -31,7 +32,7 @@ const LONGEST_WAIT: u64 = 10;
 pub async fn list(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
     let (scope, _) = access::own_tenant(&call.app, caller, action)?;
-    let (filter, page) = both(filter::filter(&call.query), filter::page(&call.query))?;
+    let (filter, page) = filter::both(filter::filter(&call.query), filter::page(&call.query))?;
     let query = ListQuery {
         filter,
         sort: page.sort,
@@ -42,15 +43,6 @@ pub async fn list(call: Call) -> Answer {
     let found = call.app.services.authority.list(&scope, query).await?;
     let meta = meta(&page, &found, call.app.services.health.is_lagging());
     Ok(pieces(scope.tenant().clone(), found.entries, meta))
-}
-
-/// Both results, or the errors of both.
-fn both<A, B>(a: Result<A, Problem>, b: Result<B, Problem>) -> Result<(A, B), Problem> {
-    match (a, b) {
-        (Ok(a), Ok(b)) => Ok((a, b)),
-        (Err(a), Err(b)) => Err(a.and(b)),
-        (Err(one), Ok(_)) | (Ok(_), Err(one)) => Err(one),
-    }
 }
 
 fn meta(page: &Page, found: &ListPage, lagging: bool) -> String {
@@ -108,18 +100,20 @@ pub async fn get(call: Call) -> Answer {
     let (scope, _) = access::own_tenant(&call.app, caller, action)?;
     let wait = match call.query.get("wait") {
         None => 0,
-        Some(text) => text
-            .parse()
-            .ok()
-            .filter(|seconds| *seconds <= LONGEST_WAIT)
-            .ok_or_else(|| Problem::parameter("wait", "invalid_number", format!("`wait` is a whole number of seconds from 0 to {LONGEST_WAIT}")))?,
+        Some(text) => text.parse().ok().filter(|seconds| *seconds <= LONGEST_WAIT).ok_or_else(|| {
+            Problem::parameter(
+                "wait",
+                "invalid_number",
+                format!("`wait` is a whole number of seconds from 0 to {LONGEST_WAIT}"),
+            )
+        })?,
     };
     let id = Uuid::try_parse(&call.id).map_err(|_| Problem::not_found())?;
     let deadline = Instant::now() + Duration::from_secs(wait);
     let mut visible = call.app.services.authority.visible();
     loop {
         visible.mark_unchanged();
-        if let Some(entry) = find(&call, &scope, id).await? {
+        if let Some(entry) = find(&call.app, &scope, id).await? {
             let mut out = Vec::with_capacity(entry.record.len() + 512);
             write_entry(&mut out, scope.tenant(), &entry);
             return Ok(json(out));
@@ -131,8 +125,8 @@ pub async fn get(call: Call) -> Answer {
 }
 
 /// Store, then pending, then the store once more: between the first two it may have moved from the one to the other.
-async fn find(call: &Call, scope: &TenantScope, id: Uuid) -> Result<Option<StoredEntry>, StoreError> {
-    let services = &call.app.services;
+async fn find(app: &App, scope: &TenantScope, id: Uuid) -> Result<Option<StoredEntry>, StoreError> {
+    let services = &app.services;
     if let Some(entry) = services.authority.get(scope, id).await? {
         return Ok(Some(entry));
     }

@@ -294,7 +294,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "Live feed: WebSocket, or Server-Sent Events by Accept",
     ),
     end(Get, "/logs/{id}", May(Action::ReadEntries), Op::GetLog, &[WAIT_SECONDS], "Get one entry"),
-    end(Get, "/tenants", May(Action::ListTenants), Op::ListTenants, &[], "List the tenants that the credential covers"),
+    end(
+        Get,
+        "/tenants",
+        May(Action::ListTenants),
+        Op::ListTenants,
+        &[],
+        "List the tenants that the credential covers",
+    ),
     end(Post, "/tenants", May(Action::CreateTenant), Op::CreateTenant, &[], "Create a tenant"),
     end(Get, "/tenants/{tenant}", May(Action::ReadTenant), Op::GetTenant, &[], "Get a tenant"),
     end(
@@ -377,7 +384,12 @@ mod tests {
     fn no_endpoint_and_no_parameter_name_is_there_twice() {
         let mut seen = HashSet::new();
         for endpoint in ENDPOINTS {
-            assert!(seen.insert((endpoint.verb.as_str(), endpoint.path)), "{} {}", endpoint.verb.as_str(), endpoint.path);
+            assert!(
+                seen.insert((endpoint.verb.as_str(), endpoint.path)),
+                "{} {}",
+                endpoint.verb.as_str(),
+                endpoint.path
+            );
             let mut names = HashSet::new();
             for param in endpoint.params.unwrap_or_default().iter().copied().flatten() {
                 for name in std::iter::once(&param.name).chain(param.aliases) {

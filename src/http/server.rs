@@ -32,7 +32,10 @@ use tokio::{
     sync::Semaphore,
     time::Sleep,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use tower::ServiceExt;
 
 /// Largest head of a request, bytes: a token and a long query fit, memory per idle connection stays small.
@@ -72,9 +75,9 @@ impl Drain {
         self.stopping.cancelled().await;
     }
 
-    /// A session: counted until it ends.
-    pub fn track<F: Future>(&self, session: F) -> impl Future<Output = F::Output> + use<F> {
-        self.sessions.track_future(session)
+    /// A session: counted until this is dropped.
+    pub fn session(&self) -> TaskTrackerToken {
+        self.sessions.token()
     }
 
     /// Resolves when [`Drain::stop`] was called and every session has ended. Cancel-safe.

@@ -10,10 +10,7 @@ use crate::{
     sinks::{Authority, dead_letter::DeadLetters},
 };
 use dashmap::DashMap;
-use std::{
-    sync::Arc,
-    thread::available_parallelism,
-};
+use std::{sync::Arc, thread::available_parallelism};
 use tokio::sync::Semaphore;
 
 /// What the HTTP surface works with. Handed over by the application.
