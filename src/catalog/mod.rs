@@ -209,22 +209,33 @@ impl Inner {
     }
 
     async fn put(&self, stored: Stored, when: Precondition) -> Result<Arc<Tenant>, CatalogError> {
+        let key = key_of(&stored.tenant.tenant_id);
         let bytes = serde_json::to_vec(&stored).expect("a tenant always encodes");
-        self.objects.put(&key_of(&stored.tenant.tenant_id), Bytes::from(bytes), when).await?;
+        if let Err(error) = self.objects.put(&key, Bytes::from(bytes), when).await {
+            // Somebody else's content may be there, or ours after all: memory is to show what is stored.
+            if let Ok(Some((bytes, _))) = self.objects.get(&key).await
+                && let Ok(found) = decode(&bytes)
+            {
+                self.remember(found);
+            }
+            return Err(error.into());
+        }
+        Ok(self.remember(stored))
+    }
+
+    /// Takes a stored tenant into memory, unless a later one is there: two writers may come here in the other order than
+    /// their writes.
+    fn remember(&self, stored: Stored) -> Arc<Tenant> {
         let (tenant, revision) = (Arc::new(stored.tenant), stored.revision);
-        let cached = Cached {
+        let cached = |revision| Cached {
             revision,
             tenant: tenant.clone(),
         };
-        // Two writers may come here in the other order than their writes.
-        let mut slot = self.tenants.entry(tenant.tenant_id.clone()).or_insert_with(|| Cached {
-            revision: 0,
-            tenant: tenant.clone(),
-        });
+        let mut slot = self.tenants.entry(tenant.tenant_id.clone()).or_insert_with(|| cached(revision));
         if revision > slot.revision {
-            *slot = cached;
+            *slot = cached(revision);
         }
-        Ok(tenant)
+        tenant.clone()
     }
 }
 

@@ -561,6 +561,9 @@ impl Fs for SimFs {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.lock();
         state.change()?;
+        if !state.dirs.contains(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let state = &mut *state;
         for change in state.changes.remove(dir).unwrap_or_default() {
             change.apply(&mut state.durable_names);

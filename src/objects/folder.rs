@@ -39,9 +39,8 @@ impl FolderObjects {
     /// Opens the folder and makes it when it is missing. Blocks.
     pub fn open(fs: Arc<dyn Fs>, root: PathBuf) -> Result<Self, ObjectError> {
         fs.create_dir(&root).map_err(|e| failed(&e))?;
-        if let Some(parent) = root.parent() {
-            fs.sync_dir(parent).map_err(|e| failed(&e))?;
-        }
+        let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
+        fs.sync_dir(parent.unwrap_or(Path::new("."))).map_err(|e| failed(&e))?;
         Ok(Self(Arc::new(Inner {
             fs,
             root,
@@ -206,4 +205,146 @@ fn version_of(bytes: &[u8]) -> Version {
 /// The text of the system's error, without the path.
 fn failed(error: &io::Error) -> ObjectError {
     ObjectError::Io(error.to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::{
+        real::RealFs,
+        sim::{CrashMode, SimFs},
+    };
+
+    const ROOT: &str = "/data/objects";
+
+    fn key(text: &str) -> Key {
+        Key::parse(text).expect("a key")
+    }
+
+    fn open(fs: &SimFs) -> FolderObjects {
+        FolderObjects::open(Arc::new(fs.clone()), PathBuf::from(ROOT)).expect("opened")
+    }
+
+    fn real() -> (tempfile::TempDir, FolderObjects) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let objects = FolderObjects::open(Arc::new(RealFs), dir.path().join("objects")).expect("opened");
+        (dir, objects)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_writers_who_read_the_same_version_one_wins() {
+        let (_dir, objects) = real();
+        let key = key("a/counter.txt");
+        let increment = |objects: FolderObjects, key: Key| async move {
+            let mut lost = 0;
+            loop {
+                let (value, when) = match objects.get(&key).await.expect("read") {
+                    None => (0u32, Precondition::Absent),
+                    Some((bytes, version)) => (
+                        String::from_utf8(bytes.to_vec()).expect("text").parse().expect("a number"),
+                        Precondition::Version(version),
+                    ),
+                };
+                match objects.put(&key, (value + 1).to_string().into(), when).await {
+                    Ok(_) => return lost,
+                    Err(ObjectError::Conflict) => lost += 1,
+                    Err(e) => panic!("{e}"),
+                }
+            }
+        };
+        let writers: Vec<_> = (0..64).map(|_| tokio::spawn(increment(objects.clone(), key.clone()))).collect();
+        let mut lost = 0;
+        for writer in writers {
+            lost += writer.await.expect("no panic");
+        }
+        assert_eq!(&objects.get(&key).await.expect("read").expect("there").0[..], b"64");
+        assert!(lost > 0, "they did race");
+    }
+
+    #[tokio::test]
+    async fn preconditions_hold_or_nothing_is_written() {
+        let (_dir, objects) = real();
+        let key = key("a/b.json");
+        assert!(objects.get(&key).await.expect("read").is_none());
+        let first = objects.put(&key, "1".into(), Precondition::Absent).await.expect("written");
+        assert!(matches!(objects.put(&key, "2".into(), Precondition::Absent).await, Err(ObjectError::Conflict)));
+        let second = objects.put(&key, "2".into(), Precondition::Version(first.clone())).await.expect("written");
+        assert!(matches!(
+            objects.put(&key, "3".into(), Precondition::Version(first)).await,
+            Err(ObjectError::Conflict)
+        ));
+        assert_eq!(objects.get(&key).await.expect("read"), Some(("2".into(), second.clone())));
+        objects.delete(&key).await.expect("deleted");
+        objects.delete(&key).await.expect("what is not there is fine");
+        assert!(matches!(
+            objects.put(&key, "3".into(), Precondition::Version(second)).await,
+            Err(ObjectError::Conflict)
+        ));
+        objects.put(&key, "4".into(), Precondition::Any).await.expect("written");
+    }
+
+    #[tokio::test]
+    async fn a_list_is_sorted_deep_and_without_temporary_files() {
+        let (dir, objects) = real();
+        for name in ["x/b.json", "x/a.json", "x/y/c.json", "xx/d.json"] {
+            objects.put(&key(name), "1".into(), Precondition::Any).await.expect("written");
+        }
+        std::fs::write(dir.path().join("objects/x/e.json.tmp"), "cut short").expect("written");
+        let names: Vec<_> = objects.list("x").await.expect("listed").iter().map(|k| k.to_string()).collect();
+        assert_eq!(names, ["x/a.json", "x/b.json", "x/y/c.json"]);
+        assert_eq!(objects.list("nowhere").await.expect("listed"), []);
+        for bad in ["", "..", "x/../xx", "/x", "x/"] {
+            assert!(matches!(objects.list(bad).await, Err(ObjectError::InvalidKey(_))), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn power_may_go_at_any_moment_and_leaves_the_old_or_the_new() {
+        let key = key("a/b.json");
+        let mut finished = false;
+        for operations in 0.. {
+            let fs = SimFs::new();
+            let objects = open(&fs);
+            objects.put(&key, "old".into(), Precondition::Absent).await.expect("written");
+            fs.power_off_after(operations);
+            finished = objects.put(&key, "new".into(), Precondition::Any).await.is_ok();
+            for (seed, mode) in [(0, CrashMode::Lose), (1, CrashMode::Keep), (2, CrashMode::Tear), (3, CrashMode::Tear)] {
+                let found = open(&fs.crash(seed, mode)).get(&key).await.expect("read").expect("there").0;
+                assert!(found == "new" || !finished && found == "old", "after {operations} operations: {found:?}");
+            }
+            if finished {
+                break;
+            }
+        }
+        assert!(finished);
+    }
+
+    #[tokio::test]
+    async fn what_another_process_left_half_done_is_finished_before_it_is_shown() {
+        let fs = SimFs::new();
+        let dir = Path::new(ROOT).join("a");
+        fs.create_dir(&dir).expect("made");
+        let file = fs.create(&dir.join("t")).expect("made");
+        file.write_at(b"new", 0).expect("written");
+        file.sync().expect("synced");
+        fs.rename(&dir.join("t"), &dir.join("b.json")).expect("renamed"); // and here it died
+        assert!(open(&fs).get(&key("a/b.json")).await.expect("read").is_some());
+        let after = open(&fs.crash(0, CrashMode::Lose));
+        assert!(after.get(&key("a/b.json")).await.expect("read").is_some(), "what was shown is still there");
+    }
+
+    #[tokio::test]
+    async fn a_failed_write_is_an_error_and_can_be_repeated() {
+        let fs = SimFs::new();
+        let objects = open(&fs);
+        fs.fail_syncs(0, 1);
+        assert!(matches!(
+            objects.put(&key("a/b.json"), "1".into(), Precondition::Absent).await,
+            Err(ObjectError::Io(_))
+        ));
+        assert!(objects.get(&key("a/b.json")).await.expect("read").is_none());
+        objects.put(&key("a/b.json"), "1".into(), Precondition::Absent).await.expect("written");
+        let after = open(&fs.crash(0, CrashMode::Lose));
+        assert!(after.get(&key("a/b.json")).await.expect("read").is_some());
+    }
 }

@@ -1,1 +1,253 @@
+use super::*;
+use crate::{
+    fs::sim::{CrashMode, SimFs},
+    model::pack::{Pack, tests::pack_of},
+    objects::folder::FolderObjects,
+    seal::{Seal, SealPack},
+};
+use std::{collections::BTreeMap, path::PathBuf, thread};
 
+const SEALED_AT: i64 = 1_700_000_001_000;
+
+fn objects(fs: &SimFs) -> Arc<dyn Objects> {
+    Arc::new(FolderObjects::open(Arc::new(fs.clone()), PathBuf::from("/data/objects")).expect("opened"))
+}
+
+fn open(fs: &SimFs) -> DeadLetters {
+    DeadLetters::open(objects(fs), 0)
+}
+
+fn scope(tenant: &str) -> TenantScope {
+    TenantScope::new(TenantId::parse(tenant).expect("a tenant id"))
+}
+
+/// Seal n over these packs. Entries with an even id are conflicts (or refused, if there is a refusal), the others new.
+fn seal(n: u64, sealed_at: i64, packs: Vec<Arc<Pack>>, refusal: Option<Refusal>) -> Arc<DecidedSeal> {
+    let bad = if refusal.is_some() { Decision::Refused } else { Decision::Conflict };
+    let decide = |pack: &Arc<Pack>| SealPack {
+        pack_id: pack.id(),
+        tenant: 0,
+        positions: Default::default(),
+        decisions: pack.entries().map(|e| if e.id().as_u128() % 2 == 0 { bad } else { Decision::New }).collect(),
+        refusal,
+        first_sequence: 1,
+    };
+    Arc::new(DecidedSeal {
+        seal: Seal {
+            n,
+            previous_crc: 0,
+            owner: Uuid::nil(),
+            sealed_at,
+            chain_break: false,
+            tenants: Vec::new(),
+            packs: packs.iter().map(decide).collect(),
+        },
+        crc: 0,
+        packs,
+        encoded_len: 0,
+    })
+}
+
+fn pack(tenant: &str, ids: &[u128]) -> Arc<Pack> {
+    Arc::new(pack_of(tenant, ids))
+}
+
+/// Submits from a thread of its own, as the sequencer's follower does.
+fn submit(letters: &DeadLetters, seals: &[Arc<DecidedSeal>]) -> thread::JoinHandle<()> {
+    let (letters, seals) = (letters.clone(), seals.to_vec());
+    thread::spawn(move || seals.iter().for_each(|seal| letters.submit(seal)))
+}
+
+async fn all(letters: &DeadLetters, tenant: &str) -> Vec<DeadLetter> {
+    let page = letters.list(&scope(tenant), 0, usize::MAX).await.expect("listed");
+    assert_eq!(page.total, page.data.len() as u64);
+    assert!(page.data.is_sorted_by_key(|letter| letter.id));
+    page.data
+}
+
+#[tokio::test]
+async fn a_letter_says_what_was_refused_and_why_and_only_to_its_tenant() {
+    let fs = SimFs::new();
+    let letters = open(&fs);
+    let seals = [
+        seal(1, SEALED_AT, vec![pack("acme", &[1, 2, 4]), pack("globex", &[6])], None),
+        seal(2, SEALED_AT, vec![pack("acme", &[8])], Some(Refusal::Poison)),
+        seal(3, SEALED_AT + 1, vec![pack("acme", &[10])], Some(Refusal::TenantDeleted)),
+    ];
+    submit(&letters, &seals).join().expect("no panic");
+    letters.drained().await;
+    let found = all(&letters, "acme").await;
+    let mut reasons: Vec<_> = found.iter().map(|l| (l.entry_id.as_u128(), l.reason.as_str())).collect();
+    reasons.sort_unstable();
+    assert_eq!(reasons, [(2, "id_conflict"), (4, "id_conflict"), (8, "poison"), (10, "tenant_deleted")]);
+    let letter = found.iter().find(|l| l.entry_id.as_u128() == 4).expect("there");
+    let entry: serde_json::Value = serde_json::from_str(letter.entry.get()).expect("JSON");
+    assert_eq!(
+        (&entry["message"], &entry["tenant_id"], &entry["sequence"]),
+        (&"entry 2".into(), &"acme".into(), &serde_json::Value::Null)
+    );
+    assert_eq!(
+        (letter.actor.as_str(), letter.received_at.as_str(), letter.sealed_at.as_str()),
+        ("tester", "2023-11-14T22:13:20.500Z", "2023-11-14T22:13:21.000Z")
+    );
+    assert_eq!(
+        letters.get(&scope("acme"), letter.id).await.expect("read").map(|l| l.entry_id),
+        Some(letter.entry_id)
+    );
+    assert!(
+        letters.get(&scope("globex"), letter.id).await.expect("read").is_none(),
+        "another tenant's letter is unknown"
+    );
+    assert!(letters.get(&scope("acme"), Uuid::nil()).await.expect("read").is_none());
+    assert_eq!(all(&letters, "globex").await.len(), 1);
+    assert!(all(&letters, "initech").await.is_empty());
+}
+
+#[tokio::test]
+async fn pages_of_any_size_make_up_the_list() {
+    let letters = open(&SimFs::new());
+    let seals: Vec<_> = (1..=9)
+        .map(|n| {
+            let ids: Vec<u128> = (0..n as u128 % 4).map(|i| 2 * (100 * n as u128 + i)).collect();
+            let sealed_at = SEALED_AT + n as i64 / 3; // three seals to a millisecond
+            seal(n, sealed_at, if ids.is_empty() { Vec::new() } else { vec![pack("acme", &ids)] }, None)
+        })
+        .collect();
+    submit(&letters, &seals).join().expect("no panic");
+    letters.drained().await;
+    let whole: Vec<_> = all(&letters, "acme").await.iter().map(|l| l.id).collect();
+    assert_eq!(whole.len(), 13);
+    for size in 1..=14 {
+        let mut paged = Vec::new();
+        for skip in (0..whole.len() as u64).step_by(size) {
+            let page = letters.list(&scope("acme"), skip, size).await.expect("listed");
+            assert_eq!(page.total, 13);
+            paged.extend(page.data.iter().map(|l| l.id));
+        }
+        assert_eq!(paged, whole, "pages of {size}");
+    }
+    assert!(letters.list(&scope("acme"), 13, 5).await.expect("listed").data.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_holds_settlement_back_and_hides_nothing() {
+    let fs = SimFs::new();
+    let letters = open(&fs);
+    let mut settled = letters.settled();
+    submit(&letters, &[seal(1, SEALED_AT, vec![pack("acme", &[1])], None)])
+        .join()
+        .expect("no panic");
+    assert_eq!(*settled.borrow_and_update(), 1, "a seal without letters is settled at once");
+    fs.set_capacity(0);
+    let seals = [
+        seal(2, SEALED_AT, vec![pack("acme", &[2])], None),
+        seal(3, SEALED_AT, vec![pack("acme", &[3])], None),
+        seal(4, SEALED_AT + 5, vec![pack("acme", &[4])], None),
+        seal(9, SEALED_AT + 6, vec![pack("acme", &[5])], None),
+    ];
+    submit(&letters, &seals).join().expect("no panic");
+    tokio::time::sleep(Duration::from_secs(60)).await; // virtual: many retries
+    assert_eq!(*settled.borrow(), 1, "nothing overtakes what is not written");
+    assert_eq!(all(&letters, "acme").await.len(), 2, "what waits can be read");
+    fs.set_capacity(1 << 30);
+    letters.drained().await;
+    assert_eq!(*settled.borrow(), 9);
+    assert_eq!(all(&open(&fs.crash(0, CrashMode::Lose)), "acme").await.len(), 2);
+}
+
+/// Object paths and their bytes.
+fn written(fs: &SimFs) -> BTreeMap<PathBuf, Vec<u8>> {
+    let objects = fs.paths().into_iter().filter(|path| path.extension().is_some_and(|e| e == "json"));
+    objects.map(|path| (path.clone(), fs.bytes(&path))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_power_cut_at_any_moment_submitting_again_makes_the_same_letters_once() {
+    let packs = [pack("acme", &[2, 4]), pack("globex", &[6]), pack("acme", &[8])];
+    let seals = [
+        seal(1, SEALED_AT, vec![packs[0].clone(), packs[1].clone()], None),
+        seal(2, SEALED_AT, vec![packs[2].clone()], Some(Refusal::Poison)),
+    ];
+    let calm = SimFs::new();
+    let letters = open(&calm);
+    submit(&letters, &seals).join().expect("no panic");
+    letters.drained().await;
+    let expected = written(&calm);
+    assert_eq!(expected.len(), 3);
+    for operations in 0..30 {
+        let fs = SimFs::new();
+        let letters = open(&fs);
+        fs.power_off_after(operations);
+        submit(&letters, &seals).join().expect("no panic");
+        tokio::time::sleep(Duration::from_secs(1)).await; // virtual: it has done what it can
+        let settled = *letters.settled().borrow();
+        for (seed, mode) in [(0, CrashMode::Lose), (1, CrashMode::Keep), (2, CrashMode::Tear)] {
+            let after = fs.crash(seed, mode);
+            let survived = written(&after).len();
+            assert!(survived >= [0, 2, 3][settled as usize], "{operations} operations: seal {settled} was settled");
+            let again = open(&after);
+            submit(&again, &seals).join().expect("no panic");
+            again.drained().await;
+            assert_eq!(*again.settled().borrow(), 2);
+            assert_eq!(written(&after), expected, "{operations} operations");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_submitter_waits_at_the_bound_and_only_there() {
+    let fs = SimFs::new();
+    let first = seal(1, SEALED_AT, vec![pack("acme", &[2])], None);
+    let one = objects_of(&first).iter().map(|o| o.bytes.len()).sum::<usize>();
+    let letters = DeadLetters::with_capacity(objects(&fs), 0, 2 * one + one / 2);
+    fs.hold_syncs();
+    let seals: Vec<_> = (2..=6).map(|n| seal(n, SEALED_AT, vec![pack("acme", &[2])], None)).collect();
+    let room = submit(&letters, &[first, seals[0].clone()]);
+    tokio::task::spawn_blocking(move || room.join()).await.expect("no panic").expect("two fit");
+    let rest = submit(&letters, &seals[1..]);
+    tokio::task::spawn_blocking({
+        let fs = fs.clone();
+        move || fs.wait_for_held_sync()
+    })
+    .await
+    .expect("no panic");
+    assert!(letters.0.shared.lock().bytes <= 2 * one + one / 2);
+    assert!(!rest.is_finished(), "a third does not fit");
+    fs.release_syncs();
+    tokio::task::spawn_blocking(move || rest.join()).await.expect("no panic").expect("it goes on");
+    letters.drained().await;
+    assert_eq!((*letters.settled().borrow(), letters.0.shared.lock().bytes), (6, 0));
+}
+
+#[tokio::test]
+async fn a_seal_larger_than_the_bound_passes_and_closing_lets_the_submitter_go() {
+    let fs = SimFs::new();
+    let letters = DeadLetters::with_capacity(objects(&fs), 0, 1);
+    let seals: Vec<_> = (1..=3).map(|n| seal(n, SEALED_AT, vec![pack("acme", &[2, 4])], None)).collect();
+    submit(&letters, &seals[..1]).join().expect("no panic");
+    letters.drained().await;
+    fs.hold_syncs();
+    let waiting = submit(&letters, &seals[1..]);
+    let held = fs.clone();
+    tokio::task::spawn_blocking(move || held.wait_for_held_sync()).await.expect("no panic");
+    letters.close();
+    tokio::task::spawn_blocking(move || waiting.join()).await.expect("no panic").expect("let go");
+    fs.release_syncs();
+    letters.drained().await;
+    assert_eq!(*letters.settled().borrow(), 2, "what was not taken is not settled");
+}
+
+#[tokio::test]
+async fn the_task_ends_with_the_last_clone() {
+    let fs = SimFs::new();
+    let shared = objects(&fs);
+    let letters = DeadLetters::open(shared.clone(), 0);
+    let task = letters.0.task.clone();
+    drop(letters.clone());
+    assert!(!task.is_finished());
+    drop(letters);
+    while !task.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(Arc::strong_count(&shared), 1, "nothing of it is left");
+}
