@@ -43,6 +43,19 @@ impl Budget {
             bytes: n,
         })
     }
+
+    /// Waits until `bytes` are free in both budgets: tenant first, then global; first come, first served, and a waiter at
+    /// the front collects what is freed, so that small requests cannot starve a large one. More than a whole budget waits
+    /// for ever. Cancel-safe: nothing is taken before both are.
+    pub async fn reserve(&self, bytes: usize) -> Credit {
+        let n = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let tenant = self.tenant.clone().acquire_many_owned(n).await.expect("a budget is never closed");
+        let global = self.global.clone().acquire_many_owned(n).await.expect("a budget is never closed");
+        Credit {
+            _permits: [tenant, global],
+            bytes: n,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::model::{
     tenant::{TenantId, TenantScope},
 };
 use futures_util::future::BoxFuture;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 
 /// Where a record stands in the log: segment ordinal, and offset of the record in that segment's file.
@@ -97,4 +97,15 @@ pub struct Counters {
     pub erased: u64,
     /// Bytes of accepted packs.
     pub bytes: u64,
+}
+
+/// A durable pack could not be read back.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the pack cannot be read back from the log: {0}")]
+pub struct PackReadError(pub String);
+
+/// Reads packs back that were delivered before, so that nobody has to keep them in memory.
+pub trait PackReader: Send + Sync + 'static {
+    /// The pack at `at`, a position that a [`crate::model::batch::Delivery`] named. Dropping the future abandons the read.
+    fn read(&self, at: Position) -> BoxFuture<'static, Result<Arc<Pack>, PackReadError>>;
 }

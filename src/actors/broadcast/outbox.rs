@@ -1,0 +1,276 @@
+//! The bounded queue between the broadcaster and one session, and what happens when it is full.
+//!
+//! ```text
+//!            session caught up with all that was announced
+//!  Behind ───────────────────────────────────────────────▶ Live
+//!    ▲  (the session reads the store; announcements           │ (frames are queued)
+//!    │   only move `announced`)                               │
+//!    └──── queue full and `CatchUp`, or frames were missed ───┘
+//! ```
+//!
+//! Live, every number up to `covered` is accounted for: delivered, queued, filtered out, void or in a gap. An announcement
+//! that starts after `covered + 1` shows that one is missing; one that ends before is known. So announcements may be lost
+//! or come twice, and the session still gets every number once.
+
+use crate::model::{
+    feed::{FeedEnd, FeedItem, OnSlow},
+    filter::Filter,
+};
+use bytes::Bytes;
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::Notify;
+
+/// What a queued frame costs besides its JSON, bytes.
+pub(super) const FRAME_OVERHEAD: usize = 64;
+
+/// The queue of one session.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    pub(super) filter: Filter,
+    on_slow: OnSlow,
+    capacity: usize,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    mode: Mode,
+    queue: VecDeque<FeedItem>,
+    bytes: usize,
+    ended: Option<FeedEnd>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Live { covered: u64 },
+    Behind { announced: u64 },
+}
+
+/// What the session finds.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A frame.
+    Item(FeedItem),
+    /// Nothing now; every number up to here is dealt with. Wait for a change.
+    Nothing {
+        /// The last number dealt with.
+        covered: u64,
+    },
+    /// Read the store, at least up to here.
+    Behind {
+        /// The last number announced.
+        announced: u64,
+    },
+    /// The session is over.
+    Ended(FeedEnd),
+}
+
+impl Outbox {
+    /// A queue of at most `capacity` bytes of frames, behind until [`Outbox::join`].
+    pub(super) fn new(filter: Filter, on_slow: OnSlow, capacity: usize) -> Self {
+        let state = State {
+            mode: Mode::Behind { announced: 0 },
+            queue: VecDeque::new(),
+            bytes: 0,
+            ended: None,
+        };
+        Self {
+            filter,
+            on_slow,
+            capacity,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Begins an announcement of the numbers `from..=to`; `None` when the session does not want its frames.
+    pub(super) fn begin(&self, from: u64, to: u64) -> Option<Offer<'_>> {
+        let mut state = self.lock();
+        match &mut state.mode {
+            Mode::Behind { announced } => {
+                *announced = to.max(*announced);
+                drop(state);
+                self.changed.notify_one();
+                None
+            }
+            Mode::Live { covered } if to <= *covered => None,
+            Mode::Live { covered } if from <= *covered + 1 => {
+                let after = *covered;
+                drop(state);
+                Some(Offer { outbox: self, after, to })
+            }
+            Mode::Live { .. } => {
+                state.mode = Mode::Behind { announced: to };
+                drop(state);
+                self.changed.notify_one();
+                None
+            }
+        }
+    }
+
+    /// Frames up to `to` were not offered: the session must read the store.
+    pub(super) fn miss(&self, to: u64) {
+        let mut state = self.lock();
+        state.mode = match state.mode {
+            Mode::Behind { announced } => Mode::Behind { announced: to.max(announced) },
+            Mode::Live { covered } if to <= covered => return,
+            Mode::Live { .. } => Mode::Behind { announced: to },
+        };
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Ends the session; what is queued is let go.
+    pub(super) fn end(&self, why: FeedEnd) {
+        let mut state = self.lock();
+        state.ended.get_or_insert(why);
+        state.clear();
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// The next thing for the session, which has dealt with every number up to `dealt_with` when nothing is queued.
+    pub(super) fn take(&self, dealt_with: u64) -> Found {
+        let mut state = self.lock();
+        if let Some(why) = &state.ended {
+            return Found::Ended(why.clone());
+        }
+        if let Some(item) = state.queue.pop_front() {
+            state.bytes -= cost(&item);
+            return Found::Item(item);
+        }
+        match state.mode {
+            Mode::Live { covered } => Found::Nothing { covered },
+            Mode::Behind { announced } if announced <= dealt_with => {
+                state.mode = Mode::Live { covered: dealt_with };
+                Found::Nothing { covered: dealt_with }
+            }
+            Mode::Behind { announced } => Found::Behind { announced },
+        }
+    }
+
+    /// Waits for a change since the last [`Outbox::take`]. Cancel-safe.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Why the session is over, if it is.
+    pub(super) fn ended(&self) -> Option<FeedEnd> {
+        self.lock().ended.clone()
+    }
+
+    /// Waits until the session is over. May swallow other changes: look at [`Outbox::take`] afterwards. Cancel-safe.
+    pub(super) async fn until_ended(&self) {
+        while self.ended().is_none() {
+            self.changed().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while it is held; a poisoned queue is still a queue.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn clear(&mut self) {
+        self.queue = VecDeque::new();
+        self.bytes = 0;
+    }
+
+    fn push(&mut self, item: FeedItem) {
+        self.bytes += cost(&item);
+        self.queue.push_back(item);
+    }
+
+    /// Adds `from..=to` to the gap at the end of the queue, or begins one.
+    fn skip(&mut self, from: u64, to: u64) {
+        match self.queue.back_mut() {
+            Some(FeedItem::Gap { to: last, .. }) => *last = to,
+            _ => self.push(FeedItem::Gap { from, to }),
+        }
+    }
+}
+
+fn cost(item: &FeedItem) -> usize {
+    FRAME_OVERHEAD
+        + match item {
+            FeedItem::Entry { json, .. } => json.len(),
+            FeedItem::Gap { .. } | FeedItem::Void { .. } | FeedItem::Closed(_) => 0,
+        }
+}
+
+/// One announcement to one session whose queue is live. Dropping it ends the announcement.
+pub(super) struct Offer<'a> {
+    outbox: &'a Outbox,
+    after: u64,
+    to: u64,
+}
+
+impl Offer<'_> {
+    /// Whether the session has not dealt with this number yet.
+    pub(super) fn is_new(&self, sequence: u64) -> bool {
+        sequence > self.after
+    }
+
+    /// An entry that passed the session's filter.
+    pub(super) fn entry(&self, sequence: u64, json: Bytes) {
+        self.push(sequence, sequence, FeedItem::Entry { sequence, json });
+    }
+
+    /// Numbers without an entry.
+    pub(super) fn void(&self, from: u64, to: u64) {
+        let from = from.max(self.after + 1);
+        self.push(from, to, FeedItem::Void { from, to });
+    }
+
+    /// False once the session fell behind, even if it has caught up (past this announcement, then) and is live again.
+    fn is_current(&self, state: &State) -> bool {
+        state.mode == Mode::Live { covered: self.after }
+    }
+
+    fn push(&self, from: u64, to: u64, item: FeedItem) {
+        let mut state = self.outbox.lock();
+        if state.ended.is_some() || !self.is_current(&state) {
+            return;
+        }
+        // After a gap, frames are queued again once half of the queue is free: fewer and longer gaps.
+        let skipping = matches!(state.queue.back(), Some(FeedItem::Gap { .. }));
+        let limit = if skipping { self.outbox.capacity / 2 } else { self.outbox.capacity };
+        // A frame larger than the queue goes alone.
+        if state.bytes + cost(&item) <= limit || state.queue.is_empty() {
+            state.push(item);
+            return;
+        }
+        match self.outbox.on_slow {
+            OnSlow::Gap => state.skip(from, to),
+            OnSlow::CatchUp => {
+                state.clear();
+                state.mode = Mode::Behind { announced: self.to };
+            }
+            OnSlow::Close => {
+                state.clear();
+                state.ended = Some(FeedEnd::TooSlow);
+            }
+        }
+    }
+}
+
+impl Drop for Offer<'_> {
+    fn drop(&mut self) {
+        // During a panic the rest of the announcement was not offered: the session must not believe it was.
+        if std::thread::panicking() {
+            return self.outbox.miss(self.to);
+        }
+        let mut state = self.outbox.lock();
+        if self.is_current(&state) {
+            state.mode = Mode::Live { covered: self.to };
+        }
+        drop(state);
+        self.outbox.changed.notify_one();
+    }
+}
