@@ -1,1 +1,82 @@
-//! In work.
+//! The HTTP surface: writing, reading, the live feed, tenants, health, documentation.
+//!
+//! ```text
+//! server ─▶ layers ─▶ dispatch ─▶ access (who) ─▶ query (what) ─▶ ingest | reads | stream | tenants | letters | health | docs
+//!           ids,      routes: the one table            │
+//!           problems                                   └─▶ Producer · Authority · FeedHandle · Catalog · DeadLetters
+//! ```
+//!
+//! It guarantees: a 2xx to a write means that the pack is durable; a 4xx or 503 that nothing was kept; bodies in flight stay
+//! inside a byte budget; every read is restricted to the tenant of the credential by a `TenantScope`; a parameter is never
+//! ignored; no answer and no log line holds a credential, a query string or an internal.
+
+mod access;
+mod body;
+mod dispatch;
+mod docs;
+mod error;
+mod filter;
+pub mod health;
+mod ingest;
+mod layers;
+mod letters;
+mod memory;
+mod openapi;
+mod query;
+mod reads;
+mod routes;
+pub mod server;
+pub mod settings;
+mod state;
+mod stream;
+mod tenants;
+
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    health::Health,
+    routes::BASE,
+    server::{Drain, serve},
+    settings::HttpSettings,
+    state::Services,
+};
+
+use self::{error::Problem, health::Probe, state::App};
+use axum::{
+    Router,
+    http::{HeaderValue, header},
+    response::IntoResponse,
+    routing::get,
+};
+use std::sync::Arc;
+
+/// Everything that the main listener answers.
+pub fn router(services: Services) -> Router {
+    layers::around(dispatch::routes(App::new(services)))
+}
+
+/// Everything that the admin listener answers: health, and the metrics that `render` writes in Prometheus' text format.
+pub fn admin_router(health: Arc<Health>, render: Arc<dyn Fn() -> String + Send + Sync>) -> Router {
+    let mut routes = Router::new().route(
+        "/metrics",
+        get(move || async move {
+            let mut response = render().into_response();
+            let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, text);
+            response
+        }),
+    );
+    for (path, probe) in [
+        ("/health", Probe::Report),
+        ("/healthz", Probe::Report),
+        ("/health/live", Probe::Live),
+        ("/health/ready", Probe::Ready),
+    ] {
+        for base in ["", BASE] {
+            let health = health.clone();
+            routes = routes.route(&format!("{base}{path}"), get(move || async move { health.answer(probe) }));
+        }
+    }
+    layers::around(routes.fallback(|| async { Problem::not_found() }))
+}

@@ -1,0 +1,179 @@
+//! From the table to the handlers: method, credential, policy, parameters; then the operation. In this order, so that a
+//! caller without rights learns nothing about parameters, and nothing of a body is read for a request that is refused.
+
+use super::{
+    access, docs,
+    error::{Answer, Code, Problem},
+    health::Probe,
+    ingest,
+    layers::RequestId,
+    letters, openapi,
+    query::Query,
+    reads,
+    routes::{Access, BASE, ENDPOINTS, Endpoint, Operation as Op, Verb},
+    state::App,
+    stream, tenants,
+};
+use crate::auth::{
+    Principal,
+    policy::{self, Action},
+};
+use axum::{
+    Router,
+    body::Body,
+    extract::{RawPathParams, Request, State, rejection::RawPathParamsRejection},
+    http::{HeaderValue, Method, header, request::Parts},
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// One call of an endpoint, checked as far as the table tells.
+pub struct Call {
+    /// What the handlers share.
+    pub app: Arc<App>,
+    /// Which endpoint.
+    pub endpoint: &'static Endpoint,
+    /// Method, URI, headers, extensions.
+    pub parts: Parts,
+    /// The body, unread.
+    pub body: Body,
+    /// The first parameter of the path, decoded; empty when the path has none.
+    pub id: String,
+    /// The query, its names checked.
+    pub query: Query,
+    /// Who calls; set unless the endpoint is open.
+    pub caller: Option<Principal>,
+    /// The request's id.
+    pub request_id: Arc<str>,
+}
+
+impl Call {
+    /// Who calls, and the action that the table asks for.
+    pub fn caller(&self) -> Result<(&Principal, Action), Problem> {
+        match (&self.caller, self.endpoint.access) {
+            (Some(caller), Access::May(action)) => Ok((caller, action)),
+            _ => Err(access::missing()),
+        }
+    }
+}
+
+/// The routes of the table, below the base and, where the table says so, at the root.
+pub fn routes(app: Arc<App>) -> Router {
+    let mut paths = BTreeMap::<&str, Vec<&'static Endpoint>>::new();
+    for endpoint in ENDPOINTS {
+        paths.entry(endpoint.path).or_default().push(endpoint);
+    }
+    let mut router = Router::new();
+    for (path, endpoints) in paths {
+        let at_root = endpoints.iter().any(|e| e.at_root);
+        let endpoints: Arc<[_]> = endpoints.into();
+        let handler = any(
+            move |State(app): State<Arc<App>>, params: Result<RawPathParams, RawPathParamsRejection>, request: Request| async move {
+                enter(app, &endpoints, params, request).await.unwrap_or_else(IntoResponse::into_response)
+            },
+        );
+        router = router.route(&format!("{BASE}{path}"), handler.clone());
+        if at_root {
+            router = router.route(path, handler);
+        }
+    }
+    router.fallback(|| async { Problem::not_found() }).with_state(app)
+}
+
+async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<RawPathParams, RawPathParamsRejection>, request: Request) -> Answer {
+    let endpoint = choose(endpoints, request.method())?;
+    // A path that is no UTF-8 names nothing.
+    let params = params.map_err(|_| Problem::not_found())?;
+    let id = params.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default();
+    let (parts, body) = request.into_parts();
+    let caller = match endpoint.access {
+        Access::Open => None,
+        // The feed takes its credential from more places and may wait for it.
+        _ if endpoint.operation == Op::Stream => None,
+        Access::Caller | Access::May(_) => {
+            let token = access::credential(&parts.headers, None)?.ok_or_else(access::missing)?;
+            Some(access::authenticate(&app, token, &parts.headers)?)
+        }
+    };
+    if let (Some(caller), Access::May(action)) = (&caller, endpoint.access)
+        && !policy::allowed(caller, action)
+    {
+        return Err(access::denied());
+    }
+    let query = match endpoint.params {
+        Some(_) => Query::parse(parts.uri.query())?,
+        None => Query::default(),
+    };
+    if endpoint.operation != Op::Stream {
+        query.check(endpoint)?;
+    }
+    let request_id = parts.extensions.get::<RequestId>().map_or_else(|| "".into(), |id| id.0.clone());
+    perform(Call {
+        app,
+        endpoint,
+        parts,
+        body,
+        id,
+        query,
+        caller,
+        request_id,
+    })
+    .await
+}
+
+fn choose(endpoints: &[&'static Endpoint], method: &Method) -> Result<&'static Endpoint, Problem> {
+    let name = if method == Method::HEAD { "GET" } else { method.as_str() };
+    if let Some(endpoint) = endpoints.iter().find(|e| e.verb.as_str() == name) {
+        return Ok(endpoint);
+    }
+    let mut allowed = Vec::new();
+    for verb in [Verb::Get, Verb::Post, Verb::Put, Verb::Delete] {
+        if endpoints.iter().any(|e| e.verb == verb) {
+            allowed.push(verb.as_str());
+            allowed.extend((verb == Verb::Get).then_some("HEAD"));
+        }
+    }
+    let allowed = allowed.join(", ");
+    let value = HeaderValue::from_str(&allowed).expect("names of methods are visible ASCII");
+    Err(Problem::new(Code::MethodNotAllowed, format!("this path answers to {allowed}")).with_header(header::ALLOW, value))
+}
+
+async fn perform(call: Call) -> Answer {
+    match call.endpoint.operation {
+        Op::PostLog | Op::PostBulk => ingest::write(call).await,
+        Op::ListLogs => reads::list(call).await,
+        Op::GetLog => reads::get(call).await,
+        Op::Stats => reads::stats(call).await,
+        Op::Stream => stream::open(call).await,
+        Op::ListTenants => tenants::list(&call),
+        Op::CreateTenant => tenants::create(call).await,
+        Op::GetTenant => tenants::get(&call),
+        Op::UpdateTenant => tenants::update(call).await,
+        Op::Usage => tenants::usage(&call),
+        Op::ListDeadLetters => letters::list(call).await,
+        Op::GetDeadLetter => letters::get(call).await,
+        Op::HealthReport => Ok(call.app.services.health.answer(Probe::Report)),
+        Op::HealthLive => Ok(call.app.services.health.answer(Probe::Live)),
+        Op::HealthReady => Ok(call.app.services.health.answer(Probe::Ready)),
+        Op::OpenApi => Ok(json(openapi::document().to_vec())),
+        Op::SwaggerUi => Ok(docs::swagger_ui()),
+        Op::ReDoc => Ok(docs::redoc()),
+        Op::Asset => docs::asset(&call.id, &call.parts.headers),
+        Op::Unbuilt => Err(Problem::not_implemented(call.endpoint.summary)),
+    }
+}
+
+/// A 200 with JSON text.
+pub fn json(body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A 200 with a value as JSON.
+pub fn json_of(value: &impl serde::Serialize) -> Response {
+    json(serde_json::to_vec(value).expect("plain data always serialises"))
+}

@@ -1,0 +1,119 @@
+//! What happens to every request and every answer, from the outside in:
+//!
+//! 1. **HEAD**: outermost, because every other layer may still write a body: the answer to GET without it (hyper takes it away
+//!    for HTTP/1.1 only);
+//! 2. **compression**: inside of HEAD; outside of the rest, so that it sees the final body;
+//! 3. **slashes**: one trailing slash is taken off before routing, so that both forms are the same endpoint, without a redirect;
+//! 4. **request id and problems**: inside of compression, because a problem's JSON is compressed too and names the id; outside
+//!    of everything that can fail, so that every answer has an id;
+//! 5. **panics** become a 500 problem without internals: inside 4, which renders it; outside the handlers, which cause it.
+
+use super::error::{Code, Problem};
+use axum::{
+    Router,
+    body::{Body, HttpBody as _},
+    extract::Request,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
+    middleware::{Next, from_fn, map_request},
+    response::{IntoResponse, Response},
+};
+use std::{any::Any, sync::Arc};
+use tower::ServiceBuilder;
+use tower_http::{
+    CompressionLevel,
+    catch_panic::CatchPanicLayer,
+    compression::{
+        CompressionLayer,
+        predicate::{NotForContentType, Predicate, SizeAbove},
+    },
+};
+use uuid::Uuid;
+
+/// The header that names a request.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Shorter answers are not worth compressing.
+const COMPRESS_ABOVE: u64 = 256;
+
+/// The id of the request, in its extensions.
+#[derive(Debug, Clone)]
+pub struct RequestId(pub Arc<str>);
+
+/// Puts the layers around the routes.
+pub fn around(routes: Router) -> Router {
+    // Middleware of axum runs after routing; as a service inside an empty router it runs before.
+    let inner = ServiceBuilder::new()
+        .layer(from_fn(head))
+        .layer(
+            CompressionLayer::new()
+                .no_br()
+                .no_deflate()
+                .quality(CompressionLevel::Fastest)
+                .compress_when(SizeAbove::new(COMPRESS_ABOVE).and(NotForContentType::SSE).and(NotForContentType::IMAGES)),
+        )
+        .layer(map_request(strip_slash))
+        .layer(from_fn(identify))
+        .layer(CatchPanicLayer::custom(panicked))
+        .service(routes);
+    Router::new().fallback_service(inner)
+}
+
+async fn strip_slash(mut request: Request) -> Request {
+    let uri = request.uri();
+    let Some(path) = uri.path().strip_suffix('/').filter(|path| !path.is_empty()) else {
+        return request;
+    };
+    let path_and_query = match uri.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = path_and_query.parse().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+async fn identify(mut request: Request, next: Next) -> Response {
+    let id: Arc<str> = callers_id(request.headers()).map_or_else(|| Uuid::now_v7().to_string().into(), Into::into);
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let mut response = next.run(request).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        *response.body_mut() = Body::from(problem.render(&id));
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(X_REQUEST_ID, value);
+    }
+    response
+}
+
+/// The caller's id if it is sane: 1 to 128 visible characters that need no quoting anywhere.
+fn callers_id(headers: &HeaderMap) -> Option<&str> {
+    let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
+    let sane = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&b);
+    (1..=128).contains(&id.len()).then_some(id).filter(|id| id.bytes().all(sane))
+}
+
+fn panicked(_payload: Box<dyn Any + Send>) -> Response {
+    // The panic hook has said what and where; the payload may quote data, so it is not repeated.
+    tracing::error!("a request handler panicked");
+    internal().into_response()
+}
+
+/// A 500 that says nothing about the inside.
+pub fn internal() -> Problem {
+    Problem::new(Code::Internal, "this is a mistake of the server; its log names the request id")
+}
+
+async fn head(request: Request, next: Next) -> Response {
+    let is_head = request.method() == Method::HEAD;
+    let mut response = next.run(request).await;
+    if is_head {
+        let len = response.body().size_hint().exact();
+        *response.body_mut() = Body::empty();
+        if let (Some(len), false) = (len, response.headers().contains_key(header::CONTENT_LENGTH)) {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+        }
+    }
+    response
+}

@@ -1,0 +1,365 @@
+//! The OpenAPI 3.1 document, made once from the table of endpoints. What this version does not have is not in it.
+
+use super::routes::{Access, BASE, ENDPOINTS, Endpoint, Form, Operation as Op, Param};
+use crate::auth::{
+    Principal, Role,
+    policy::{self, Action},
+};
+use serde_json::{Map, Value, json};
+use std::sync::OnceLock;
+
+/// The document as JSON text.
+pub fn document() -> &'static [u8] {
+    static TEXT: OnceLock<Vec<u8>> = OnceLock::new();
+    TEXT.get_or_init(|| serde_json::to_vec(&build()).expect("plain data always serialises"))
+}
+
+fn build() -> Value {
+    let mut paths = Map::new();
+    for endpoint in ENDPOINTS.iter().filter(|e| !matches!(e.operation, Op::Unbuilt | Op::Asset)) {
+        let methods = paths.entry(format!("{BASE}{}", endpoint.path)).or_insert_with(|| json!({}));
+        methods[endpoint.verb.as_str().to_lowercase()] = operation(endpoint);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Sluice",
+            "version": env!("CARGO_PKG_VERSION"),
+            "summary": "The audit log that never loses, never leaks, never lies.",
+            "description": "Writes answer when the entries are durable. Errors are RFC 9457 problem documents; 503 means that nothing was kept, 504 that \
+                            the outcome is unknown and the ids in the answer make a resend harmless. Every path answers with and without a trailing slash.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"bearer": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "schemas": schemas(),
+            "responses": {"Problem": {
+                "description": "RFC 9457 problem document",
+                "content": {"application/problem+json": {"schema": schema("Problem")}},
+            }},
+        },
+    })
+}
+
+fn schema(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+fn operation(endpoint: &Endpoint) -> Value {
+    let mut out = json!({
+        "operationId": operation_id(endpoint),
+        "summary": endpoint.summary,
+        "tags": [tag(endpoint)],
+        "parameters": parameters(endpoint),
+        "responses": responses(endpoint),
+    });
+    match endpoint.access {
+        Access::Open => out["security"] = json!([]),
+        Access::Caller => {}
+        Access::May(action) => out["x-roles"] = json!(roles(action)),
+    }
+    if let Some(body) = request_body(endpoint.operation) {
+        out["requestBody"] = body;
+    }
+    out
+}
+
+fn operation_id(endpoint: &Endpoint) -> String {
+    let words = endpoint.path.split(['/', '{', '}', '.']).filter(|w| !w.is_empty());
+    words.fold(endpoint.verb.as_str().to_lowercase(), |id, word| format!("{id}_{word}"))
+}
+
+fn tag(endpoint: &Endpoint) -> &'static str {
+    match endpoint.operation {
+        Op::PostLog | Op::PostBulk => "write",
+        Op::ListLogs | Op::GetLog | Op::Stats | Op::Stream => "read",
+        Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::Usage => "tenants",
+        Op::ListDeadLetters | Op::GetDeadLetter => "dead letters",
+        Op::HealthReport | Op::HealthLive | Op::HealthReady => "health",
+        Op::OpenApi | Op::SwaggerUi | Op::ReDoc | Op::Asset | Op::Unbuilt => "documentation",
+    }
+}
+
+/// The names of the roles that the policy table allows the action: asked of the policy itself.
+fn roles(action: Action) -> Vec<&'static str> {
+    [
+        (Role::Writer, "writer"),
+        (Role::Viewer, "viewer"),
+        (Role::Auditor, "auditor"),
+        (Role::Admin, "admin"),
+        (Role::PlatformAdmin, "platform_admin"),
+    ]
+    .into_iter()
+    .filter(|(role, _)| {
+        let somebody = Principal {
+            subject: "".into(),
+            tenant: None,
+            roles: vec![*role],
+            expires_at: None,
+        };
+        policy::allowed(&somebody, action)
+    })
+    .map(|(_, name)| name)
+    .collect()
+}
+
+fn parameters(endpoint: &Endpoint) -> Vec<Value> {
+    let in_path = endpoint
+        .path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| {
+            let form = if name == "id" { Form::Uuid } else { Form::Text };
+            json!({"name": name, "in": "path", "required": true, "schema": form_schema(form)})
+        });
+    let groups = endpoint.params.unwrap_or_default();
+    let in_query = groups.iter().copied().flatten().filter(|param| param.built).map(query_parameter);
+    in_path.chain(in_query).chain(headers(endpoint.operation)).collect()
+}
+
+fn query_parameter(param: &Param) -> Value {
+    let one = form_schema(param.form);
+    let schema = if param.repeats { json!({"type": "array", "items": one}) } else { one };
+    let mut out = json!({"name": param.name, "in": "query", "description": param.summary, "schema": schema});
+    if param.repeats {
+        out["explode"] = json!(true);
+    }
+    if !param.aliases.is_empty() {
+        out["x-aliases"] = json!(param.aliases);
+    }
+    out
+}
+
+fn form_schema(form: Form) -> Value {
+    match form {
+        // A time may be a date alone, so no `format`.
+        Form::Text | Form::Time => json!({"type": "string"}),
+        Form::Uuid => json!({"type": "string", "format": "uuid"}),
+        Form::Integer => json!({"type": "integer", "minimum": 0}),
+        Form::Flag => json!({"type": "boolean"}),
+        Form::OneOf(values) => json!({"type": "string", "enum": values}),
+    }
+}
+
+fn headers(operation: Op) -> Vec<Value> {
+    let header = |name: &str, description: &str| json!({"name": name, "in": "header", "description": description, "schema": {"type": "string"}});
+    match operation {
+        Op::PostLog | Op::PostBulk => vec![
+            header("Idempotency-Key", "Makes the ids of entries that have none, so that a resend is harmless"),
+            header("Content-Encoding", "gzip or zstd"),
+        ],
+        Op::Stream => vec![header("Last-Event-ID", "Resumes Server-Sent Events after this sequence")],
+        _ => Vec::new(),
+    }
+}
+
+fn request_body(operation: Op) -> Option<Value> {
+    let body = |content: Value| Some(json!({"required": true, "content": content}));
+    match operation {
+        Op::PostLog => body(json!({"application/json": {"schema": schema("NewLogEntry")}})),
+        Op::PostBulk => {
+            let list = json!({"type": "array", "items": schema("NewLogEntry"), "minItems": 1, "maxItems": 10_000});
+            let wrapped = json!({"type": "object", "required": ["logs"], "properties": {"logs": list}});
+            body(json!({
+                "application/json": {"schema": {"oneOf": [list, wrapped]}},
+                "application/x-ndjson": {"schema": {"type": "string", "description": "One entry on each line; blank lines are skipped"}},
+            }))
+        }
+        Op::CreateTenant => body(json!({"application/json": {"schema": schema("NewTenant")}})),
+        Op::UpdateTenant => body(json!({"application/json": {"schema": schema("TenantChange")}})),
+        _ => None,
+    }
+}
+
+fn responses(endpoint: &Endpoint) -> Value {
+    let of = |description: &str, name: &str| json!({"description": description, "content": {"application/json": {"schema": schema(name)}}});
+    let problem = || json!({"$ref": "#/components/responses/Problem"});
+    let mut out = match endpoint.operation {
+        Op::PostLog => json!({"201": of("The entry as taken", "LogEntry"), "202": of("Durable, not yet stored", "BulkResult")}),
+        Op::PostBulk => json!({
+            "201": of("All accepted", "BulkResult"), "202": of("Durable, not yet stored", "BulkResult"), "207": of("Some accepted", "BulkResult"),
+        }),
+        Op::ListLogs => json!({"200": of("A page", "LogPage")}),
+        Op::GetLog => json!({"200": of("The entry", "LogEntry")}),
+        Op::Stats => json!({"200": of("The counts", "Stats")}),
+        Op::Stream => json!({
+            "101": {"description": "WebSocket: one text frame for each entry"},
+            "200": {"description": "Server-Sent Events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            "426": problem(),
+        }),
+        Op::ListTenants => json!({"200": of("The tenants", "TenantList")}),
+        Op::CreateTenant => json!({"201": of("The tenant", "Tenant"), "409": problem()}),
+        Op::GetTenant | Op::UpdateTenant => json!({"200": of("The tenant", "Tenant")}),
+        Op::Usage => json!({"200": of("The counters", "Usage")}),
+        Op::ListDeadLetters => json!({"200": of("The dead letters", "DeadLetterList")}),
+        Op::GetDeadLetter => json!({"200": of("The dead letter", "DeadLetter")}),
+        Op::HealthReport | Op::HealthLive | Op::HealthReady => json!({"200": of("It works", "Health"), "503": of("It does not", "Health")}),
+        Op::OpenApi => json!({"200": {"description": "OpenAPI 3.1", "content": {"application/json": {}}}}),
+        Op::SwaggerUi | Op::ReDoc | Op::Asset => json!({"200": {"description": "A page", "content": {"text/html": {}}}}),
+        Op::Unbuilt => json!({}),
+    };
+    let also: &[&str] = match endpoint.operation {
+        Op::PostLog | Op::PostBulk => &["401", "403", "413", "415", "422", "429", "503", "504"],
+        Op::ListLogs | Op::Stats => &["401", "403", "422", "501", "503", "504"],
+        Op::GetLog | Op::GetDeadLetter => &["401", "403", "404", "422", "503"],
+        Op::Stream | Op::ListDeadLetters => &["401", "403", "422", "503"],
+        Op::ListTenants => &["401", "403", "422"],
+        Op::CreateTenant => &["401", "403", "413", "415", "422", "501", "503"],
+        Op::GetTenant | Op::Usage => &["401", "403", "404", "422"],
+        Op::UpdateTenant => &["401", "403", "404", "413", "415", "422", "501", "503"],
+        _ => &[],
+    };
+    for status in also {
+        out[*status] = problem();
+    }
+    out
+}
+
+fn schemas() -> Value {
+    let text = |max: u32| json!({"type": "string", "maxLength": max});
+    let maybe = |max: u32| json!({"type": ["string", "null"], "maxLength": max});
+    let time = || json!({"type": "string", "format": "date-time"});
+    let maybe_time = || json!({"type": ["string", "null"], "format": "date-time"});
+    let uuid = || json!({"type": "string", "format": "uuid"});
+    let count = || json!({"type": "integer", "minimum": 0});
+    let counts = || json!({"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}});
+    let object = || json!({"type": ["object", "null"], "additionalProperties": true});
+    let severity = || json!({"type": "string", "enum": ["INFO", "WARNING", "ERROR", "CRITICAL"]});
+    let list = |name: &str| {
+        json!({"type": "object", "required": ["data", "meta"], "properties": {
+            "data": {"type": "array", "items": schema(name)},
+            "meta": {"type": "object", "properties": {"total": {"type": "integer"}}},
+        }})
+    };
+    let new_entry = json!({
+        "id": {"type": ["string", "null"], "format": "uuid", "description": "The client's idempotency key; made by the server when absent"},
+        "timestamp": {"type": ["string", "null"], "format": "date-time", "description": "Event time, from 1970 to 24 h in the future"},
+        "action": {"type": "string", "minLength": 1, "maxLength": 128},
+        "resource_type": {"type": "string", "minLength": 1, "maxLength": 128},
+        "resource_id": {"type": "string", "minLength": 1, "maxLength": 512},
+        "user_id": maybe(256), "session_id": maybe(256), "request_id": maybe(256), "email": maybe(256),
+        "ip_address": {"type": ["string", "null"], "description": "IPv4 or IPv6"},
+        "user_agent": maybe(1024),
+        "severity": {"type": ["string", "null"], "description": "INFO (default), WARNING, ERROR or CRITICAL, in any case"},
+        "message": {"type": ["string", "null"], "maxLength": 32_768},
+        "before_state": object(), "after_state": object(), "metadata": object(),
+        "tenant_id": {"type": ["string", "null"], "description": "Never trusted; another tenant than the credential's is an error"},
+    });
+    json!({
+        "NewLogEntry": {
+            "type": "object", "required": ["action", "resource_type", "resource_id"], "properties": new_entry,
+        },
+        "LogEntry": {
+            "type": "object",
+            "required": ["id", "tenant_id", "timestamp", "received_at", "action", "resource_type", "resource_id", "severity", "actor", "sequence"],
+            "properties": {
+                "id": uuid(), "tenant_id": text(63), "timestamp": time(), "received_at": time(), "action": text(128), "resource_type": text(128),
+                "resource_id": text(512), "user_id": maybe(256), "session_id": maybe(256), "request_id": maybe(256), "email": maybe(256),
+                "ip_address": {"type": ["string", "null"]}, "user_agent": maybe(1024), "severity": severity(),
+                "message": {"type": ["string", "null"]}, "before_state": object(), "after_state": object(), "metadata": object(),
+                "actor": {"type": "string"},
+                "sequence": {"type": ["integer", "null"], "description": "Position in the tenant's log; null until it is numbered"},
+            },
+        },
+        "BulkResult": {"type": "object", "required": ["accepted", "rejected", "duplicates", "errors"], "properties": {
+            "accepted": count(), "rejected": count(), "duplicates": count(),
+            "ids": {"type": "array", "items": {"type": ["string", "null"], "format": "uuid"}},
+            "errors": {"type": "array", "items": schema("ItemError")},
+            "decided": {"type": ["object", "null"], "properties": {"stored": count(), "duplicate": count(), "dead_lettered": count()}},
+        }},
+        "ItemError": {"type": "object", "required": ["field", "code", "message"], "properties": {
+            "index": count(), "field": {"type": "string"}, "code": {"type": "string"}, "message": {"type": "string"},
+        }},
+        "LogPage": {"type": "object", "required": ["data", "meta"], "properties": {
+            "data": {"type": "array", "items": schema("LogEntry")},
+            "meta": {"type": "object", "properties": {
+                "total": {"type": ["integer", "null"]}, "total_is_exact": {"type": "boolean"}, "page": count(), "page_size": count(),
+                "pages": {"type": ["integer", "null"]}, "next_cursor": {"type": ["string", "null"]}, "as_of": count(), "degraded": {"type": "boolean"},
+            }},
+        }},
+        "Stats": {"type": "object", "properties": {
+            "total": count(), "from": maybe_time(), "to": maybe_time(), "by_severity": counts(), "by_action": counts(), "by_resource_type": counts(),
+            "top_users": {"type": "array", "items": {"type": "object", "properties": {"user_id": {"type": "string"}, "count": count()}}},
+            "unique_users": count(), "first": maybe_time(), "last": maybe_time(),
+        }},
+        "TenantSettings": {"type": "object", "properties": {
+            "retention_days": count(), "log_levels": {"type": "array", "items": severity()}, "masking": {"type": "array", "items": {"type": "string"}},
+            "rate_limit": {"type": ["object", "null"]}, "keep_unknown_fields": {"type": "boolean"}, "audit_reads": {"type": "boolean"},
+            "access_retention_days": count(),
+        }},
+        "NewTenant": {"type": "object", "required": ["tenant_id"], "properties": {
+            "tenant_id": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_-]{0,62}$"}, "name": maybe(256), "settings": schema("TenantSettings"),
+        }},
+        "TenantChange": {"type": "object", "properties": {"name": maybe(256), "settings": schema("TenantSettings")}},
+        "Tenant": {"type": "object", "required": ["tenant_id", "name", "settings", "created_at", "updated_at"], "properties": {
+            "tenant_id": text(63), "name": text(256), "settings": schema("TenantSettings"), "created_at": time(), "updated_at": time(),
+        }},
+        "TenantList": list("Tenant"),
+        "Usage": {"type": "object", "properties": {
+            "accepted": count(), "stored": count(), "duplicate": count(), "dead_lettered": count(), "pending": {"type": ["integer", "null"]},
+            "erased": count(), "rejected": count(), "bytes": count(), "quota": {"type": ["integer", "null"]},
+        }},
+        "DeadLetter": {"type": "object", "required": ["id", "reason", "entry_id", "entry"], "properties": {
+            "id": uuid(), "reason": {"type": "string", "enum": ["id_conflict", "tenant_deleted", "poison"]}, "entry_id": uuid(),
+            "entry": schema("LogEntry"), "actor": {"type": "string"}, "received_at": time(), "sealed_at": time(),
+        }},
+        "DeadLetterList": list("DeadLetter"),
+        "Health": {"type": "object", "required": ["status"], "properties": {
+            "status": {"type": "string", "enum": ["starting", "ready", "draining", "broken"]}, "version": {"type": "string"},
+            "dependencies": {"type": "object"}, "damage": {"type": "array", "items": {"type": "object"}}, "damage_total": count(),
+            "degraded_tenants": count(),
+        }},
+        "Problem": {"type": "object", "required": ["type", "title", "status", "detail", "code", "request_id", "errors"], "properties": {
+            "type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"}, "detail": {"type": "string"},
+            "code": {"type": "string"}, "request_id": {"type": "string"}, "errors": {"type": "array", "items": schema("ItemError")},
+        }},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_ref<'a>(value: &'a Value, visit: &mut dyn FnMut(&'a str)) {
+        match value {
+            Value::Object(map) => map.iter().for_each(|(key, value)| match (key.as_str(), value) {
+                ("$ref", Value::String(to)) => visit(to),
+                _ => every_ref(value, visit),
+            }),
+            Value::Array(items) => items.iter().for_each(|item| every_ref(item, visit)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_reference_leads_somewhere_and_ids_are_unique() {
+        let document = build();
+        every_ref(&document, &mut |to| {
+            assert!(document.pointer(to.trim_start_matches('#')).is_some(), "{to}");
+        });
+        let mut ids = std::collections::HashSet::new();
+        for methods in document["paths"].as_object().expect("paths").values() {
+            for operation in methods.as_object().expect("methods").values() {
+                assert!(ids.insert(operation["operationId"].as_str().expect("an id")), "{operation}");
+            }
+        }
+    }
+
+    #[test]
+    fn roles_are_those_of_the_policy() {
+        let document = build();
+        for (path, method, want) in [
+            ("/logs", "post", vec!["writer", "admin"]),
+            ("/logs", "get", vec!["viewer", "auditor", "admin"]),
+            ("/logs/stream", "get", vec!["viewer", "auditor", "admin"]),
+            ("/tenants", "post", vec!["platform_admin"]),
+            ("/deadletters", "get", vec!["admin"]),
+        ] {
+            assert_eq!(document["paths"][format!("/api/v1{path}")][method]["x-roles"], json!(want), "{method} {path}");
+        }
+        assert_eq!(document["paths"]["/api/v1/health"]["get"]["security"], json!([]));
+    }
+}

@@ -1,0 +1,207 @@
+//! Query strings: decoded once, checked against the table, never ignored, never repeated in an answer or a log.
+
+use super::{
+    error::{FieldError, Problem},
+    routes::{Endpoint, Param},
+};
+
+/// Names longer than this are cut where an answer names them.
+const SHOWN_NAME: usize = 64;
+/// More parameters than any honest query has; the bound keeps the check linear in practice.
+const MOST_PAIRS: usize = 1_000;
+
+/// The pairs of a query string, decoded, in the order given.
+#[derive(Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Decodes `application/x-www-form-urlencoded` text. 422 when it is no UTF-8 or has a broken escape.
+    pub fn parse(raw: Option<&str>) -> Result<Self, Problem> {
+        let mut pairs = Vec::new();
+        for pair in raw.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let name = decode(name).ok_or_else(|| Problem::parameter("", "invalid_encoding", "a parameter name is not percent-encoded UTF-8"))?;
+            let value = decode(value).ok_or_else(|| {
+                Problem::parameter(
+                    shown(&name),
+                    "invalid_encoding",
+                    format!("the value of `{}` is not percent-encoded UTF-8", shown(&name)),
+                )
+            })?;
+            pairs.push((name, value));
+            if pairs.len() > MOST_PAIRS {
+                return Err(Problem::parameter("", "too_many", format!("a query has at most {MOST_PAIRS} parameters")));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    /// Every pair.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The first value given under `name`.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.pairs().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+
+    /// The first pair whose name is one of `names`, in the order given.
+    pub fn any_of<'a>(&'a self, names: &[&str]) -> Option<(&'a str, &'a str)> {
+        self.pairs().find(|(n, _)| names.contains(n))
+    }
+
+    /// Checks every name against what the endpoint knows: 422 for unknown ones (with the nearest known name) and for
+    /// repeats of what can be given once; otherwise 501 for what this version does not have yet.
+    pub fn check(&self, endpoint: &Endpoint) -> Result<(), Problem> {
+        let Some(groups) = endpoint.params else { return Ok(()) };
+        let known = || groups.iter().copied().flatten();
+        let (mut errors, mut unbuilt, mut given) = (Vec::new(), None, Vec::<&'static str>::new());
+        for (name, _) in self.pairs() {
+            match known().find(|param| param.is_named(name)) {
+                None => errors.push(unknown(name, endpoint, known())),
+                Some(param) if !param.built => unbuilt = Some(param.name),
+                Some(param) if !param.repeats && given.contains(&param.name) => errors.push(FieldError::new(
+                    param.name,
+                    "repeated",
+                    format!("`{}` is given more than once; give it once", param.name),
+                )),
+                Some(param) => given.push(param.name),
+            }
+        }
+        match (errors.is_empty(), unbuilt) {
+            (false, _) => Err(Problem::parameters(errors)),
+            (true, Some(name)) => Err(Problem::not_implemented(format_args!("the parameter `{name}`"))),
+            (true, None) => Ok(()),
+        }
+    }
+}
+
+fn unknown<'a>(name: &str, endpoint: &Endpoint, known: impl Iterator<Item = &'a Param>) -> FieldError {
+    let lower = name.to_lowercase();
+    let lower = shown(&lower);
+    let nearest = known
+        .filter(|param| param.built)
+        .flat_map(|param| std::iter::once(param.name).chain(param.aliases.iter().copied()))
+        .min_by_key(|candidate| distance(lower, candidate));
+    let (name, verb, path) = (shown(name), endpoint.verb.as_str(), endpoint.path);
+    let message = match nearest {
+        Some(nearest) => format!("`{name}` is no parameter of {verb} {path}; the nearest known name is `{nearest}`"),
+        None => format!("`{name}` is no parameter of {verb} {path}, which has none"),
+    };
+    FieldError::new(name, "unknown_parameter", message)
+}
+
+/// As much of a name as an answer shows.
+pub fn shown(name: &str) -> &str {
+    &name[..name.floor_char_boundary(SHOWN_NAME)]
+}
+
+/// The nearest of `candidates` to `name` by edit distance.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name = shown(name).to_lowercase();
+    candidates.into_iter().min_by_key(|candidate| distance(&name, candidate))
+}
+
+/// Edits (insert, delete, replace, swap of neighbours) that lead from one text to the other.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
+    for i in 1..=a.len() {
+        let mut row = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let replace = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            row[j] = replace.min(rows[i - 1][j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                row[j] = row[j].min(rows[i - 2][j - 2] + 1);
+            }
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+fn decode(text: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        out.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(bytes.next()?).to_digit(16);
+                (digit()? * 16 + digit()?) as u8
+            }
+            byte => byte,
+        });
+    }
+    String::from_utf8(out).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::routes::{ENDPOINTS, Operation};
+
+    fn endpoint(operation: Operation) -> &'static Endpoint {
+        ENDPOINTS.iter().find(|e| e.operation == operation).expect("in the table")
+    }
+
+    fn check(operation: Operation, raw: &str) -> Result<(), (u16, String)> {
+        let refused = |problem: Problem| (problem.code().row().0.as_u16(), problem.detail().to_owned());
+        Query::parse(Some(raw)).map_err(refused)?.check(endpoint(operation)).map_err(refused)
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_422_with_the_nearest_known_name() {
+        for (raw, nearest) in [
+            ("sevrity=ERROR", "severity"),
+            ("User_ID=x", "user_id"),
+            ("pagesize=5", "page_size"),
+            ("metadata=x", "metadata.KEY"),
+            ("metadata.=x", "metadata.KEY"),
+            ("form=2024-01-01", "from"),
+            ("start=2024-01-01", "sort"),
+        ] {
+            let (status, detail) = check(Operation::ListLogs, raw).expect_err(raw);
+            assert_eq!(status, 422, "{raw}");
+            assert!(detail.ends_with(&format!("`{nearest}`")), "{raw}: {detail}");
+        }
+        assert_eq!(check(Operation::ListTenants, "x=1").expect_err("unknown").0, 422);
+    }
+
+    #[test]
+    fn a_known_parameter_that_is_not_built_is_501_and_an_unknown_one_weighs_more() {
+        for raw in ["search=x", "cursor=x", "log=access"] {
+            assert_eq!(check(Operation::ListLogs, raw).expect_err(raw).0, 501, "{raw}");
+        }
+        assert_eq!(check(Operation::ListLogs, "search=x&nonsense=1").expect_err("unknown").0, 422);
+        for raw in ["interval=1h", "group_by=action", "limit=5"] {
+            assert_eq!(check(Operation::Stats, raw).expect_err(raw).0, 501, "{raw}");
+        }
+    }
+
+    #[test]
+    fn filters_repeat_and_paging_does_not() {
+        assert_eq!(check(Operation::ListLogs, "action=a&action=b&metadata.a.b=1&metadata.a.b=2"), Ok(()));
+        assert_eq!(check(Operation::ListLogs, "page=1&page=2").expect_err("twice").0, 422);
+        assert_eq!(check(Operation::ListLogs, "size=1&limit=2").expect_err("an alias").0, 422);
+    }
+
+    #[test]
+    fn values_are_decoded_and_never_shown() {
+        let query = Query::parse(Some("a=b+c%20d%C3%A9&&e")).expect("well formed");
+        assert_eq!(query.pairs().collect::<Vec<_>>(), [("a", "b c dé"), ("e", "")]);
+        for raw in ["a=%zz", "a=%F", "a=%FF", "%C3=1"] {
+            assert_eq!(check(Operation::ListLogs, raw).expect_err(raw).0, 422, "{raw}");
+        }
+        let (_, detail) = check(Operation::ListLogs, "tokn=secret").expect_err("unknown");
+        assert!(!detail.contains("secret"));
+    }
+
+    #[test]
+    fn distance_counts_edits() {
+        for (a, b, n) in [("", "", 0), ("a", "", 1), ("form", "from", 1), ("kitten", "sitting", 3), ("é", "e", 1)] {
+            assert_eq!(distance(a, b), n, "{a} {b}");
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! The one table of endpoints: it feeds the router, the policy check and the OpenAPI document, so that they cannot drift.
+//!
+//! Everything of the contract is here, also what this version does not have yet ([`Operation::Unbuilt`]: 501, so that
+//! nothing is silently ignored). What is not here is 404; a known path with another method is 405 with `Allow`.
+
+use crate::auth::policy::Action;
+use Access::{Caller, May, Open};
+use Operation as Op;
+use Verb::{Delete, Get, Post, Put};
+
+/// Where the API begins.
+pub const BASE: &str = "/api/v1";
+
+/// A method. `HEAD` is answered as `GET` without its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Verb {
+    Get,
+    Post,
+    Put,
+    Delete,
+}
+
+impl Verb {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Get => "GET",
+            Post => "POST",
+            Put => "PUT",
+            Delete => "DELETE",
+        }
+    }
+}
+
+/// Who may call.
+#[derive(Debug, Clone, Copy)]
+pub enum Access {
+    /// Everybody.
+    Open,
+    /// Everybody with a valid credential.
+    Caller,
+    /// Whom the policy table allows the action.
+    May(Action),
+}
+
+/// What an endpoint does; [`super::dispatch`] has one arm for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)] // the table says it
+pub enum Operation {
+    PostLog,
+    PostBulk,
+    ListLogs,
+    GetLog,
+    Stats,
+    Stream,
+    ListTenants,
+    CreateTenant,
+    GetTenant,
+    UpdateTenant,
+    Usage,
+    ListDeadLetters,
+    GetDeadLetter,
+    HealthReport,
+    HealthLive,
+    HealthReady,
+    OpenApi,
+    SwaggerUi,
+    ReDoc,
+    Asset,
+    /// Of the contract, not of this version.
+    Unbuilt,
+}
+
+/// One endpoint.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Its method.
+    pub verb: Verb,
+    /// Its path below the base (`{name}` is one segment).
+    pub path: &'static str,
+    /// Whether it answers at the root too.
+    pub at_root: bool,
+    /// Who may call.
+    pub access: Access,
+    /// What it does.
+    pub operation: Operation,
+    /// The query parameters it knows. `None`: any are ignored (probes and pages).
+    pub params: Option<&'static [&'static [Param]]>,
+    /// One sentence.
+    pub summary: &'static str,
+}
+
+/// What a parameter's value looks like (for OpenAPI).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Form {
+    Text,
+    Time,
+    Uuid,
+    Integer,
+    Flag,
+    OneOf(&'static [&'static str]),
+}
+
+/// One query parameter.
+#[derive(Debug)]
+pub struct Param {
+    /// Its name. `metadata.KEY` stands for every name that begins with `metadata.`.
+    pub name: &'static str,
+    /// Other names of the same.
+    pub aliases: &'static [&'static str],
+    /// Its values.
+    pub form: Form,
+    /// Whether it may be given several times (OR).
+    pub repeats: bool,
+    /// Whether this version has it. If not: 501.
+    pub built: bool,
+    /// One sentence.
+    pub summary: &'static str,
+}
+
+impl Param {
+    /// Whether `name` means this parameter.
+    pub fn is_named(&self, name: &str) -> bool {
+        name == self.name || self.aliases.contains(&name) || (self.name == METADATA && name.strip_prefix("metadata.").is_some_and(|key| !key.is_empty()))
+    }
+}
+
+/// The pattern of the leaf filters.
+pub const METADATA: &str = "metadata.KEY";
+
+const fn filter(name: &'static str, form: Form, summary: &'static str) -> Param {
+    Param {
+        name,
+        aliases: &[],
+        form,
+        repeats: true,
+        built: true,
+        summary,
+    }
+}
+
+const fn once(name: &'static str, form: Form, summary: &'static str) -> Param {
+    Param {
+        repeats: false,
+        ..filter(name, form, summary)
+    }
+}
+
+const fn unbuilt(name: &'static str, summary: &'static str) -> Param {
+    Param {
+        built: false,
+        ..once(name, Form::Text, summary)
+    }
+}
+
+const SEVERITIES: Form = Form::OneOf(&["INFO", "WARNING", "ERROR", "CRITICAL"]);
+
+/// Which entries: shared by list, statistics and live feed.
+pub const FILTERS: &[Param] = &[
+    Param {
+        aliases: &["start_time", "start_date"],
+        ..filter("from", Form::Time, "Event time, inclusive: RFC 3339 with a zone, or a date (midnight UTC)")
+    },
+    Param {
+        aliases: &["end_time", "end_date"],
+        ..filter("to", Form::Time, "Event time, exclusive: RFC 3339 with a zone, or a date (midnight UTC)")
+    },
+    filter("timestamp", Form::Time, "Event time: an instant, or a date (that UTC day)"),
+    filter("id", Form::Uuid, "The entry's id"),
+    filter("user_id", Form::Text, "Exact"),
+    filter("email", Form::Text, "Exact"),
+    filter("session_id", Form::Text, "Exact"),
+    filter("action", Form::Text, "Any case; a comma is OR"),
+    filter("resource_type", Form::Text, "Any case; a comma is OR"),
+    filter("resource_id", Form::Text, "Exact"),
+    filter("severity", SEVERITIES, "Any case; a comma is OR"),
+    filter("ip_address", Form::Text, "An address or a CIDR range; IPv4-mapped means IPv4"),
+    filter("request_id", Form::Text, "Exact"),
+    filter("actor", Form::Text, "Exact: the authenticated subject that wrote the entry"),
+    filter("user_agent", Form::Text, "All of its words are in the entry's user agent"),
+    filter("min_sequence", Form::Integer, "Smallest sequence, inclusive"),
+    filter("max_sequence", Form::Integer, "Largest sequence, inclusive"),
+    filter(
+        METADATA,
+        Form::Text,
+        "A leaf of `metadata` by its dotted path (`\\.` is a literal dot), by its exact text of at most 512 bytes",
+    ),
+    unbuilt("search", "Words, phrases and field:value"),
+    unbuilt("log", "`access`: the tenant's access log"),
+];
+
+const PAGING: &[Param] = &[
+    once(
+        "sort",
+        Form::OneOf(&["timestamp:desc", "timestamp:asc", "sequence:desc", "sequence:asc", "relevance"]),
+        "Order; ties break by sequence in the same direction",
+    ),
+    once("page", Form::Integer, "From 1; page × page_size is at most 10,000"),
+    Param {
+        aliases: &["size", "limit"],
+        ..once("page_size", Form::Integer, "1 to 1000, default 50")
+    },
+    once("skip", Form::Integer, "How many to pass over, instead of `page`"),
+    once("total", Form::OneOf(&["true", "false", "exact"]), "`false` skips the count"),
+    unbuilt("cursor", "Where the last answer ended"),
+];
+
+const GROUPING: &[Param] = &[
+    unbuilt("interval", "Width of the buckets of a series"),
+    unbuilt("group_by", "Fields to group by"),
+    unbuilt("limit", "How many groups"),
+];
+
+const WAIT_STORED: &[Param] = &[once(
+    "wait",
+    Form::OneOf(&["stored"]),
+    "Answer when every store has committed the entries; 202 past 10 s",
+)];
+
+const IDS: &[Param] = &[once("ids", Form::Flag, "`false` leaves the ids out of the answer")];
+
+const FEED: &[Param] = &[
+    once("after", Form::Integer, "Resume after this sequence"),
+    once(
+        "on_slow",
+        Form::OneOf(&["catch_up", "gap", "close"]),
+        "What to do with a reader that is too slow: catch it up from the store (default), skip and say so, or close",
+    ),
+    once("token", Form::Text, "The credential, where no header can be set"),
+];
+
+const WAIT_SECONDS: &[Param] = &[once("wait", Form::Integer, "Wait up to so many seconds (at most 10) for the entry to appear")];
+
+const LETTERS: &[Param] = &[
+    once("page", Form::Integer, "From 1"),
+    Param {
+        aliases: &["size", "limit"],
+        ..once("page_size", Form::Integer, "1 to 1000, default 50")
+    },
+];
+
+const fn end(verb: Verb, path: &'static str, access: Access, operation: Op, params: &'static [&'static [Param]], summary: &'static str) -> Endpoint {
+    Endpoint {
+        verb,
+        path,
+        at_root: false,
+        access,
+        operation,
+        params: Some(params),
+        summary,
+    }
+}
+
+const fn public(path: &'static str, operation: Op, summary: &'static str) -> Endpoint {
+    Endpoint {
+        verb: Get,
+        path,
+        at_root: true,
+        access: Open,
+        operation,
+        params: None,
+        summary,
+    }
+}
+
+const fn later(verb: Verb, path: &'static str, summary: &'static str) -> Endpoint {
+    Endpoint {
+        params: None,
+        ..end(verb, path, Caller, Op::Unbuilt, &[], summary)
+    }
+}
+
+/// The table.
+pub const ENDPOINTS: &[Endpoint] = &[
+    end(Post, "/logs", May(Action::WriteEntries), Op::PostLog, &[WAIT_STORED], "Write one entry"),
+    end(
+        Post,
+        "/logs/bulk",
+        May(Action::WriteEntries),
+        Op::PostBulk,
+        &[WAIT_STORED, IDS],
+        "Write many entries: a JSON array, {\"logs\": […]}, or NDJSON",
+    ),
+    end(Get, "/logs", May(Action::ReadEntries), Op::ListLogs, &[FILTERS, PAGING], "Find entries"),
+    end(Get, "/logs/stats", May(Action::ReadEntries), Op::Stats, &[FILTERS, GROUPING], "Count entries"),
+    end(
+        Get,
+        "/logs/stream",
+        May(Action::Stream),
+        Op::Stream,
+        &[FILTERS, FEED],
+        "Live feed: WebSocket, or Server-Sent Events by Accept",
+    ),
+    end(Get, "/logs/{id}", May(Action::ReadEntries), Op::GetLog, &[WAIT_SECONDS], "Get one entry"),
+    end(
+        Get,
+        "/tenants",
+        May(Action::ListTenants),
+        Op::ListTenants,
+        &[],
+        "List the tenants that the credential covers",
+    ),
+    end(Post, "/tenants", May(Action::CreateTenant), Op::CreateTenant, &[], "Create a tenant"),
+    end(Get, "/tenants/{tenant}", May(Action::ReadTenant), Op::GetTenant, &[], "Get a tenant"),
+    end(
+        Put,
+        "/tenants/{tenant}",
+        May(Action::UpdateTenant),
+        Op::UpdateTenant,
+        &[],
+        "Change a tenant's name and settings",
+    ),
+    end(
+        Get,
+        "/tenants/{tenant}/usage",
+        May(Action::ReadUsage),
+        Op::Usage,
+        &[],
+        "The tenant's counters: accepted = stored + duplicate + dead_lettered + pending",
+    ),
+    end(
+        Get,
+        "/deadletters",
+        May(Action::ReadDeadLetters),
+        Op::ListDeadLetters,
+        &[LETTERS],
+        "What could not be stored, with the reason and the original",
+    ),
+    end(
+        Get,
+        "/deadletters/{id}",
+        May(Action::ReadDeadLetters),
+        Op::GetDeadLetter,
+        &[],
+        "One of what could not be stored",
+    ),
+    public("/health", Op::HealthReport, "How the process is"),
+    public("/healthz", Op::HealthReport, "How the process is"),
+    public("/health/live", Op::HealthLive, "Whether the process answers"),
+    public("/health/ready", Op::HealthReady, "Whether the process should get requests"),
+    public("/openapi.json", Op::OpenApi, "This document"),
+    public("/docs", Op::SwaggerUi, "Swagger UI"),
+    public("/redoc", Op::ReDoc, "ReDoc"),
+    public("/docs/assets/{file}", Op::Asset, "Scripts and styles of the documentation pages"),
+    // Of the contract, not of this version.
+    later(Post, "/logs/search", "search with a body"),
+    later(Get, "/logs/export", "the export"),
+    later(Get, "/logs/export/json", "the export"),
+    later(Get, "/logs/export/csv", "the export"),
+    later(Post, "/logs/export", "the export job"),
+    later(Get, "/logs/export/{id}", "the export job"),
+    later(Delete, "/logs/export/{id}", "the export job"),
+    later(Get, "/logs/export/{id}/download", "the export job"),
+    later(Delete, "/logs/cleanup", "the cleanup"),
+    later(Delete, "/logs", "the cleanup"),
+    later(Post, "/logs/index/bulk", "rebuilding the search store"),
+    Endpoint {
+        access: Open,
+        ..later(Get, "/logs/board", "the live board")
+    },
+    later(Delete, "/tenants/{tenant}", "deleting a tenant"),
+    later(Get, "/tenants/{tenant}/keys", "API keys"),
+    later(Post, "/tenants/{tenant}/keys", "API keys"),
+    later(Delete, "/tenants/{tenant}/keys/{id}", "API keys"),
+    later(Get, "/tenants/{tenant}/users", "people with a password"),
+    later(Post, "/tenants/{tenant}/users", "people with a password"),
+    later(Delete, "/tenants/{tenant}/users/{id}", "people with a password"),
+    Endpoint {
+        access: Open,
+        ..later(Post, "/login", "people with a password")
+    },
+    later(Post, "/deadletters/{id}/replay", "replaying a dead letter"),
+    later(Delete, "/deadletters/{id}", "deleting a dead letter"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_endpoint_and_no_parameter_name_is_there_twice() {
+        let mut seen = HashSet::new();
+        for endpoint in ENDPOINTS {
+            assert!(
+                seen.insert((endpoint.verb.as_str(), endpoint.path)),
+                "{} {}",
+                endpoint.verb.as_str(),
+                endpoint.path
+            );
+            let mut names = HashSet::new();
+            for param in endpoint.params.unwrap_or_default().iter().copied().flatten() {
+                for name in std::iter::once(&param.name).chain(param.aliases) {
+                    assert!(names.insert(*name), "{name} of {}", endpoint.path);
+                }
+            }
+        }
+    }
+}

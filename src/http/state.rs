@@ -1,0 +1,77 @@
+//! What the handlers share.
+
+use super::{health::Health, memory::BodyMemory, server::Drain, settings::HttpSettings};
+use crate::{
+    actors::broadcast::FeedHandle,
+    auth::jwt::Authenticator,
+    catalog::Catalog,
+    model::tenant::TenantId,
+    queue::Producer,
+    sinks::{Authority, dead_letter::DeadLetters},
+};
+use dashmap::DashMap;
+use std::{sync::Arc, thread::available_parallelism};
+use tokio::sync::Semaphore;
+
+/// What the HTTP surface works with. Handed over by the application.
+#[derive(Clone)]
+pub struct Services {
+    /// Makes packs durable.
+    pub producer: Arc<dyn Producer>,
+    /// Answers reads.
+    pub authority: Arc<dyn Authority>,
+    /// The live feed.
+    pub feed: FeedHandle,
+    /// The tenants.
+    pub catalog: Catalog,
+    /// What could not be stored.
+    pub dead_letters: DeadLetters,
+    /// Checks credentials.
+    pub auth: Arc<Authenticator>,
+    /// How the process is.
+    pub health: Arc<Health>,
+    /// Tells the sessions to end, and knows when they have.
+    pub drain: Drain,
+    /// Limits and times.
+    pub settings: HttpSettings,
+}
+
+/// The services, and what the surface itself keeps.
+pub struct App {
+    /// What the application handed over.
+    pub services: Services,
+    /// The memory of request bodies.
+    pub memory: Arc<BodyMemory>,
+    /// Large bodies that are decoded and parsed at once: as many as there are cores, the others wait holding their budget.
+    pub parsing: Arc<Semaphore>,
+    /// Sockets of the live feed that have not named a credential yet.
+    pub strangers: Arc<Semaphore>,
+    /// Entries rejected since the start, per tenant of the catalog: best effort, not durable.
+    rejected: DashMap<TenantId, u64>,
+}
+
+impl App {
+    /// What the handlers share.
+    pub fn new(services: Services) -> Arc<Self> {
+        let settings = &services.settings;
+        Arc::new(Self {
+            memory: BodyMemory::new(settings.body_memory_bytes, settings.body_memory_tenant_bytes),
+            parsing: Arc::new(Semaphore::new(available_parallelism().map_or(2, usize::from))),
+            strangers: Arc::new(Semaphore::new(settings.feed_unauthenticated)),
+            rejected: DashMap::new(),
+            services,
+        })
+    }
+
+    /// Counts rejected entries of a tenant that exists.
+    pub fn count_rejected(&self, tenant: &TenantId, entries: usize) {
+        if entries > 0 {
+            *self.rejected.entry(tenant.clone()).or_default() += entries as u64;
+        }
+    }
+
+    /// How many entries of the tenant were rejected since the start.
+    pub fn rejected(&self, tenant: &TenantId) -> u64 {
+        self.rejected.get(tenant).map_or(0, |n| *n)
+    }
+}

@@ -1,0 +1,211 @@
+//! `GET /logs/stream`: the live feed over WebSocket or Server-Sent Events.
+//!
+//! Everything that can be refused is refused before the upgrade: credential, role, tenant, filters, `after`. Only a socket
+//! without a credential is upgraded first; it is a *stranger* until it has named one, strangers are few, and wait 5 s at most.
+
+mod sse;
+mod ws;
+
+use super::{
+    access,
+    dispatch::Call,
+    error::{Answer, Code, FieldError, Problem},
+    filter,
+    query::Query,
+    routes::{Access, Endpoint},
+    state::App,
+};
+use crate::{
+    actors::broadcast::Session,
+    auth::{
+        Principal,
+        policy::{self, Action},
+    },
+    model::{
+        feed::{FeedItem, OnSlow},
+        filter::Filter,
+        time::now_ms,
+    },
+};
+use axum::{
+    extract::{FromRequestParts, WebSocketUpgrade},
+    http::{HeaderMap, HeaderValue, header},
+};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Clocks may differ by so much, seconds; tokens are good for that long after their end.
+const LEEWAY: i64 = 60;
+
+/// What a reader asks for.
+struct Wanted {
+    filter: Filter,
+    after: Option<u64>,
+    on_slow: OnSlow,
+}
+
+/// A feed that was granted: the session, and when the credential ends.
+struct Granted {
+    session: Session,
+    ends: Option<Instant>,
+}
+
+/// Opens a feed.
+pub async fn open(mut call: Call) -> Answer {
+    let headers = &call.parts.headers;
+    let (socket, events) = (asks_for_socket(headers), asks_for_events(headers));
+    let caller = match access::credential(headers, call.query.get("token"))? {
+        Some(token) => Some(authorised(&call.app, token, headers, call.endpoint)?),
+        None if socket => None,
+        None => return Err(access::missing()),
+    };
+    call.query.check(call.endpoint)?;
+    let wanted = wanted(&call.query, headers)?;
+    if !socket && !events {
+        return Err(upgrade_required());
+    }
+    if !socket {
+        let (caller, action) = caller.ok_or_else(access::missing)?;
+        let granted = subscribe(&call.app, &caller, action, wanted).await?;
+        return Ok(sse::answer(&call.app, granted));
+    }
+    // The handshake is checked before the session is made, so that a broken one costs nothing.
+    let upgrade = WebSocketUpgrade::from_request_parts(&mut call.parts, &()).await;
+    let upgrade = upgrade.map_err(|_broken| upgrade_required())?;
+    match caller {
+        Some((caller, action)) => {
+            let granted = subscribe(&call.app, &caller, action, wanted).await?;
+            Ok(ws::answer(&call.app, upgrade, granted))
+        }
+        None => {
+            let place = call.app.strangers.clone().try_acquire_owned();
+            let place = place.map_err(|_full| {
+                Problem::new(
+                    Code::Unavailable,
+                    "too many sockets wait for their credential; send it as a header or `?token=`",
+                )
+                .retry_after(Duration::from_secs(5))
+            })?;
+            let stranger = ws::Stranger {
+                wanted,
+                headers: call.parts.headers,
+                endpoint: call.endpoint,
+                place,
+            };
+            Ok(ws::answer_stranger(&call.app, upgrade, stranger))
+        }
+    }
+}
+
+fn asks_for_socket(headers: &HeaderMap) -> bool {
+    let value = headers.get(header::UPGRADE).and_then(|v| v.to_str().ok());
+    value.is_some_and(|v| v.split(',').any(|name| name.trim().eq_ignore_ascii_case("websocket")))
+}
+
+fn asks_for_events(headers: &HeaderMap) -> bool {
+    let accepts = |v: &HeaderValue| v.to_str().is_ok_and(|v| v.to_ascii_lowercase().contains("text/event-stream"));
+    headers.get_all(header::ACCEPT).iter().any(accepts)
+}
+
+fn upgrade_required() -> Problem {
+    Problem::new(
+        Code::UpgradeRequired,
+        "connect with WebSocket (version 13), or ask for Server-Sent Events with `Accept: text/event-stream`",
+    )
+    .with_header(header::UPGRADE, HeaderValue::from_static("websocket"))
+    .with_header(header::CONNECTION, HeaderValue::from_static("upgrade"))
+    .with_header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
+}
+
+/// Who the token speaks for, if that is somebody who may follow a tenant's feed.
+fn authorised(app: &App, token: &str, headers: &HeaderMap, endpoint: &Endpoint) -> Result<(Principal, Action), Problem> {
+    let caller = access::authenticate(app, token, headers)?;
+    match endpoint.access {
+        Access::May(action) if policy::allowed(&caller, action) => Ok((caller, action)),
+        _ => Err(access::denied()),
+    }
+}
+
+fn wanted(query: &Query, headers: &HeaderMap) -> Result<Wanted, Problem> {
+    let mut errors = Vec::new();
+    // A browser that reconnects repeats its URL and adds the header, so the header is newer.
+    let last = headers.get("last-event-id").map(|v| v.to_str().unwrap_or("?")).filter(|v| !v.is_empty());
+    let (name, value) = match (last, query.get("after")) {
+        (Some(last), _) => ("Last-Event-ID", Some(last)),
+        (None, after) => ("after", after),
+    };
+    let after = value.and_then(|v| {
+        let number = v.bytes().all(|b| b.is_ascii_digit()).then(|| v.parse::<u64>().ok()).flatten();
+        if number.is_none() {
+            errors.push(FieldError::new(
+                name,
+                "invalid_number",
+                format!("`{name}` is a sequence: a whole number from 0 on"),
+            ));
+        }
+        number
+    });
+    let on_slow = match query.get("on_slow") {
+        None | Some("catch_up") => OnSlow::CatchUp,
+        Some("gap") => OnSlow::Gap,
+        Some("close") => OnSlow::Close,
+        Some(_) => {
+            errors.push(FieldError::new("on_slow", "invalid_value", "`on_slow` is one of catch_up, gap, close"));
+            OnSlow::default()
+        }
+    };
+    let own = if errors.is_empty() { Ok(()) } else { Err(Problem::parameters(errors)) };
+    let (filter, ()) = filter::both(filter::filter(query), own)?;
+    Ok(Wanted { filter, after, on_slow })
+}
+
+async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted) -> Result<Granted, Problem> {
+    let (scope, _) = access::own_tenant(app, caller, action)?;
+    let Wanted { filter, after, on_slow } = wanted;
+    let session = app.services.feed.subscribe(scope, filter, after, on_slow).await?;
+    Ok(Granted {
+        session,
+        ends: caller.expires_at.map(end_of),
+    })
+}
+
+/// When a credential ends that ends at this second. One that was taken although its time has passed (clocks differ) lives
+/// until the leeway ends.
+fn end_of(expires_at: i64) -> Instant {
+    let left = |at: i64| at.saturating_mul(1000).saturating_sub(now_ms());
+    let ms = match left(expires_at) {
+        ms if ms > 0 => ms,
+        _ => left(expires_at.saturating_add(LEEWAY)).max(0),
+    };
+    // A timer cannot be set for the end of time; a year is longer than any connection.
+    const YEAR_MS: i64 = 365 * 86_400_000;
+    Instant::now() + Duration::from_millis(ms.min(YEAR_MS).unsigned_abs())
+}
+
+/// Resolves at the instant, or never.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The text of a frame that is no entry.
+fn span(kind: &str, from: u64, to: u64) -> String {
+    format!("{{\"type\":\"{kind}\",\"from\":{from},\"to\":{to}}}")
+}
+
+/// What the feed sends, as text and with the number that a reader resumes after.
+enum Frame {
+    Text(u64, bytes::Bytes),
+    End(crate::model::feed::FeedEnd),
+}
+
+fn frame(item: FeedItem) -> Frame {
+    match item {
+        FeedItem::Entry { sequence, json } => Frame::Text(sequence, json),
+        FeedItem::Gap { from, to } => Frame::Text(to, span("gap", from, to).into()),
+        FeedItem::Void { from, to } => Frame::Text(to, span("void", from, to).into()),
+        FeedItem::Closed(end) => Frame::End(end),
+    }
+}
