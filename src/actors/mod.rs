@@ -95,6 +95,27 @@ pub struct ActorStatus {
     pub waited_for_room: Duration,
 }
 
+/// A view of the actors for health and metrics. Cheap to clone.
+#[derive(Clone)]
+pub struct ActorWatch {
+    directory: Arc<Directory>,
+    counters: Arc<RouterCounters>,
+}
+
+impl ActorWatch {
+    /// What is going on. Cheap, but not for every request: it looks at every tenant that crashed lately.
+    pub fn status(&self) -> ActorStatus {
+        ActorStatus {
+            live_tenants: self.directory.live(),
+            degraded_tenants: self.directory.degraded(),
+            restarts: self.directory.restarts(),
+            parked_packs: self.counters.parked.load(std::sync::atomic::Ordering::Relaxed),
+            memory_in_use: self.directory.memory_in_use(),
+            waited_for_room: self.counters.waited(),
+        }
+    }
+}
+
 /// The router and the tenant actors. Dropping it stops them without waiting: what is unsettled redelivers.
 pub struct Actors {
     directory: Arc<Directory>,
@@ -115,13 +136,7 @@ impl Actors {
         actors
     }
 
-    fn start_on(
-        shards: Shards,
-        settings: &ActorSettings,
-        deliveries: mpsc::Receiver<Delivery>,
-        packs: Arc<dyn PackReader>,
-        sink: Arc<dyn BatchSink>,
-    ) -> Self {
+    fn start_on(shards: Shards, settings: &ActorSettings, deliveries: mpsc::Receiver<Delivery>, packs: Arc<dyn PackReader>, sink: Arc<dyn BatchSink>) -> Self {
         let core = CoreSettings {
             batch_bytes: settings.batch_bytes,
             batch_packs: settings.batch_packs,
@@ -152,16 +167,17 @@ impl Actors {
         }
     }
 
-    /// What is going on. Cheap, but not for every request: it looks at every tenant that crashed lately.
-    pub fn status(&self) -> ActorStatus {
-        ActorStatus {
-            live_tenants: self.directory.live(),
-            degraded_tenants: self.directory.degraded(),
-            restarts: self.directory.restarts(),
-            parked_packs: self.counters.parked.load(std::sync::atomic::Ordering::Relaxed),
-            memory_in_use: self.directory.memory_in_use(),
-            waited_for_room: self.counters.waited(),
+    /// Looks at the actors, also while they stop.
+    pub fn watch(&self) -> ActorWatch {
+        ActorWatch {
+            directory: self.directory.clone(),
+            counters: self.counters.clone(),
         }
+    }
+
+    /// What is going on, see [`ActorWatch::status`].
+    pub fn status(&self) -> ActorStatus {
+        self.watch().status()
     }
 
     /// What one tenant's actor holds; `None` when it has none.

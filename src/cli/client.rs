@@ -38,6 +38,20 @@ enum Credential {
     },
 }
 
+/// A bare HTTP client that follows no redirects and has no limit on how long an answer may take (the live feed has no end).
+pub fn plain() -> reqwest::Result<reqwest::Client> {
+    builder().build()
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    // Fails when somebody installed one before, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .connect_timeout(CONNECT)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")))
+}
+
 impl Client {
     /// Prepares requests; nothing is sent yet. Without a token one is made from the local secret for this tenant and
     /// these roles. Blocks to read the secret.
@@ -55,15 +69,11 @@ impl Client {
                 token: (String::new(), i64::MIN).into(),
             },
         };
-        // Fails when somebody installed one before, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .connect_timeout(CONNECT)
-            .timeout(REQUEST)
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")));
         Ok(Self {
-            http: http.build().map_err(|e| AppError::failed(format!("no HTTP client: {e}")))?,
+            http: builder()
+                .timeout(REQUEST)
+                .build()
+                .map_err(|e| AppError::failed(format!("no HTTP client: {e}")))?,
             base: url.as_str().trim_end_matches('/').to_owned(),
             credential,
         })

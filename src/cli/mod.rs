@@ -6,6 +6,7 @@ pub mod check_config;
 pub mod client;
 pub mod demo;
 pub mod ingest;
+
 pub mod serve;
 pub mod token;
 

@@ -125,6 +125,12 @@ struct Stored {
     dead_letters: Vec<DeadLetter>,
 }
 
+impl crate::actors::sequencer::DeadLetterSink for DeadLetters {
+    fn submit(&self, seal: &Arc<DecidedSeal>) {
+        Self::submit(self, seal);
+    }
+}
+
 impl DeadLetters {
     /// Starts the task that writes; `settled` is the largest seal whose letters are known to be written. Must be called
     /// inside a tokio runtime.

@@ -357,7 +357,8 @@ fn refused(error: WalError) -> AcceptError {
     match error {
         WalError::Full => unavailable("the disk has no room above `disk.reserve`"),
         WalError::Closed => unavailable("the log is closed"),
-        WalError::Unknown => AcceptError::Unknown,
+        WalError::TooLarge { .. } => unavailable("the request does not fit into the log"),
+        WalError::Unknown | WalError::NotHere { .. } | WalError::Damaged { .. } | WalError::Io { .. } => AcceptError::Unknown,
     }
 }
 

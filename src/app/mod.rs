@@ -1,0 +1,298 @@
+//! The only place that knows everything: what is built in which order, and what is stopped in which.
+//!
+//! Start: lock the folder, take the ports, open the store's manifest, scan the log, then listen. Writes are taken at once;
+//! reads are 503 until the store shows everything that the log holds. Stop: see [`Running::stop`].
+
+mod folder;
+mod monitor;
+mod recovered;
+
+use crate::{
+    actors::{
+        ActorSettings, Actors,
+        broadcast::{FeedHandle, FeedSettings},
+        sequencer::{Parts, Sequencer, SequencerSettings},
+    },
+    auth::{jwt::Authenticator, secret},
+    catalog::Catalog,
+    config::Settings,
+    error::AppError,
+    fs::{Fs, real::RealFs},
+    http::{
+        self, Services,
+        health::{Health, Phase},
+        server::Drain,
+        settings::HttpSettings,
+    },
+    objects::{Objects, folder::FolderObjects},
+    queue::embedded::{EmbeddedQueue, QueueSettings, book::Limits},
+    shutdown::Shutdown,
+    sinks::{dead_letter::DeadLetters, embedded::EmbeddedStore},
+    telemetry,
+};
+use folder::FolderLock;
+use recovered::Opened;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+/// The running process. [`Running::stop`] it; dropping it lets go of everything as a crash would.
+pub struct Running {
+    http: SocketAddr,
+    admin: SocketAddr,
+    deadline: Duration,
+    drain_pause: Duration,
+    health: Arc<Health>,
+    drain: Drain,
+    closing: CancellationToken,
+    servers: [JoinHandle<()>; 2],
+    feed: FeedHandle,
+    actors: Actors,
+    sequencer: Sequencer,
+    queue: EmbeddedQueue,
+    dead_letters: DeadLetters,
+    store: EmbeddedStore,
+    failure: watch::Receiver<Option<AppError>>,
+    monitor: JoinHandle<()>,
+    _lock: FolderLock,
+}
+
+/// Runs the server until SIGTERM or Ctrl-C, or until it cannot go on.
+pub async fn run(settings: Settings) -> Result<(), AppError> {
+    let running = start(&settings).await?;
+    crate::cli::print(&format!("listening http={} admin={}\n", running.http, running.admin))?;
+    tracing::info!(http = %running.http, admin = %running.admin, data_dir = %settings.data_dir.display(), "listening; `sluice token` makes a credential");
+    tokio::select! {
+        signal = crate::shutdown::requested() => {
+            signal.map_err(|e| AppError::failed(format!("signals cannot be received: {e}")))?;
+            running.stop().await
+        }
+        failure = running.failed() => {
+            running.health.set_phase(Phase::Broken);
+            Err(failure)
+        }
+    }
+}
+
+/// Builds everything and begins to listen. What fails here has written nothing but what a start always writes.
+pub async fn start(settings: &Settings) -> Result<Running, AppError> {
+    let lock = folder::lock(&settings.data_dir)?;
+    let secret = secret::read_or_create(&settings.data_dir).map_err(crate::cli::token::secret_error)?;
+    let listeners = [
+        bind("http.listen", settings.http.listen).await?,
+        bind("admin.listen", settings.admin.listen).await?,
+    ];
+    let health = Arc::new(Health::new());
+
+    let fs: Arc<dyn Fs> = Arc::new(RealFs);
+    let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(fs.clone(), settings.objects_dir.clone()).map_err(AppError::cannot_start)?);
+    let catalog = Catalog::open(objects.clone()).await.map_err(AppError::failed)?;
+    let dead_letters = DeadLetters::open(objects, 0);
+    let Opened { store, wal, book, sequencer } = recovered::open(fs, settings, &catalog, dead_letters.settled(), &health).await?;
+
+    let feed = FeedHandle::new(
+        Arc::new(store.clone()),
+        FeedSettings {
+            sessions: settings.feed.sessions,
+            session_bytes: settings.feed.session_bytes,
+            ..FeedSettings::default()
+        },
+    );
+    let queue = EmbeddedQueue::new(wal.clone(), book, queue_settings(settings), Handle::current());
+    let parts = Parts {
+        log: Arc::new(queue.clone()),
+        follower: Arc::new(store.clone()),
+        dead_letters: Arc::new(dead_letters.clone()),
+        publisher: Arc::new(feed.clone()),
+    };
+    let (sequencer, decider) =
+        Sequencer::start(parts, sequencer, sequencer_settings(settings)).map_err(|e| AppError::failed(format!("a thread cannot be started: {e}")))?;
+    let deliveries = queue.start(Arc::new(decider.clone()), crate::sinks::SealFollower::trimmable(&store));
+    let actors = Actors::start(&actor_settings(settings), deliveries, Arc::new(queue.clone()), Arc::new(decider));
+
+    let (drain, closing) = (Drain::new(), CancellationToken::new());
+    let services = Services {
+        producer: Arc::new(queue.clone()),
+        authority: Arc::new(store.clone()),
+        feed: feed.clone(),
+        catalog,
+        dead_letters: dead_letters.clone(),
+        auth: Arc::new(Authenticator::local(secret.key())),
+        health: health.clone(),
+        drain: drain.clone(),
+        settings: http_settings(settings),
+    };
+    let [http, admin] = &listeners;
+    let addresses = (address(http)?, address(admin)?);
+    let servers = serve(listeners, services, &drain, &closing, settings);
+    let (monitor, failure) = monitor::start(monitor::Watched {
+        health: health.clone(),
+        actors: actors.watch(),
+        queue: queue.clone(),
+        store: store.clone(),
+        feed: feed.clone(),
+        sequencer: sequencer.phase(),
+        wal,
+    });
+    Ok(Running {
+        http: addresses.0,
+        admin: addresses.1,
+        deadline: settings.shutdown.deadline,
+        drain_pause: settings.shutdown.drain,
+        health,
+        drain,
+        closing,
+        servers,
+        feed,
+        actors,
+        sequencer,
+        queue,
+        dead_letters,
+        store,
+        failure,
+        monitor,
+        _lock: lock,
+    })
+}
+
+fn serve(listeners: [TcpListener; 2], services: Services, drain: &Drain, closing: &CancellationToken, settings: &Settings) -> [JoinHandle<()>; 2] {
+    let [http, admin] = listeners;
+    let limits = http_settings(settings);
+    let admin_router = http::admin_router(services.health.clone(), Arc::new(telemetry::metrics::render));
+    let router = http::router(services);
+    let stopped = |token: &CancellationToken| token.clone().cancelled_owned();
+    [
+        tokio::spawn(http::server::serve(http, router, limits.clone(), drain.clone(), stopped(closing))),
+        // Answers health and metrics until the very end; it is ended with the process.
+        tokio::spawn(http::server::serve(admin, admin_router, limits, Drain::new(), std::future::pending())),
+    ]
+}
+
+async fn bind(key: &str, listen: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(listen)
+        .await
+        .map_err(|e| AppError::cannot_start(format!("cannot listen on {listen} (`{key}`): {e}")))
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr, AppError> {
+    listener.local_addr().map_err(AppError::failed)
+}
+
+impl Running {
+    /// Where the API listens.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Resolves when the process cannot go on. Cancel-safe.
+    pub async fn failed(&self) -> AppError {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await.map(|seen| seen.clone()) {
+            Ok(Some(error)) => error,
+            // The monitor ends only with the process.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops in order, under one deadline: not ready · no new requests · sessions closed · deliveries end, tenants hand over ·
+    /// the last seal is applied · dead letters and store are flushed · the log is closed. What a phase that ran out of time
+    /// leaves is delivered or applied again at the next start.
+    pub async fn stop(self) -> Result<(), AppError> {
+        let Self {
+            health,
+            drain,
+            closing,
+            servers: [http, admin],
+            feed,
+            actors,
+            sequencer,
+            queue,
+            dead_letters,
+            store,
+            monitor,
+            ..
+        } = self;
+        let mut shutdown = Shutdown::begin(self.deadline);
+        health.set_phase(Phase::Draining);
+        shutdown.phase("balancer", tokio::time::sleep(self.drain_pause), String::new).await;
+        closing.cancel();
+        drain.stop();
+        shutdown.phase("sessions", blocking(move || feed.close()), || "the live feed".into()).await;
+        shutdown.phase("requests", http, || "requests in hand".into()).await;
+        queue.stop_accepting();
+        queue.stop_delivery();
+        shutdown.phase("tenants", actors.stop(), || "tenant actors".into()).await;
+        shutdown.phase("sequencer", blocking(move || sequencer.stop()), || "the sequencer".into()).await;
+        shutdown.phase("dead letters", dead_letters.drained(), || "dead letters".into()).await;
+        let flushed = store.clone();
+        let flush = shutdown.phase("store", blocking(move || flushed.flush()), || "the store's flush".into()).await;
+        shutdown.phase("log", blocking(move || queue.close()), || "the log".into()).await;
+        dead_letters.close();
+        shutdown.phase("threads", blocking(move || store.close()), || "the store".into()).await;
+        monitor.abort();
+        admin.abort();
+        if let Some(Some(Err(error))) = flush {
+            // Not lost: the log has what the flush did not write.
+            tracing::warn!(%error, "the store could not be flushed; the next start reads it from the log");
+        }
+        shutdown.finish().map_err(|left| {
+            let names: Vec<String> = left.into_iter().map(|l| format!("{} ({})", l.who, l.phase)).collect();
+            AppError::failed(format!("not stopped within `shutdown.deadline`: {}", names.join(", ")))
+        })
+    }
+}
+
+/// Runs what blocks off the reactor; `None` if it panicked, which was logged where it happened.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+fn queue_settings(settings: &Settings) -> QueueSettings {
+    let defaults = QueueSettings::default();
+    let limits = Limits {
+        undecided_bytes: settings.wal.undecided_bytes as u64,
+        undecided_tenant_bytes: settings.wal.undecided_tenant_bytes as u64,
+        ..defaults.limits
+    };
+    QueueSettings {
+        limits,
+        segment_bytes: settings.wal.segment_bytes,
+        ..defaults
+    }
+}
+
+fn sequencer_settings(settings: &Settings) -> SequencerSettings {
+    SequencerSettings {
+        seal_bytes: settings.seal.target_bytes,
+        window_bytes: settings.seal.window_bytes,
+        ..SequencerSettings::default()
+    }
+}
+
+fn actor_settings(settings: &Settings) -> ActorSettings {
+    let s = &settings.actors;
+    ActorSettings {
+        shards: s.shards,
+        idle_after: s.idle_after,
+        memory_bytes: s.memory_bytes,
+        tenant_bytes: s.tenant_bytes,
+        batch_bytes: s.batch_bytes,
+        batch_linger: s.batch_linger,
+        ..ActorSettings::default()
+    }
+}
+
+fn http_settings(settings: &Settings) -> HttpSettings {
+    let s = &settings.http;
+    HttpSettings {
+        max_body_bytes: s.max_body_bytes,
+        max_entries: s.max_entries,
+        body_memory_bytes: s.body_memory_bytes,
+        body_memory_tenant_bytes: s.body_memory_tenant_bytes,
+        body_idle: s.body_idle,
+        max_connections: s.max_connections,
+        header_timeout: s.header_timeout,
+        write_stall: s.write_stall,
+        ..HttpSettings::default()
+    }
+}

@@ -1,0 +1,94 @@
+//! Looks at every part once a second: what health and metrics tell, and whether the process can go on.
+
+use crate::{
+    actors::{ActorWatch, broadcast::FeedHandle, sequencer::Phase as SequencerPhase},
+    error::AppError,
+    http::health::{Health, Phase},
+    queue::{embedded::EmbeddedQueue, wal::Wal},
+    sinks::embedded::EmbeddedStore,
+    telemetry::metrics::{self, metrics},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::watch, task::JoinHandle};
+
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What is looked at.
+pub struct Watched {
+    pub health: Arc<Health>,
+    pub actors: ActorWatch,
+    pub queue: EmbeddedQueue,
+    pub store: EmbeddedStore,
+    pub feed: FeedHandle,
+    pub sequencer: watch::Receiver<SequencerPhase>,
+    pub wal: Wal,
+}
+
+/// Starts looking. The receiver gets the reason when the process cannot go on.
+pub fn start(watched: Watched) -> (JoinHandle<()>, watch::Receiver<Option<AppError>>) {
+    let (failed, failure) = watch::channel(None);
+    let task = tokio::spawn(async move {
+        let log_failed = watched.wal.failed();
+        let mut sequencer = watched.sequencer.clone();
+        let halted = async move {
+            match sequencer
+                .wait_for(|phase| matches!(phase, SequencerPhase::Halted(_)))
+                .await
+                .map(|phase| phase.clone())
+            {
+                Ok(SequencerPhase::Halted(why)) => why,
+                // Stopped in order.
+                Ok(_) | Err(_) => std::future::pending().await,
+            }
+        };
+        let why = tokio::select! {
+            () = look_for_ever(&watched) => return,
+            () = log_failed => "the log cannot be written any more; the next start recovers it".to_owned(),
+            why = halted => format!("the sequencer halted: {why}"),
+        };
+        failed.send_replace(Some(AppError::failed(why)));
+        // Keeps the sender: whoever asks later hears it too.
+        std::future::pending::<()>().await;
+    });
+    (task, failure)
+}
+
+async fn look_for_ever(watched: &Watched) {
+    let mut ticks = tokio::time::interval(EVERY);
+    let mut sequencer = watched.sequencer.clone();
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            // It runs as soon as the store shows everything that the log held.
+            changed = sequencer.changed() => if changed.is_err() { return },
+        }
+        if *sequencer.borrow_and_update() == SequencerPhase::Running {
+            watched.health.set_phase(Phase::Ready);
+        }
+        look(watched);
+    }
+}
+
+fn look(watched: &Watched) {
+    let (health, m) = (&watched.health, metrics());
+    let actors = watched.actors.status();
+    m.tenants(actors.live_tenants, actors.degraded_tenants);
+    health.set_degraded_tenants(actors.degraded_tenants);
+
+    let (undecided_bytes, undecided_packs) = watched.queue.undecided();
+    m.undecided_bytes(undecided_bytes);
+    match watched.wal.check_room() {
+        Ok(()) => health.set_dependency("queue", true, format!("{undecided_packs} packs wait to be decided")),
+        Err(error) => health.set_dependency("queue", false, error.to_string()),
+    }
+
+    let store = watched.store.health();
+    m.memtable_bytes(store.memtable_bytes as u64);
+    match &store.flush_error {
+        Some(error) => health.set_dependency("store", false, error.to_string()),
+        None if store.blocked => health.set_dependency("store", true, "waiting for the disk; what arrives is kept in the log"),
+        None => health.set_dependency("store", true, format!("{} parts", store.parts)),
+    }
+    m.feed_sessions(watched.feed.sessions());
+    metrics::upkeep();
+}

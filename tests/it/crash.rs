@@ -1,0 +1,138 @@
+//! `kill -9` at any moment under load: every acknowledged id is there once, numbers are dense, nothing foreign appears,
+//! counters are exact. `SLUICE_KILLS=500` asks for more kills than the 50 of an ordinary run.
+
+use crate::harness::{Server, Site, assert_adds_up, assert_dense, data};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use uuid::Uuid;
+
+const TENANTS: [&str; 3] = ["acme", "globex", "initech"];
+
+/// What one tenant's client sent, and what it was told.
+#[derive(Default)]
+struct Sent {
+    tried: HashSet<Uuid>,
+    acked: HashSet<Uuid>,
+}
+
+type Ledger = Arc<Mutex<HashMap<&'static str, Sent>>>;
+
+/// Sends bulks, and now and then one of the last bulks again, until told to stop or the server is gone.
+async fn writer(url: String, token: String, tenant: &'static str, ledger: Ledger, stop: Arc<AtomicBool>, seed: u64) {
+    let (mut rng, client) = (StdRng::seed_from_u64(seed), reqwest::Client::new());
+    let mut last: Option<(String, Vec<Uuid>)> = None;
+    while !stop.load(Ordering::Relaxed) {
+        let (body, ids) = match last.take() {
+            Some(again) if rng.random_range(0..4) == 0 => again,
+            _ => data::bulk(rng.random_range(1..40), &"x".repeat(rng.random_range(0..600))),
+        };
+        ledger.lock().unwrap().get_mut(tenant).unwrap().tried.extend(&ids);
+        let sent = client
+            .post(&url)
+            .bearer_auth(&token)
+            .header("content-type", "application/json")
+            .body(body.clone())
+            .send()
+            .await;
+        match sent {
+            Ok(answer) if answer.status() == 201 => ledger.lock().unwrap().get_mut(tenant).unwrap().acked.extend(&ids),
+            Ok(answer) => assert!(matches!(answer.status().as_u16(), 429 | 503 | 504), "unexpected {}", answer.status()),
+            Err(_) => return,
+        }
+        last = Some((body, ids));
+    }
+}
+
+async fn check(server: &Server, ledger: &Ledger) {
+    server.ready().await;
+    for tenant in TENANTS {
+        let token = server.token(Some(tenant), &["admin"]);
+        let usage = server.settled_usage(&token, tenant).await;
+        assert_adds_up(&usage);
+        let entries = server.everything(&token).await;
+        assert_dense(&entries);
+        assert_eq!(usage["stored"].as_u64().unwrap(), entries.len() as u64, "{tenant}");
+        let ids: Vec<Uuid> = entries.iter().map(|e| e["id"].as_str().unwrap().parse().unwrap()).collect();
+        let distinct: HashSet<Uuid> = ids.iter().copied().collect();
+        assert_eq!(ids.len(), distinct.len(), "{tenant}: an id twice");
+        let ledger = ledger.lock().unwrap();
+        let sent = &ledger[tenant];
+        assert!(
+            sent.acked.is_subset(&distinct),
+            "{tenant}: {} acknowledged entries are lost",
+            sent.acked.difference(&distinct).count()
+        );
+        assert!(
+            distinct.is_subset(&sent.tried),
+            "{tenant}: {} entries that nobody sent",
+            distinct.difference(&sent.tried).count()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_through_random_kills() {
+    let kills: u32 = std::env::var("SLUICE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(50);
+    let seed: u64 = std::env::var("SLUICE_SEED")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0);
+    println!("SLUICE_SEED={seed} SLUICE_KILLS={kills}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let site = Site::small();
+    let ledger: Ledger = Arc::new(Mutex::new(TENANTS.into_iter().map(|t| (t, Sent::default())).collect()));
+    for kill in 0..kills {
+        let mut server = site.start();
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut writers = Vec::new();
+        for tenant in TENANTS {
+            let token = server.tenant(tenant).await;
+            for _ in 0..2 {
+                writers.push(tokio::spawn(writer(
+                    server.url("/logs/bulk"),
+                    token.clone(),
+                    tenant,
+                    ledger.clone(),
+                    stop.clone(),
+                    rng.random(),
+                )));
+            }
+        }
+        // The moment of the kill is what is random here; nothing waits for it.
+        tokio::time::sleep(Duration::from_millis(rng.random_range(1..250))).await;
+        server.kill();
+        stop.store(true, Ordering::Relaxed);
+        for writer in writers {
+            writer.await.expect("a writer does not panic");
+        }
+        if kill % 10 == 9 {
+            check(&site.start(), &ledger).await;
+        }
+    }
+    check(&site.start(), &ledger).await;
+    let acked: usize = ledger.lock().unwrap().values().map(|s| s.acked.len()).sum();
+    assert!(acked > 1000, "only {acked} entries were acknowledged: the test did not test");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orderly_stop_leaves_nothing_undone() {
+    let site = Site::small();
+    let server = site.start();
+    let token = server.tenant("acme").await;
+    let (body, ids) = data::bulk(50, "before the stop");
+    assert_eq!(server.post(&token, "/logs/bulk", body).await.0, 201);
+    assert_eq!(server.stop(), Some(0));
+    let server = site.start();
+    server.ready().await;
+    let token = server.token(Some("acme"), &["admin"]);
+    let entries = server.everything(&token).await;
+    assert_eq!(entries.len(), ids.len());
+    assert_adds_up(&server.settled_usage(&token, "acme").await);
+}

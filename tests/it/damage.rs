@@ -1,0 +1,143 @@
+//! Damage of what is on the disk: it starts, keeps everything it still can, reuses no number, and says what is missing.
+
+use crate::harness::{Server, Site, assert_adds_up, data};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use serde_json::Value;
+use std::{
+    collections::{HashMap, HashSet},
+    path::PathBuf,
+};
+
+fn newest(site: &Site, folder: &str, ending: &str) -> PathBuf {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(site.data().join(folder))
+        .expect("a folder")
+        .map(|f| f.expect("readable").path())
+        .filter(|p| p.to_string_lossy().ends_with(ending))
+        .collect();
+    files.sort();
+    files.pop().unwrap_or_else(|| panic!("no {ending} in {folder}"))
+}
+
+/// Numbers given out before the damage must never name another entry after it.
+fn assert_no_number_is_reused(before: &[Value], after: &[Value]) {
+    let known: HashMap<u64, &Value> = before.iter().map(|e| (e["sequence"].as_u64().expect("a number"), &e["id"])).collect();
+    let mut seen = HashSet::new();
+    for entry in after {
+        let n = entry["sequence"].as_u64().expect("a number");
+        assert!(seen.insert(n), "number {n} twice");
+        if let Some(id) = known.get(&n) {
+            assert_eq!(&&entry["id"], id, "number {n} was given to another entry");
+        }
+    }
+}
+
+async fn filled(site: &Site, bulks: usize) -> (Server, String, Vec<Value>) {
+    let server = site.start();
+    let token = server.tenant("acme").await;
+    for _ in 0..bulks {
+        assert_eq!(server.post(&token, "/logs/bulk?wait=stored", data::bulk(20, &"d".repeat(300)).0).await.0, 201);
+    }
+    let before = server.everything(&token).await;
+    assert_eq!(before.len(), bulks * 20);
+    (server, token, before)
+}
+
+async fn after_damage(site: &Site, before: &[Value]) -> (Server, Vec<Value>) {
+    let server = site.start();
+    server.ready().await;
+    let token = server.token(Some("acme"), &["admin"]);
+    let usage = server.settled_usage(&token, "acme").await;
+    assert_adds_up(&usage);
+    assert_eq!(server.post(&token, "/logs/bulk?wait=stored", data::bulk(3, "new").0).await.0, 201);
+    let after = server.everything(&token).await;
+    assert_no_number_is_reused(before, &after);
+    (server, after)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bit_flipped_anywhere_in_the_last_segment_costs_no_more_than_its_group() {
+    let mut rng = StdRng::seed_from_u64(11);
+    for round in 0..6 {
+        let site = Site::plain();
+        let (mut server, _, before) = filled(&site, 12).await;
+        server.kill();
+        let segment = newest(&site, "wal", ".seg");
+        let mut bytes = std::fs::read(&segment).expect("readable");
+        let used = bytes.iter().rposition(|b| *b != 0).expect("not empty");
+        let at = rng.random_range(0..used);
+        bytes[at] ^= 1 << rng.random_range(0..8);
+        std::fs::write(&segment, &bytes).expect("writable");
+        let (server, after) = after_damage(&site, &before).await;
+        let kept = after.len() - 3;
+        assert!(
+            kept >= before.len() - 40,
+            "round {round}: a flip at {at} of {used} cost {} entries",
+            before.len() - kept
+        );
+        if kept < before.len() {
+            let (_, health) = (
+                0,
+                server
+                    .client
+                    .get(format!("http://{}/health", server.http))
+                    .send()
+                    .await
+                    .expect("it answers")
+                    .text()
+                    .await
+                    .expect("text"),
+            );
+            assert!(health.contains("damage"), "health says nothing of it: {health}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_truncated_last_segment_keeps_what_is_before_the_cut() {
+    for share in [0.3, 0.9] {
+        let site = Site::plain();
+        let (mut server, _, before) = filled(&site, 12).await;
+        server.kill();
+        let segment = newest(&site, "wal", ".seg");
+        let bytes = std::fs::read(&segment).expect("readable");
+        let used = bytes.iter().rposition(|b| *b != 0).expect("not empty");
+        std::fs::write(&segment, &bytes[..(used as f64 * share) as usize]).expect("writable");
+        let (_server, after) = after_damage(&site, &before).await;
+        assert!(
+            after.len() - 3 >= (before.len() as f64 * share * 0.5) as usize,
+            "{} of {} kept at {share}",
+            after.len() - 3,
+            before.len()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_newest_part_or_manifest_is_rebuilt_from_the_log() {
+    for (folder, ending, flip) in [
+        ("parts", ".parquet", true),
+        ("parts", ".parquet", false),
+        ("manifest", "", true),
+        ("manifest", "", false),
+    ] {
+        let site = Site::small();
+        let (server, token, _) = filled(&site, 30).await;
+        for _ in 0..20 {
+            assert_eq!(server.post(&token, "/logs/bulk?wait=stored", data::bulk(200, &"p".repeat(700)).0).await.0, 201);
+        }
+        let before = server.everything(&token).await;
+        assert_eq!(server.stop(), Some(0));
+        let victim = newest(&site, folder, ending);
+        if flip {
+            let mut bytes = std::fs::read(&victim).expect("readable");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x10;
+            bytes.truncate(bytes.len() - 1);
+            std::fs::write(&victim, bytes).expect("writable");
+        } else {
+            std::fs::remove_file(&victim).expect("removable");
+        }
+        let (_server, after) = after_damage(&site, &before).await;
+        assert_eq!(after.len() - 3, before.len(), "{folder}: flip={flip}: the log had it all");
+    }
+}

@@ -1,0 +1,14 @@
+//! Stories told to the real binary, over its real sockets: one file per story.
+
+mod harness;
+
+mod answers;
+mod cloudtrail;
+mod commands;
+mod crash;
+mod damage;
+mod disk;
+mod duplicates;
+mod intake;
+mod isolation;
+mod stream;
