@@ -240,7 +240,7 @@ impl Settings {
     }
 
     fn check_together(&self, r: &mut Reader) {
-        let (http, wal, actors) = (&self.http, &self.wal, &self.actors);
+        let http = &self.http;
         let same_port = http.listen.port() != 0 && http.listen == self.admin.listen;
         r.require(["admin.listen", "http.listen"], !same_port, || {
             format!("is {}, which is `http.listen` too", self.admin.listen)
@@ -260,22 +260,8 @@ impl Settings {
             http.body_memory_tenant_bytes,
             http.body_memory_bytes,
         );
-        at_most(
-            r,
-            ["wal.undecided_tenant_bytes", "wal.undecided_bytes"],
-            wal.undecided_tenant_bytes,
-            wal.undecided_bytes,
-        );
-        at_most(r, ["wal.group_bytes", "wal.segment_bytes"], wal.group_bytes, wal.segment_bytes as usize);
-        r.require(
-            ["actors.tenant_bytes", "actors.memory_bytes"],
-            actors.tenant_bytes <= actors.memory_bytes / 8,
-            || {
-                let (is, most) = (units::size(actors.tenant_bytes as u64), units::size(actors.memory_bytes as u64 / 8));
-                format!("is {is}, but must be at most an eighth of `actors.memory_bytes` ({most})")
-            },
-        );
-        at_most(r, ["actors.batch_bytes", "actors.tenant_bytes"], actors.batch_bytes, actors.tenant_bytes);
+        // Other pairs need no rule, so that a script may set one of them alone: the smaller bound is reached first, and a
+        // group or a tenant's memory is cut to its share of the whole.
         let (drain, deadline) = (self.shutdown.drain, self.shutdown.deadline);
         r.require(["shutdown.drain", "shutdown.deadline"], drain < deadline, || {
             format!(
@@ -342,8 +328,8 @@ fn wal(r: &mut Reader) -> WalSettings {
         // Offsets in a segment have 32 bits.
         segment_bytes: r.size("wal.segment_bytes", MIB..=GIB),
         group_bytes: r.size("wal.group_bytes", 64 * KIB..=64 * MIB) as usize,
-        undecided_bytes: r.size("wal.undecided_bytes", MIB..=16 * GIB) as usize,
-        undecided_tenant_bytes: r.size("wal.undecided_tenant_bytes", MIB..=16 * GIB) as usize,
+        undecided_bytes: r.size("wal.undecided_bytes", 64 * KIB..=16 * GIB) as usize,
+        undecided_tenant_bytes: r.size("wal.undecided_tenant_bytes", 64 * KIB..=16 * GIB) as usize,
     }
 }
 

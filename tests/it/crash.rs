@@ -26,7 +26,7 @@ type Ledger = Arc<Mutex<HashMap<&'static str, Sent>>>;
 
 /// Sends bulks, and now and then one of the last bulks again, until told to stop or the server is gone.
 async fn writer(url: String, token: String, tenant: &'static str, ledger: Ledger, stop: Arc<AtomicBool>, seed: u64) {
-    let (mut rng, client) = (StdRng::seed_from_u64(seed), reqwest::Client::new());
+    let (mut rng, client) = (StdRng::seed_from_u64(seed), sluice::cli::client::plain().expect("a client"));
     let mut last: Option<(String, Vec<Uuid>)> = None;
     while !stop.load(Ordering::Relaxed) {
         let (body, ids) = match last.take() {

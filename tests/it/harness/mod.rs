@@ -106,7 +106,7 @@ impl Site {
             http: http.parse().expect("an address"),
             admin: admin.parse().expect("an address"),
             secret: secret::read(&data).expect("the secret was made"),
-            client: reqwest::Client::new(),
+            client: sluice::cli::client::plain().expect("a client"),
             log,
         })
     }
