@@ -72,12 +72,7 @@ pub struct Router {
 
 impl Router {
     /// A router that has not begun.
-    pub fn new(
-        deliveries: mpsc::Receiver<Delivery>,
-        directory: Arc<Directory>,
-        packs: Arc<dyn PackReader>,
-        counters: Arc<RouterCounters>,
-    ) -> Self {
+    pub fn new(deliveries: mpsc::Receiver<Delivery>, directory: Arc<Directory>, packs: Arc<dyn PackReader>, counters: Arc<RouterCounters>) -> Self {
         Self {
             deliveries,
             directory,
