@@ -214,6 +214,7 @@ impl Problem {
     }
 
     /// The explanation.
+    #[cfg(test)]
     pub fn detail(&self) -> &str {
         &self.0.detail
     }

@@ -5,10 +5,11 @@
 //! 2. **compression**: inside of HEAD; outside of the rest, so that it sees the final body;
 //! 3. **slashes**: one trailing slash is taken off before routing, so that both forms are the same endpoint, without a redirect;
 //! 4. **request id and problems**: inside of compression, because a problem's JSON is compressed too and names the id; outside
-//!    of everything that can fail, so that every answer has an id;
+//!    of everything that can fail, so that every answer has an id and is counted;
 //! 5. **panics** become a 500 problem without internals: inside 4, which renders it; outside the handlers, which cause it.
 
 use super::error::{Code, Problem};
+use crate::telemetry::metrics::metrics;
 use axum::{
     Router,
     body::{Body, HttpBody as _},
@@ -18,6 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use std::{any::Any, sync::Arc};
+use tokio::time::Instant;
 use tower::ServiceBuilder;
 use tower_http::{
     CompressionLevel,
@@ -77,7 +79,9 @@ async fn strip_slash(mut request: Request) -> Request {
 async fn identify(mut request: Request, next: Next) -> Response {
     let id: Arc<str> = callers_id(request.headers()).map_or_else(|| Uuid::now_v7().to_string().into(), Into::into);
     request.extensions_mut().insert(RequestId(id.clone()));
+    let since = Instant::now();
     let mut response = next.run(request).await;
+    metrics().http(response.status().as_u16(), since.elapsed());
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         *response.body_mut() = Body::from(problem.render(&id));
     }

@@ -8,6 +8,7 @@ use crate::{
     model::tenant::TenantId,
     queue::Producer,
     sinks::{Authority, dead_letter::DeadLetters},
+    telemetry::metrics::{Outcome, metrics},
 };
 use dashmap::DashMap;
 use std::{sync::Arc, thread::available_parallelism};
@@ -66,6 +67,7 @@ impl App {
     /// Counts rejected entries of a tenant that exists.
     pub fn count_rejected(&self, tenant: &TenantId, entries: usize) {
         if entries > 0 {
+            metrics().entries(Outcome::Rejected, entries as u64);
             *self.rejected.entry(tenant.clone()).or_default() += entries as u64;
         }
     }
