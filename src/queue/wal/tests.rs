@@ -8,12 +8,12 @@ use crate::fs::{
     File, Space,
     sim::{CrashMode, Dice, SimFs},
 };
-use std::path::Path;
+use std::{ops::Range, path::Path};
+
+type Found = Vec<(Position, RecordKind, Bytes)>;
 
 const DIR: &str = "/wal";
 const SEGMENT: u64 = 1 << 20;
-
-type Found = Vec<(Position, RecordKind, Bytes)>;
 
 fn settings() -> WalSettings {
     WalSettings {
@@ -32,6 +32,13 @@ fn open_with(fs: &SimFs, settings: WalSettings) -> Result<(Wal, RecoveryReport, 
 
 fn open(fs: &SimFs) -> (Wal, RecoveryReport, Found) {
     open_with(fs, settings()).unwrap()
+}
+
+/// Opens and closes again.
+fn look(fs: &SimFs) -> (RecoveryReport, Found) {
+    let (wal, report, found) = open(fs);
+    wal.close();
+    (report, found)
 }
 
 fn path(ordinal: u64) -> PathBuf {
@@ -111,7 +118,7 @@ fn a_new_folder_opens_and_what_was_acknowledged_is_there_again() {
     assert!(matches!(wal.read(beyond), Err(WalError::NotHere { .. })));
     wal.close();
     assert!(matches!(pack(&wal, 1, 10).wait(), Err(WalError::Closed)));
-    let (_, report, found) = open(&fs.crash(1, CrashMode::Lose));
+    let (report, found) = look(&fs.crash(1, CrashMode::Lose));
     assert_eq!(
         (report.damage.len(), report.torn_bytes, report.seal_may_be_lost, report.largest_seal_named),
         (0, 0, false, 1)
@@ -132,16 +139,18 @@ fn nothing_is_acknowledged_before_its_sync_returned() {
     let fs = SimFs::new();
     let (wal, ..) = open(&fs);
     pack(&wal, 1, 300).wait().unwrap();
+    let (_, found) = look(&fs.crash(1, CrashMode::Lose));
+    assert_eq!(bodies(&found), [body(1, 300)]);
     fs.hold_syncs();
     let mut append = pack(&wal, 2, 300);
     fs.wait_for_held_sync();
     let mut context = Context::from_waker(std::task::Waker::noop());
     assert!(Pin::new(&mut append).poll(&mut context).is_pending());
-    let (_, _, found) = open(&fs.crash(1, CrashMode::Lose));
+    let (_, found) = look(&fs.crash(1, CrashMode::Lose));
     assert_eq!(bodies(&found), [body(1, 300)]);
     fs.release_syncs();
     append.wait().unwrap();
-    let (_, _, found) = open(&fs.crash(1, CrashMode::Lose));
+    let (_, found) = look(&fs.crash(1, CrashMode::Lose));
     assert_eq!(bodies(&found), [body(1, 300), body(2, 300)]);
 }
 
@@ -172,29 +181,21 @@ fn a_failed_sync_moves_everything_on_and_its_tail_is_never_believed() {
         let fs = SimFs::new();
         let (wal, ..) = open(&fs);
         pack(&wal, 1, 300).wait().unwrap();
+        until(|| fs.paths().contains(&path(2))); // else the fault might strike the thread that prepares it
         if fail_write {
             fs.fail_writes(0, 1)
         } else {
             fs.fail_syncs(0, 1)
         }
-        // The prepare thread writes and syncs too: keep failing until it was the sync thread's turn.
-        let mut n = 2;
-        let moved = loop {
-            let at = pack(&wal, n, 300).wait().unwrap();
-            n += 1;
-            if at.segment > 1 {
-                break at;
-            }
-            if fail_write { fs.fail_writes(0, 1) } else { fs.fail_syncs(0, 1) }
-        };
-        fs.fail_syncs(0, 0);
-        fs.fail_writes(0, 0);
+        let moved = pack(&wal, 2, 300).wait().unwrap();
+        let n = 3;
+        assert_eq!(moved.segment, 2);
         assert_eq!(wal.read(moved).unwrap().1, body(n - 1, 300));
-        let (_, report, found) = open(&fs.crash(3, CrashMode::Keep));
+        let (report, found) = look(&fs.crash(3, CrashMode::Keep));
         assert_eq!(bodies(&found), (1..n).map(|n| body(n, 300)).collect::<Vec<_>>(), "each once");
         assert_eq!((report.damage.len(), report.seal_may_be_lost), (0, false));
         assert!(report.torn_bytes > 0, "the tail of segment 1 reads well and is dropped");
-        let (_, report, found) = open(&fs.crash(3, CrashMode::Lose));
+        let (report, found) = look(&fs.crash(3, CrashMode::Lose));
         assert_eq!(bodies(&found), (1..n).map(|n| body(n, 300)).collect::<Vec<_>>());
         assert_eq!((report.damage.len(), report.torn_bytes), (0, 0));
     }
@@ -211,7 +212,7 @@ fn when_the_next_segment_fails_too_the_log_closes_and_says_so() {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(failed);
     wal.close();
     assert!(matches!(pack(&wal, 3, 300).wait(), Err(WalError::Closed)));
-    let (_, _, found) = open(&fs.crash(0, CrashMode::Lose));
+    let (_, found) = look(&fs.crash(0, CrashMode::Lose));
     assert_eq!(bodies(&found), [body(1, 300)]);
 }
 
@@ -226,8 +227,8 @@ fn what_recovery_believed_is_written_again_and_survives() {
     wal.close();
     fs.fail_syncs(0, 0);
     // Whether or not the second pack is believed: what this start hands over, the next one hands over too, though power is cut.
-    let (_, _, found) = open(&fs);
-    let (_, _, again) = open(&fs.crash(0, CrashMode::Lose));
+    let (_, found) = look(&fs);
+    let (_, again) = look(&fs.crash(0, CrashMode::Lose));
     assert_eq!(found, again);
 
     // The same with the whole group in the cache only, and no later segment.
@@ -242,9 +243,9 @@ fn what_recovery_believed_is_written_again_and_survives() {
     file.write_at(&bytes[range.clone()], range.start as u64).unwrap();
     fs.fail_syncs(0, 1);
     assert!(file.sync().is_err());
-    let (_, _, found) = open(&fs);
+    let (_, found) = look(&fs);
     assert_eq!(found.len(), 1);
-    let (_, _, again) = open(&fs.crash(0, CrashMode::Lose));
+    let (_, again) = look(&fs.crash(0, CrashMode::Lose));
     assert_eq!(found, again);
 }
 
@@ -263,7 +264,7 @@ fn segments_switch_without_loss_and_a_large_record_gets_a_segment_of_its_size() 
     assert!(segments.len() > 3 && segments.iter().filter(|segment| segment.is_active).count() == 1);
     assert!(segments.iter().any(|segment| segment.bytes > 17 << 20));
     let crashed = fs.crash(0, CrashMode::Lose);
-    let (_, report, found) = open(&crashed);
+    let (report, found) = look(&crashed);
     assert_eq!((bodies(&found), report.damage.len()), (expected, 0));
 }
 
@@ -278,7 +279,7 @@ fn trimming_deletes_oldest_first_and_never_the_active_one() {
     assert_eq!(wal.segments().first().unwrap().ordinal, 3);
     assert!(matches!(wal.read(positions[0]), Err(WalError::NotHere { .. })));
     wal.read(*positions.last().unwrap()).unwrap();
-    let (_, report, found) = open(&fs.crash(5, CrashMode::Tear));
+    let (report, found) = look(&fs.crash(5, CrashMode::Tear));
     assert_eq!(report.damage, [], "a trimmed segment is not a missing one");
     assert!(found.iter().all(|(at, ..)| at.segment >= 3) && !found.is_empty());
     wal.trim(u64::MAX).unwrap();
@@ -289,6 +290,7 @@ fn trimming_deletes_oldest_first_and_never_the_active_one() {
 fn a_flood_waits_behind_its_own_lane_only() {
     let fs = SimFs::new();
     let (wal, ..) = open(&fs);
+    until(|| fs.paths().contains(&path(2))); // else the thread that prepares it might be the one that is held
     fs.hold_syncs();
     let first = wal.append(RecordKind::Pack, 1, None, body(0, 30_000));
     fs.wait_for_held_sync();
@@ -314,11 +316,11 @@ fn a_torn_last_group_is_dropped_whole_and_reported() {
         torn[(last.offset + from) as usize..(last.offset + to) as usize].fill(0);
         let fs = fs.crash(0, CrashMode::Lose);
         fs.set_bytes(&path(1), &torn);
-        let (_, report, found) = open(&fs);
+        let (report, found) = look(&fs);
         assert_eq!((bodies(&found), report.damage.len()), (written[..3].to_vec(), 0));
         assert!(!report.seal_may_be_lost);
         assert_eq!(report.torn_bytes > 0, from > 0);
-        let (_, again, found) = open(&fs);
+        let (again, found) = look(&fs);
         assert_eq!(
             (found.len(), again.damage.len(), again.torn_bytes),
             (3, 0, report.torn_bytes),
@@ -338,7 +340,7 @@ fn a_flipped_bit_anywhere_keeps_every_other_record_and_is_told() {
     for at in places {
         let fs = fs.crash(0, CrashMode::Lose);
         fs.flip(&path(1), at, 1 << dice.below(8));
-        let (_, report, found) = open(&fs);
+        let (report, found) = look(&fs);
         assert!(!report.damage.is_empty(), "flip at {at} is not told");
         assert!(report.damage[0].range.contains(&at), "{:?} does not name {at}", report.damage);
         assert!(found.len() + 1 >= written.len(), "flip at {at} lost more than its record");
@@ -363,7 +365,7 @@ fn a_short_or_unknown_end_means_that_a_seal_may_be_lost() {
     for len in (0..bytes.len()).step_by(3001).chain([bytes.len() - 1]) {
         let fs = fs.crash(0, CrashMode::Lose);
         fs.truncate(&path(1), len as u64);
-        let (_, report, found) = open(&fs);
+        let (report, found) = look(&fs);
         assert!(report.seal_may_be_lost && !report.damage.is_empty(), "cut to {len}");
         let kept: Vec<_> = bodies(&found);
         assert_eq!(kept, written[..kept.len()], "cut to {len}");
@@ -388,7 +390,7 @@ fn the_doubt_about_a_seal_lasts_until_one_is_made() {
     assert!(report.seal_may_be_lost, "the process died before it made the gap seal");
     seal(&wal, 500).wait().unwrap();
     wal.close();
-    let (_, report, _) = open(&fs);
+    let (report, _) = look(&fs);
     assert!(!report.seal_may_be_lost && !report.damage.is_empty());
 }
 
@@ -441,7 +443,7 @@ fn a_damaged_segment_is_kept_when_it_is_trimmed() {
     wal.trim(2).unwrap();
     assert_eq!(fs.bytes(&Name::Damaged(1).path(Path::new(DIR))), damaged);
     wal.close();
-    let (_, report, _) = open(&fs.crash(0, CrashMode::Lose));
+    let (report, _) = look(&fs.crash(0, CrashMode::Lose));
     assert_eq!((report.damage.len(), report.segments), (0, 1));
 }
 
@@ -465,7 +467,7 @@ fn garbage_of_any_kind_opens() {
         let (wal, report, found) = open(&fs);
         pack(&wal, 1, 100).wait().unwrap();
         wal.close();
-        let (_, again, found_again) = open(&fs);
+        let (again, found_again) = look(&fs);
         assert_eq!(
             (&report.damage, found.len() + 1),
             (&again.damage, found_again.len()),
@@ -506,7 +508,7 @@ fn a_full_disk_refuses_packs_takes_seals_and_recovers_by_itself() {
         seal(&wal, n).wait().unwrap();
         kept.push(body(n, 100));
     }
-    let (_, _, found) = open(&fs.crash(0, CrashMode::Lose)); // a start on a full disk reads everything
+    let (_, found) = look(&fs.crash(0, CrashMode::Lose)); // a start on a full disk reads everything
     let mut sorted = bodies(&found);
     sorted.sort();
     let mut expected = kept.clone();
@@ -570,8 +572,11 @@ fn live(seed: u64) {
     let mut sure: BTreeMap<Position, Bytes> = BTreeMap::new();
     let mut appended: BTreeMap<u64, Bytes> = BTreeMap::new();
     let (mut next, mut next_seal) = (1, 1);
+    let mut torn = false;
     for _ in 0..4 {
         let (wal, report, found) = open(&fs);
+        // A power cut that keeps the trailer of a group and loses its middle cannot be told from damage.
+        assert!(torn || report.damage.is_empty() && !report.seal_may_be_lost, "seed {seed}: {report:?}");
         let there: BTreeMap<Position, Bytes> = found.iter().map(|(at, _, body)| (*at, body.clone())).collect();
         for (at, body) in &sure {
             assert_eq!(there.get(at), Some(body), "seed {seed}: an acknowledged record is gone from {at:?}: {report:?}");
@@ -615,6 +620,7 @@ fn live(seed: u64) {
             }
         }
         let mode = [CrashMode::Lose, CrashMode::Keep, CrashMode::Tear][dice.below(3) as usize];
+        torn |= mode == CrashMode::Tear;
         let crashed = fs.crash(dice.roll(), mode);
         fs = crashed;
     }
@@ -642,10 +648,24 @@ fn records_of_a_lane_and_seals_stand_in_the_order_of_their_appends() {
     }
 }
 
+#[test]
+fn a_start_that_is_cut_off_anywhere_loses_nothing() {
+    let (fs, written) = one_segment(&[1, 0, 2, 0]);
+    fs.flip(&path(1), groups(&fs.bytes(&path(1)))[1].offset, 1);
+    for operations in 0..25 {
+        for mode in [CrashMode::Lose, CrashMode::Keep, CrashMode::Tear] {
+            let fs = fs.crash(0, CrashMode::Keep);
+            fs.power_off_after(operations);
+            let opened = open_with(&fs, settings()).is_ok();
+            assert!(opened || operations < 20);
+            let (report, found) = look(&fs.crash(operations as u64, mode));
+            assert_eq!((bodies(&found), report.damage.len()), (written.clone(), 1), "{operations} {mode:?}");
+        }
+    }
+}
+
 /// A file that the disk cannot read in one place.
 struct Scratched(Arc<dyn File>, Range<u64>);
-use std::ops::Range;
-
 impl File for Scratched {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
         if offset < self.1.end && self.1.start < offset + into.len() as u64 {
