@@ -22,11 +22,7 @@ use super::{
         handle::{Control, TenantHandle},
     },
 };
-use crate::model::{
-    batch::Work,
-    credit::Budget,
-    tenant::TenantId,
-};
+use crate::model::{batch::Work, credit::Budget, tenant::TenantId};
 use dashmap::{DashMap, mapref::entry::Entry};
 use std::{
     sync::{
