@@ -109,7 +109,7 @@ impl Content {
             let n = (PAGE - within).min(bytes.len() - done);
             let piece = &bytes[done..done + n];
             done += n;
-            if self.pages[page].is_none() && piece.iter().all(|b| *b == 0) {
+            if self.pages[page].is_none() && *piece == [0; PAGE][..n] {
                 continue;
             }
             let slot = self.pages[page].get_or_insert_with(|| Arc::new([0; PAGE]));

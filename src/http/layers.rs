@@ -84,6 +84,8 @@ async fn identify(mut request: Request, next: Next) -> Response {
     metrics().http(response.status().as_u16(), since.elapsed());
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         *response.body_mut() = Body::from(problem.render(&id));
+        // The router has noted the length of the empty body.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(X_REQUEST_ID, value);

@@ -18,13 +18,13 @@
 //!   Ordinals are not used twice as long as either the newest segment's file is there or [`WalSettings::min_ordinal`] is right.
 //! - Packs are refused while the volume has less than the reserve or no segment can be prepared; seals go on as long as there
 //!   is any place for them. Both end by themselves when there is room again.
-//! - A damaged segment is never deleted: trimming renames it to `*.wal.damaged` for people to look at and remove.
+//! - A damaged segment is never deleted: trimming renames it to `*.seg.damaged` for people to look at and remove.
 //!
 //! It does not: bound the bytes that wait in its lanes (callers do), know what is inside packs and seals, lock its folder.
 //!
 //! # Files (little endian)
 //!
-//! `<ordinal, 20 digits>.wal` is a segment; `.wal.new` one that is being prepared and holds nothing; `.wal.damaged` see above.
+//! `<ordinal, 20 digits>.seg` is a segment; `.seg.new` one that is being prepared and holds nothing; `.seg.damaged` see above.
 //! A segment is filled with zeros and synced to its full length, with its header, before it gets its name. It is not reused.
 //!
 //! | segment header, offset 0 | bytes |

@@ -42,9 +42,9 @@ impl Name {
         }
         let ordinal = digits.parse().ok()?;
         match kind {
-            "wal" => Some(Self::Segment(ordinal)),
-            "wal.new" => Some(Self::Unfinished(ordinal)),
-            "wal.damaged" => Some(Self::Damaged(ordinal)),
+            "seg" => Some(Self::Segment(ordinal)),
+            "seg.new" => Some(Self::Unfinished(ordinal)),
+            "seg.damaged" => Some(Self::Damaged(ordinal)),
             _ => None,
         }
     }
@@ -57,9 +57,9 @@ impl Name {
 
     pub fn path(self, dir: &Path) -> PathBuf {
         dir.join(match self {
-            Self::Segment(ordinal) => format!("{ordinal:020}.wal"),
-            Self::Unfinished(ordinal) => format!("{ordinal:020}.wal.new"),
-            Self::Damaged(ordinal) => format!("{ordinal:020}.wal.damaged"),
+            Self::Segment(ordinal) => format!("{ordinal:020}.seg"),
+            Self::Unfinished(ordinal) => format!("{ordinal:020}.seg.new"),
+            Self::Damaged(ordinal) => format!("{ordinal:020}.seg.damaged"),
         })
     }
 }
