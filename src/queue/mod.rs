@@ -152,3 +152,8 @@ pub trait Decider: Send + Sync + 'static {
     /// Asks for [`SealLog::copy_forward`] between two seals. Never blocks; a lost request is asked again.
     fn copy_forward(&self);
 }
+
+/// The pack cannot be read back.
+#[derive(Debug, thiserror::Error)]
+#[error("the pack cannot be read back from the log: {0}")]
+pub struct PackReadError(pub String);
