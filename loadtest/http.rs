@@ -57,15 +57,45 @@ impl Connection {
         };
         let head = std::str::from_utf8(&self.buffer[..head_end])?.to_ascii_lowercase();
         let status = head.get(9..12).context("a status line")?.parse()?;
+        if head.contains("transfer-encoding: chunked") {
+            return Ok((status, self.chunks(head_end).await?));
+        }
         let length: usize = head
             .lines()
             .find_map(|l| l.strip_prefix("content-length:"))
             .context("content-length")?
             .trim()
             .parse()?;
-        while self.buffer.len() < head_end + length {
+        self.fill(head_end + length).await?;
+        Ok((status, self.buffer[head_end..head_end + length].to_vec()))
+    }
+
+    /// A body in chunks, from `at` on.
+    async fn chunks(&mut self, mut at: usize) -> anyhow::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let line = loop {
+                match self.buffer[at..].windows(2).position(|w| w == b"\r\n") {
+                    Some(end) => break at..at + end,
+                    None => self.fill(self.buffer.len() + 1).await?,
+                }
+            };
+            let start = line.end + 2;
+            let length = usize::from_str_radix(std::str::from_utf8(&self.buffer[line])?.trim(), 16)?;
+            at = start + length + 2;
+            self.fill(at).await?;
+            if length == 0 {
+                return Ok(body);
+            }
+            body.extend_from_slice(&self.buffer[start..start + length]);
+        }
+    }
+
+    /// Reads until the buffer holds `length` bytes.
+    async fn fill(&mut self, length: usize) -> anyhow::Result<()> {
+        while self.buffer.len() < length {
             anyhow::ensure!(self.socket.read_buf(&mut self.buffer).await? > 0, "the server closed the connection");
         }
-        Ok((status, self.buffer[head_end..head_end + length].to_vec()))
+        Ok(())
     }
 }
