@@ -347,17 +347,13 @@ impl<'a> Scanner<'a> {
                 match self.hex4()? {
                     0 | 0xDC00..=0xDFFF => Ok(false),
                     0xD800..=0xDBFF => {
-                        // A low half must follow; if another escape does, it is judged by itself.
-                        let pair = self.text.as_bytes()[self.at..].starts_with(b"\\u");
-                        let before = self.at;
-                        if pair {
-                            self.at += 2;
-                            if let 0xDC00..=0xDFFF = self.hex4()? {
-                                return Ok(true);
-                            }
-                            self.at = before;
+                        // Its low half must follow at once. If another escape does, the string is not sound whatever that one
+                        // stands for.
+                        if !self.text.as_bytes()[self.at..].starts_with(b"\\u") {
+                            return Ok(false);
                         }
-                        Ok(false)
+                        self.at += 2;
+                        Ok(matches!(self.hex4()?, 0xDC00..=0xDFFF))
                     }
                     _ => Ok(true),
                 }
@@ -602,6 +598,7 @@ mod tests {
             ("{}", Kind::Object, 1, false, false, true),
             ("[ ]", Kind::Array, 1, true, false, true),
             ("[[],{\"a b\":[[1]]},2]", Kind::Array, 4, false, false, true),
+            ("[[[]],[]]", Kind::Array, 3, false, false, true),
             ("{\"a\": 1}", Kind::Object, 1, true, false, true),
             ("{\"a\\ud800\":1}", Kind::Object, 1, false, true, false),
             ("[1,\n2]", Kind::Array, 1, true, false, true),
