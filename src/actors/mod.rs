@@ -23,6 +23,8 @@ pub mod supervise;
 pub mod tenant;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use self::{
     directory::{Directory, LaneSettings},
