@@ -48,7 +48,7 @@ impl LocalSecret {
         &self.key
     }
 
-    /// Whether others than the file's owner may read or write it: worth a warning.
+    /// Whether others than the file's owner may read or write it; there was a warning in the log.
     pub fn is_exposed(&self) -> bool {
         self.exposed
     }
@@ -77,10 +77,11 @@ pub fn read(data_dir: &Path) -> Result<LocalSecret, SecretError> {
             path: path.display().to_string(),
         });
     }
-    Ok(LocalSecret {
-        key,
-        exposed: mode & 0o077 != 0,
-    })
+    let exposed = mode & 0o077 != 0;
+    if exposed {
+        tracing::warn!(path = %path.display(), mode = format_args!("{:o}", mode & 0o777), "others may read the local secret; make it 0600");
+    }
+    Ok(LocalSecret { key, exposed })
 }
 
 /// Writes a new secret aside and gives it its name in one step, so that nobody ever reads half of it.

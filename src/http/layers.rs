@@ -83,9 +83,10 @@ async fn identify(mut request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     metrics().http(response.status().as_u16(), since.elapsed());
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
-        *response.body_mut() = Body::from(problem.render(&id));
-        // The router has noted the length of the empty body.
-        response.headers_mut().remove(header::CONTENT_LENGTH);
+        let body = problem.render(&id);
+        // The router has written the length of the body that was there before.
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        *response.body_mut() = Body::from(body);
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(X_REQUEST_ID, value);

@@ -55,7 +55,7 @@ pub enum Lane {
     DeadLetters,
 }
 
-/// The handles. Get them by [`metrics`].
+/// The handles. Get them by [`metrics()`].
 pub struct Metrics {
     entries: [Counter; 5],
     accepted_bytes: Counter,

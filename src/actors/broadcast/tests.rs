@@ -444,7 +444,7 @@ fn sessions_are_bounded_counted_and_closed_at_shutdown() {
         feed.close();
         assert_eq!(next.await, FeedItem::Closed(FeedEnd::Shutdown));
         assert_eq!(behind.next().await, FeedItem::Closed(FeedEnd::Shutdown), "in the middle of a page");
-        assert_eq!(open("a", None).await.err(), Some(SubscribeError::Stopping));
+        assert_eq!(open("b", None).await.err(), Some(SubscribeError::Stopping));
         assert_eq!(feed.sessions(), 2);
     });
 }

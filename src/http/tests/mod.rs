@@ -374,10 +374,14 @@ impl Bench {
     }
 
     async fn send(&self, request: Request<Body>) -> Got {
+        let is_head = request.method() == "HEAD";
         let response = self.router.clone().oneshot(request).await.expect("never fails");
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.expect("whole").to_bytes().to_vec();
         assert!(parts.headers.contains_key("x-request-id"), "every answer has an id");
+        if let Some(len) = parts.headers.get(header::CONTENT_LENGTH).filter(|_| !is_head) {
+            assert_eq!(len, &bytes.len().to_string(), "the length is the body's");
+        }
         Got {
             status: parts.status,
             headers: parts.headers,

@@ -1,0 +1,240 @@
+//! Configuration: layers, types, and all problems at once. The environment is handed in, so nothing here is process-global.
+
+use sluice::config::{ConfigError, LogFormat, Settings, Sources};
+use std::{ffi::OsString, fs, os::unix::ffi::OsStringExt, path::PathBuf, time::Duration};
+
+fn environment(variables: &[(&str, &str)]) -> Sources {
+    Sources {
+        environment: variables.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        ..Sources::default()
+    }
+}
+
+/// A folder with a configuration file of this text.
+fn file(text: &str) -> (tempfile::TempDir, Sources) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("sluice.toml");
+    fs::write(&path, text).expect("written");
+    let sources = Sources {
+        file: Some(path),
+        ..Sources::default()
+    };
+    (dir, sources)
+}
+
+fn problems(sources: &Sources) -> Vec<(String, String)> {
+    let ConfigError { problems } = Settings::load(sources).expect_err("wrong");
+    problems.into_iter().map(|p| (p.key, p.message)).collect()
+}
+
+/// The one problem that there is.
+fn problem(sources: &Sources) -> (String, String) {
+    let mut all = problems(sources);
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
+}
+
+#[test]
+fn the_defaults_are_those_of_the_contract() {
+    let settings = Settings::load(&Sources::default()).expect("good");
+    assert_eq!(settings.data_dir, PathBuf::from("data"));
+    assert_eq!(settings.objects_dir, PathBuf::from("data/objects"));
+    assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:9090");
+    assert_eq!((settings.http.max_body_bytes, settings.http.max_entries), (16 << 20, 10_000));
+    assert_eq!((settings.store.memtable_bytes, settings.wal.segment_bytes), (128 << 20, 64 << 20));
+    assert_eq!((settings.disk.reserve, settings.shutdown.deadline), (None, Duration::from_secs(30)));
+    assert!(settings.actors.shards >= 1);
+}
+
+#[test]
+fn every_file_that_is_shipped_is_good() {
+    for name in ["default", "dev", "production.example"] {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("config/{name}.toml"));
+        let sources = Sources {
+            file: Some(path),
+            ..Sources::default()
+        };
+        Settings::load(&sources).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+}
+
+#[test]
+fn every_default_says_what_it_is_for() {
+    let text = include_str!("../config/default.toml");
+    let mut previous = "";
+    for line in text.lines() {
+        let is_key = line.contains(" = ") && !line.starts_with('#');
+        assert!(!is_key || previous.starts_with('#'), "`{line}` has no comment");
+        previous = line;
+    }
+}
+
+#[test]
+fn a_later_layer_replaces_single_values() {
+    let (_dir, mut sources) =
+        file("data_dir = \"from-file\"\n[http]\nlisten = \"127.0.0.1:1\"\nmax_entries = 5\n[wal]\nsegment_bytes = 1048576\ngroup_bytes = \"1 mib\"\n");
+    sources.environment = environment(&[
+        ("SLUICE__HTTP__LISTEN", "127.0.0.1:2"),
+        ("SLUICE__HTTP__MAX_ENTRIES", "7"),
+        ("SLUICE__LOG", r#"{"format": "json", "level": "debug"}"#),
+        ("SLUICE__LOG__LEVEL", "warn"),
+        ("SLUICE__DISK__RESERVE", "1GiB"),
+        ("SLUICE_URL", "not ours"),
+        ("HTTP__LISTEN", "not ours"),
+    ])
+    .environment;
+    sources.environment.push((OsString::from_vec(vec![0xff]), "not ours".into()));
+    sources.flags = vec![("--listen", "http.listen", "127.0.0.1:3".to_owned())];
+    let settings = Settings::load(&sources).expect("good");
+    assert_eq!(settings.data_dir, PathBuf::from("from-file"));
+    assert_eq!(settings.http.listen.port(), 3, "a flag goes over all");
+    assert_eq!(settings.http.max_entries, 7, "the environment over the file");
+    assert_eq!((settings.wal.segment_bytes, settings.wal.group_bytes), (1 << 20, 1 << 20));
+    assert_eq!((settings.log.format, settings.log.level.as_str()), (LogFormat::Json, "warn"));
+    assert_eq!(settings.disk.reserve, Some(1 << 30));
+    assert_eq!(settings.store.memtable_bytes, 128 << 20, "the rest are defaults");
+}
+
+#[test]
+fn what_is_in_force_can_be_used_as_a_file() {
+    let first = Settings::load(&environment(&[
+        ("SLUICE__STORE__QUERY_TIMEOUT", "1500ms"),
+        ("SLUICE__OBJECTS__URL", "file:///o"),
+    ]))
+    .expect("good");
+    let text = first.to_toml();
+    assert!(text.contains("query_timeout = \"1500ms\""), "{text}");
+    let (_dir, sources) = file(&text);
+    let again = Settings::load(&sources).expect("good");
+    assert_eq!(again.to_toml(), text);
+    assert_eq!(again.objects_dir, PathBuf::from("/o"));
+}
+
+#[test]
+fn every_bad_value_is_named_with_its_rule() {
+    let table = [
+        ("SLUICE__DATA_DIR", "", "data_dir", "must be a path"),
+        ("SLUICE__ROLE", "leader", "role", "`all`, `api`, `consumer`"),
+        ("SLUICE__ROLE", "api", "role", "not in this build yet"),
+        ("SLUICE__HTTP__LISTEN", "8080", "http.listen", "ADDRESS:PORT"),
+        ("SLUICE__HTTP__LISTEN", "localhost:8080", "http.listen", "IP address"),
+        ("SLUICE__ADMIN__LISTEN", "127.0.0.1:70000", "admin.listen", "ADDRESS:PORT"),
+        ("SLUICE__ADMIN__LISTEN", "127.0.0.1:8080", "admin.listen", "`http.listen` too"),
+        ("SLUICE__QUEUE__KIND", "sqs", "queue.kind", "not in this build yet"),
+        ("SLUICE__QUEUE__KIND", "kafka", "queue.kind", "must be one of"),
+        ("SLUICE__STORES__ANALYTICS", "clickhouse", "stores.analytics", "not in this build yet"),
+        ("SLUICE__STORES__SEARCH", "opensearch", "stores.search", "not in this build yet"),
+        ("SLUICE__OBJECTS__URL", "s3://bucket/prefix", "objects.url", "not in this build yet"),
+        ("SLUICE__OBJECTS__URL", "file://relative", "objects.url", "ABSOLUTE"),
+        ("SLUICE__WAL__SEGMENT_BYTES", "1KiB", "wal.segment_bytes", "from 1MiB to 1GiB"),
+        ("SLUICE__WAL__SEGMENT_BYTES", "64MB", "wal.segment_bytes", "must be a size"),
+        ("SLUICE__WAL__SEGMENT_BYTES", "", "wal.segment_bytes", "must be a size"),
+        (
+            "SLUICE__WAL__UNDECIDED_TENANT_BYTES",
+            "1GiB",
+            "wal.undecided_tenant_bytes",
+            "at most `wal.undecided_bytes` (128MiB)",
+        ),
+        (
+            "SLUICE__ACTORS__TENANT_BYTES",
+            "9MiB",
+            "actors.tenant_bytes",
+            "an eighth of `actors.memory_bytes` (8MiB)",
+        ),
+        (
+            "SLUICE__HTTP__MAX_BODY_BYTES",
+            "17MiB",
+            "http.body_memory_tenant_bytes",
+            "3 × `http.max_body_bytes` (51MiB)",
+        ),
+        ("SLUICE__HTTP__MAX_ENTRIES", "0", "http.max_entries", "whole number from 1"),
+        ("SLUICE__HTTP__MAX_ENTRIES", "-1", "http.max_entries", "whole number"),
+        ("SLUICE__STORE__QUERY_TIMEOUT", "30", "store.query_timeout", "such as \"250ms\""),
+        ("SLUICE__SHUTDOWN__DRAIN", "30s", "shutdown.drain", "less than `shutdown.deadline` (30s)"),
+        ("SLUICE__DISK__RESERVE", "5%", "disk.reserve", "\"auto\""),
+        ("SLUICE__LOG__LEVEL", "loud=shout", "log.level", "must be a level"),
+        ("SLUICE__LOG__FORMAT", "xml", "log.format", "`text`, `json`"),
+        ("SLUICE__WAL__SEGMENT_SIZE", "1MiB", "wal.segment_size", "did you mean `wal.segment_bytes`?"),
+        ("SLUICE__DATADIR", "x", "datadir", "did you mean `data_dir`?"),
+        ("SLUICE__WAL", "64MiB", "wal", "no such setting"),
+        ("SLUICE__", "x", "", "no such setting"),
+    ];
+    for (name, value, key, rule) in table {
+        let (found, message) = problem(&environment(&[(name, value)]));
+        assert!(found == key && message.contains(rule), "{name}={value}: `{found}` {message}");
+    }
+}
+
+#[test]
+fn parts_of_the_contract_that_are_not_here_are_refused_without_their_values() {
+    let text = r#"
+[[auth.issuers]]
+name = "partner"
+[auth.issuers.keys]
+secret = "hunter2"
+[auth.gateway]
+enabled = false
+[http.tls]
+cert = "hunter2"
+[queue.sqs]
+urls = ["hunter2"]
+[clickhouse]
+password = "hunter2"
+[opensearch]
+url = "https://user:hunter2@host"
+[[sources]]
+kind = "sqs"
+"#;
+    let (_dir, sources) = file(text);
+    let all = problems(&sources);
+    let keys: Vec<_> = all.iter().map(|(key, _)| key.as_str()).collect();
+    assert_eq!(
+        keys,
+        [
+            "auth.gateway.enabled",
+            "auth.issuers",
+            "clickhouse.password",
+            "http.tls.cert",
+            "opensearch.url",
+            "queue.sqs.urls",
+            "sources"
+        ]
+    );
+    for (key, message) in all {
+        assert!(
+            message.starts_with("is not supported by this version yet") && !message.contains("hunter2"),
+            "{key}: {message}"
+        );
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once_one_line_each() {
+    let (_dir, mut sources) = file("[http]\nlisten = 5\nmax_entries = \"many\"\n[walrus]\ntusks = 2\n");
+    sources.environment = environment(&[("SLUICE__WAL__GROUP_BYTES", "1B"), ("SLUICE__STORE__QUERIES", "none\nat all")]).environment;
+    let error = Settings::load(&sources).expect_err("wrong");
+    let keys: Vec<_> = error.problems.iter().map(|p| p.key.as_str()).collect();
+    assert_eq!(keys, ["http.listen", "http.max_entries", "wal.group_bytes", "store.queries", "walrus.tusks"]);
+    let text = error.to_string();
+    assert_eq!(text.lines().count(), 5, "{text}");
+    assert!(text.contains("`http.max_entries` is `many` (file `"), "{text}");
+    assert!(text.contains("(environment `SLUICE__WAL__GROUP_BYTES`)"), "{text}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_one_problem_among_others() {
+    let mut sources = environment(&[("SLUICE__ROLE", "x")]);
+    sources.file = Some("no/such/file.toml".into());
+    let all = problems(&sources);
+    assert!(all[0].0 == "--config" && all[0].1.contains("`no/such/file.toml` cannot be read"), "{all:?}");
+    assert_eq!(all[1].0, "role");
+    let (_dir, sources) = file("data_dir = \"a\"\npassword = hunter2\n");
+    let (key, message) = problem(&sources);
+    assert!(key == "--config" && message.contains("line 2") && !message.contains("hunter2"), "{message}");
+    let latin = Sources {
+        environment: vec![("SLUICE__DATA_DIR".into(), OsString::from_vec(vec![b'/', 0xe4]))],
+        ..Sources::default()
+    };
+    assert_eq!(problem(&latin).0, "data_dir");
+}
