@@ -22,11 +22,7 @@ use super::{
         handle::{Control, TenantHandle},
     },
 };
-use crate::model::{
-    batch::Work,
-    credit::Budget,
-    tenant::TenantId,
-};
+use crate::model::{batch::Work, credit::Budget, tenant::TenantId};
 use dashmap::{DashMap, mapref::entry::Entry};
 use std::{
     sync::{
@@ -100,7 +96,12 @@ impl Directory {
         if let Some(handle) = self.existing(tenant) {
             return Some(handle);
         }
-        let (handle, launch) = match self.slots.entry(tenant.clone()) {
+        let entry = self.slots.entry(tenant.clone());
+        // Again under the guard: `close` sets this before it visits the slots, so it sees the new slot, or this sees it.
+        if self.closed.load(Ordering::Acquire) {
+            return None;
+        }
+        let (handle, launch) = match entry {
             Entry::Occupied(mut entry) => {
                 if let Some(handle) = &entry.get().handle {
                     return Some(handle.clone());
@@ -176,8 +177,8 @@ impl Directory {
         Some(delay)
     }
 
-    /// Ends every lane and waits until every actor has handed over what it had and ended. Call it when nobody looks up any
-    /// more. Cancel-safe: later calls wait on.
+    /// Ends every lane and waits until every actor has handed over what it had and ended; nobody finds a lane any more.
+    /// Handles that are still borrowed keep their lanes open. Cancel-safe: later calls wait on.
     pub async fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let handles: Vec<_> = self.slots.iter_mut().filter_map(|mut slot| slot.handle.take()).collect();

@@ -24,6 +24,8 @@ pub mod supervise;
 pub mod tenant;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use self::{
     directory::{Directory, LaneSettings},
@@ -115,13 +117,7 @@ impl Actors {
         actors
     }
 
-    fn start_on(
-        shards: Shards,
-        settings: &ActorSettings,
-        deliveries: mpsc::Receiver<Delivery>,
-        packs: Arc<dyn PackReader>,
-        sink: Arc<dyn BatchSink>,
-    ) -> Self {
+    fn start_on(shards: Shards, settings: &ActorSettings, deliveries: mpsc::Receiver<Delivery>, packs: Arc<dyn PackReader>, sink: Arc<dyn BatchSink>) -> Self {
         let core = CoreSettings {
             batch_bytes: settings.batch_bytes,
             batch_packs: settings.batch_packs,

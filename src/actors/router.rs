@@ -72,12 +72,7 @@ pub struct Router {
 
 impl Router {
     /// A router that has not begun.
-    pub fn new(
-        deliveries: mpsc::Receiver<Delivery>,
-        directory: Arc<Directory>,
-        packs: Arc<dyn PackReader>,
-        counters: Arc<RouterCounters>,
-    ) -> Self {
+    pub fn new(deliveries: mpsc::Receiver<Delivery>, directory: Arc<Directory>, packs: Arc<dyn PackReader>, counters: Arc<RouterCounters>) -> Self {
         Self {
             deliveries,
             directory,
@@ -156,7 +151,7 @@ impl Router {
 async fn deliver(directory: &Arc<Directory>, packs: &dyn PackReader, tenant: &TenantId, parked: Parked) {
     let Some(mut handle) = directory.lane(tenant) else { return };
     // Memory first, then the pack that takes it.
-    let credit = handle.reserve(parked.bytes as usize).await;
+    let credit = handle.reserve(parked.bytes as usize, parked.attempt).await;
     let pack = match packs.read(parked.position).await {
         Ok(pack) => pack,
         Err(error) => {

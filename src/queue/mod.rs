@@ -106,16 +106,16 @@ pub struct Counters {
     pub bytes: u64,
 }
 
-/// A durable pack could not be read back.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("the pack cannot be read back from the log: {0}")]
-pub struct PackReadError(pub String);
-
-/// Reads packs back that were delivered before, so that nobody has to keep them in memory.
-pub trait PackReader: Send + Sync + 'static {
-    /// The pack at `at`, a position that a [`crate::model::batch::Delivery`] named. Dropping the future abandons the read.
+/// Reads packs back from the log, for those who keep only positions.
+pub trait PackReader: Send + Sync {
+    /// The pack that stands at `at`.
     fn read(&self, at: Position) -> BoxFuture<'static, Result<Arc<Pack>, PackReadError>>;
 }
+
+/// The pack cannot be read back.
+#[derive(Debug, thiserror::Error)]
+#[error("the pack cannot be read back from the log: {0}")]
+pub struct PackReadError(pub String);
 
 /// The log as the sequencer and its follower see it: where packs stand, and where seals become durable. These methods
 /// block and are called from the sequencer's threads only.

@@ -73,7 +73,13 @@ impl Page {
             }
             (Some(sequence), _) => {
                 let entry = self.entries.pop_front()?;
-                Some((sequence, FeedItem::Entry { sequence, json: render_entry(tenant, &entry) }))
+                Some((
+                    sequence,
+                    FeedItem::Entry {
+                        sequence,
+                        json: render_entry(tenant, &entry),
+                    },
+                ))
             }
             (None, _) => None,
         }

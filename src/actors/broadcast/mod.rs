@@ -18,6 +18,8 @@ mod catch_up;
 pub mod messages;
 mod outbox;
 pub mod session;
+#[cfg(test)]
+mod tests;
 
 pub use self::session::Session;
 
@@ -333,6 +335,8 @@ fn announce(hub: &Hub, tenant: &TenantId, void: Option<(u64, u64)>, entries: &[D
 
 fn offer_entry(offers: &[(&Filter, Offer<'_>)], tenant: &TenantId, entry: &DecidedEntry<'_>, sequence: u64) {
     let header = entry.pack.header();
+    #[cfg(test)]
+    assert_ne!(&*header.request_id, super::testing::CRASH, "a test's own panic");
     let around = Surroundings {
         sequence,
         actor: &header.actor,

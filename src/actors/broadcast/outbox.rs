@@ -170,6 +170,13 @@ impl Outbox {
         }
     }
 
+    /// Frames that are queued, and their bytes.
+    #[cfg(test)]
+    pub(super) fn queued(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.queue.len(), state.bytes)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held; a poisoned queue is still a queue.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

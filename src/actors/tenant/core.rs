@@ -241,8 +241,9 @@ mod tests {
         for id in 1..=7 {
             by_packs.on(t, work(id)).into_iter().for_each(|e| got.push(e));
         }
-        got.extend(by_packs.on(t, Input::Settled));
-        got.extend(by_packs.on(t, Input::Settled));
+        for _ in 0..3 {
+            got.extend(by_packs.on(t, Input::Settled));
+        }
         let ids: Vec<Vec<u128>> = got
             .into_iter()
             .map(|effect| match effect {

@@ -18,6 +18,10 @@ use tokio::sync::{
 /// What a pack in memory costs besides its bytes: the structs and channels that carry it.
 pub const PACK_OVERHEAD: usize = 256;
 
+/// From this delivery on a pack travels alone. When an actor panics, all packs that it holds are delivered again, and
+/// nobody knows which one did it; alone, the guilty one takes no innocent ones with it to the dead letters.
+pub const SUSPECT_ATTEMPT: u32 = 3;
+
 /// The way into one incarnation of a tenant actor. Cheap to clone; holding one keeps the lane open.
 #[derive(Clone)]
 pub struct TenantHandle(Arc<Inner>);
@@ -69,6 +73,9 @@ impl TenantHandle {
 
     /// Takes the pack if there is credit and a slot right now. Never waits.
     pub fn try_append(&self, delivery: Delivery) -> Result<(), Refused> {
+        if delivery.attempt >= SUSPECT_ATTEMPT {
+            return Err(Refused::Full(delivery));
+        }
         let slot = match self.0.data.try_reserve() {
             Ok(slot) => slot,
             Err(TrySendError::Full(())) => return Err(Refused::Full(delivery)),
@@ -86,9 +93,14 @@ impl TenantHandle {
         }
     }
 
-    /// Waits for the credit of a pack of `bytes`. Cancel-safe.
-    pub async fn reserve(&self, bytes: usize) -> Credit {
-        self.0.budget.reserve(self.charge(bytes)).await
+    /// Waits for the credit of a pack of `bytes`; a suspect one waits until it is alone. Cancel-safe.
+    pub async fn reserve(&self, bytes: usize, attempt: u32) -> Credit {
+        let charge = self.charge(bytes);
+        if attempt >= SUSPECT_ATTEMPT {
+            self.0.budget.reserve_alone(charge).await
+        } else {
+            self.0.budget.reserve(charge).await
+        }
     }
 
     /// Waits for a slot. Cancel-safe in that nothing is handed over before the slot is held; a dropped future drops `work`,

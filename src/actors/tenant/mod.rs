@@ -54,12 +54,7 @@ pub struct TenantActor {
 
 impl TenantActor {
     /// An actor that reads `lane`. It never holds its own handle: its lane would never end.
-    pub(crate) fn new(
-        ctx: &mut Context<Self>,
-        (tenant, generation): (TenantId, u64),
-        lane: mpsc::Receiver<Box<Work>>,
-        directory: Arc<Directory>,
-    ) -> Self {
+    pub(crate) fn new(ctx: &mut Context<Self>, (tenant, generation): (TenantId, u64), lane: mpsc::Receiver<Box<Work>>, directory: Arc<Directory>) -> Self {
         Self::add_stream(ReceiverStream::new(lane), ctx);
         Self {
             core: Core::new(tenant.clone(), directory.surroundings().settings, Instant::now()),

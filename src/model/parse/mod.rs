@@ -1,7 +1,7 @@
 //! From the bytes of a request to records, in one pass: no value trees, no map for each entry.
 //!
-//! The scanner ([`crate::model::json`]) goes once over the text and finds the fields of an entry as slices ([`entry`]); then
-//! the rules of the HTTP contract are applied to the slices ([`check`]), and the record is written into the buffer that
+//! The scanner ([`crate::model::json`]) goes once over the text and finds the fields of an entry as slices (`entry`); then
+//! the rules of the HTTP contract are applied to the slices (`check`), and the record is written into the buffer that
 //! becomes the pack. Objects are copied as they were sent, without the whitespace between tokens; their digits, key order
 //! and escapes stay. A text is unescaped only if it has an escape.
 //!
@@ -11,7 +11,7 @@
 //!
 //! Guarantees: either a whole body is taken, or nothing of it ([`BodyError`]); of a body that is taken, every entry is
 //! either a record or has at least one [`ItemError`], so accepted + rejected = sent. No input makes it panic, recurse, or use
-//! more than a small multiple of the body's size. It does not block.
+//! more than a small multiple of the body's size (and of the subject's, once for each entry without a user). It does not block.
 //!
 //! Rules that the contract leaves open, and how they are settled here:
 //! - Lengths of short fields count characters (Unicode scalar values) of the unescaped text, `message` and the whole entry
