@@ -112,6 +112,11 @@ pub trait PackReader: Send + Sync {
     fn read(&self, at: Position) -> BoxFuture<'static, Result<Arc<Pack>, PackReadError>>;
 }
 
+/// The pack cannot be read back.
+#[derive(Debug, thiserror::Error)]
+#[error("the pack cannot be read back from the log: {0}")]
+pub struct PackReadError(pub String);
+
 /// The log as the sequencer and its follower see it: where packs stand, and where seals become durable. These methods
 /// block and are called from the sequencer's threads only.
 pub trait SealLog: Send + Sync + 'static {
@@ -152,8 +157,3 @@ pub trait Decider: Send + Sync + 'static {
     /// Asks for [`SealLog::copy_forward`] between two seals. Never blocks; a lost request is asked again.
     fn copy_forward(&self);
 }
-
-/// The pack cannot be read back.
-#[derive(Debug, thiserror::Error)]
-#[error("the pack cannot be read back from the log: {0}")]
-pub struct PackReadError(pub String);
