@@ -78,6 +78,8 @@ pub fn routes(app: Arc<App>) -> Router {
             router = router.route(path, handler);
         }
     }
+    // A person who opens the server's address sees the board.
+    router = router.route("/", axum::routing::get(async || docs::board()));
     router.fallback(|| async { Problem::not_found() }).with_state(app)
 }
 
@@ -157,6 +159,7 @@ async fn perform(call: Call) -> Answer {
         Op::HealthLive => Ok(call.app.services.health.answer(Probe::Live)),
         Op::HealthReady => Ok(call.app.services.health.answer(Probe::Ready)),
         Op::OpenApi => Ok(json(openapi::document().to_vec())),
+        Op::Board => Ok(docs::board()),
         Op::SwaggerUi => Ok(docs::swagger_ui()),
         Op::ReDoc => Ok(docs::redoc()),
         Op::Asset => docs::asset(&call.id, &call.parts.headers),

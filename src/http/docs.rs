@@ -1,7 +1,7 @@
-//! The pages of the API documentation, compiled in: they work offline and load nothing from elsewhere.
+//! The pages, compiled in: the live board and the API documentation. They work offline and load nothing from elsewhere.
 //!
-//! Their `Content-Security-Policy` allows scripts only from this server, none inline. Styles may be inline: both tools set
-//! them from their scripts.
+//! Their `Content-Security-Policy` allows scripts only from this server, none inline. Styles may be inline: the documentation tools
+//! set them from their scripts.
 
 use super::{
     error::{Answer, Problem},
@@ -35,8 +35,16 @@ const ASSETS: &[(&str, &str, &[u8])] = &[
         include_bytes!("../../console/vendor/swagger-ui/swagger-ui-bundle.js"),
     ),
     ("swagger-ui.css", STYLE, include_bytes!("../../console/vendor/swagger-ui/swagger-ui.css")),
+    ("board.js", SCRIPT, include_bytes!("../../console/board.js")),
+    ("board.css", STYLE, include_bytes!("../../console/board.css")),
+    ("favicon.svg", "image/svg+xml", include_bytes!("../../console/favicon.svg")),
     ("redoc.standalone.js", SCRIPT, include_bytes!("../../console/vendor/redoc/redoc.standalone.js")),
 ];
+
+/// `/logs/board` and `/`: the live board. It holds no data; the browser asks for that with a token.
+pub fn board() -> Response {
+    page(include_str!("../../console/board.html").to_owned())
+}
 
 /// `/docs`.
 pub fn swagger_ui() -> Response {

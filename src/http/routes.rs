@@ -65,6 +65,7 @@ pub enum Operation {
     HealthLive,
     HealthReady,
     OpenApi,
+    Board,
     SwaggerUi,
     ReDoc,
     Asset,
@@ -341,6 +342,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     public("/health/live", Op::HealthLive, "Whether the process answers"),
     public("/health/ready", Op::HealthReady, "Whether the process should get requests"),
     public("/openapi.json", Op::OpenApi, "This document"),
+    public("/logs/board", Op::Board, "The live board"),
     public("/docs", Op::SwaggerUi, "Swagger UI"),
     public("/redoc", Op::ReDoc, "ReDoc"),
     public("/docs/assets/{file}", Op::Asset, "Scripts and styles of the documentation pages"),
@@ -356,10 +358,6 @@ pub const ENDPOINTS: &[Endpoint] = &[
     later(Delete, "/logs/cleanup", "the cleanup"),
     later(Delete, "/logs", "the cleanup"),
     later(Post, "/logs/index/bulk", "rebuilding the search store"),
-    Endpoint {
-        access: Open,
-        ..later(Get, "/logs/board", "the live board")
-    },
     later(Delete, "/tenants/{tenant}", "deleting a tenant"),
     later(Get, "/tenants/{tenant}/keys", "API keys"),
     later(Post, "/tenants/{tenant}/keys", "API keys"),

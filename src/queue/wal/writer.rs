@@ -324,3 +324,23 @@ impl Drop for Stop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::*, *};
+    use crate::fs::sim::SimFs;
+
+    #[test]
+    fn packs_leave_room_for_seals_while_no_next_segment_is_ready() {
+        let settings = WalSettings {
+            segment_bytes: 1 << 20,
+            ..Default::default()
+        };
+        let (wal, _) = Wal::open(Arc::new(SimFs::new()), "/wal".into(), settings, &mut |_, _, _| {}).unwrap();
+        wal.close();
+        let writer = Writer::start(&wal.inner.shared, Vec::new(), None, 0, false).unwrap();
+        let (ready, alone) = (writer.budget(true), writer.budget(false));
+        assert_eq!((ready.packs, ready.seals), (alone.seals, (1 << 20) - 3 * BLOCK));
+        assert_eq!(alone.packs, alone.seals - (1 << 17));
+    }
+}
