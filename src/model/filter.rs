@@ -189,3 +189,177 @@ pub(crate) fn has_words(text: Option<&str>, wanted: &[Vec<String>]) -> bool {
     };
     wanted.iter().any(|words| words.iter().all(has_word))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        entry::{Field, NewEntry},
+        pack::PackBuilder,
+    };
+
+    fn sample() -> PackBuilder {
+        let mut fields: [Option<&[u8]>; Field::COUNT] = [None; Field::COUNT];
+        for (field, bytes) in [
+            (Field::Action, &b"Login"[..]),
+            (Field::ResourceType, "STRASSE Ünï".as_bytes()),
+            (Field::ResourceId, b"r-1"),
+            (Field::UserId, b"ann"),
+            (Field::SessionId, b"s"),
+            (Field::RequestId, b"q"),
+            (Field::Email, b"ann@example.com"),
+            (Field::IpAddress, &[10, 1, 2, 3]),
+            (Field::UserAgent, b"Mozilla/5.0 (X11; Linux)"),
+            (
+                Field::Metadata,
+                br#"{"a":{"b":[1.50,"x\u0041",null]},"k.d":true,"n":12345678901234567890,"\u00e9":"u"}"#,
+            ),
+        ] {
+            fields[field as usize] = Some(bytes);
+        }
+        let mut builder = PackBuilder::default();
+        builder.push(&NewEntry {
+            id: Uuid::from_u128(7),
+            client_id: true,
+            hash: 0,
+            timestamp: 1_000,
+            severity: Severity::Error,
+            fields,
+        });
+        builder
+    }
+
+    fn holds(change: impl FnOnce(&mut Filter)) -> bool {
+        let mut filter = Filter::default();
+        change(&mut filter);
+        assert!(!filter.is_empty());
+        let builder = sample();
+        filter.matches(&builder.entry(0), Surroundings { sequence: 5, actor: "svc" })
+    }
+
+    fn list(values: &[&str]) -> Vec<String> {
+        values.iter().map(|v| (*v).to_owned()).collect()
+    }
+
+    fn leaf(path: &[&str], value: &str) -> LeafFilter {
+        LeafFilter {
+            path: list(path),
+            values: list(&["other", value]),
+        }
+    }
+
+    #[test]
+    fn no_condition_matches_everything() {
+        let builder = sample();
+        let around = Surroundings { sequence: 1, actor: "" };
+        assert!(Filter::default().is_empty() && Filter::default().matches(&builder.entry(0), around));
+    }
+
+    #[test]
+    fn times_and_numbers_are_ranges() {
+        assert!(holds(|f| f.from = Some(1_000)) && !holds(|f| f.from = Some(1_001)));
+        assert!(holds(|f| f.to = Some(1_001)) && !holds(|f| f.to = Some(1_000)));
+        assert!(holds(|f| f.timestamps = vec![(0, 1), (1_000, 1_001)]) && !holds(|f| f.timestamps = vec![(0, 1_000), (1_001, 2_000)]));
+        assert!(holds(|f| f.min_sequence = Some(5)) && !holds(|f| f.min_sequence = Some(6)));
+        assert!(holds(|f| f.max_sequence = Some(5)) && !holds(|f| f.max_sequence = Some(4)));
+    }
+
+    #[test]
+    fn names_match_exactly_and_one_of_several_is_enough() {
+        type Set = fn(&mut Filter, Vec<String>);
+        let cases: [(&str, Set); 6] = [
+            ("ann", |f, v| f.user_id = v),
+            ("ann@example.com", |f, v| f.email = v),
+            ("s", |f, v| f.session_id = v),
+            ("r-1", |f, v| f.resource_id = v),
+            ("q", |f, v| f.request_id = v),
+            ("svc", |f, v| f.actor = v),
+        ];
+        for (good, set) in cases {
+            assert!(holds(|f| set(f, list(&["no", good]))), "{good}");
+            assert!(!holds(|f| set(f, list(&[&good.to_uppercase(), &good[1..]]))), "{good}");
+        }
+        assert!(holds(|f| f.ids = vec![Uuid::nil(), Uuid::from_u128(7)]) && !holds(|f| f.ids = vec![Uuid::nil()]));
+        assert!(holds(|f| f.severity = vec![Severity::Info, Severity::Error]) && !holds(|f| f.severity = vec![Severity::Info]));
+    }
+
+    #[test]
+    fn action_and_resource_type_match_in_any_case() {
+        assert!(holds(|f| f.action = list(&["login"])) && !holds(|f| f.action = list(&["logi"])));
+        assert!(holds(|f| f.resource_type = list(&["strasse ünï"])) && !holds(|f| f.resource_type = list(&["strasse uni"])));
+    }
+
+    #[test]
+    fn conditions_are_anded() {
+        assert!(holds(|f| (f.action, f.user_id) = (list(&["login"]), list(&["ann"]))));
+        assert!(!holds(|f| (f.action, f.user_id) = (list(&["login"]), list(&["bob"]))));
+        assert!(!holds(|f| f.metadata = vec![leaf(&["a", "b"], "1.50"), leaf(&["k.d"], "false")]));
+    }
+
+    #[test]
+    fn addresses_match_by_prefix_and_mapped_ones_are_ipv4() {
+        for good in [
+            "10.1.2.3",
+            "10.0.0.0/8",
+            "10.1.2.2/31",
+            "0.0.0.0/0",
+            "::ffff:10.1.2.3",
+            "::ffff:10.0.0.0/104",
+            "::ffff:0:0/96",
+            "10.255.255.255/8",
+        ] {
+            assert!(holds(|f| f.ip_address = vec![IpRange::parse(good).expect(good)]), "{good}");
+        }
+        for bad in ["10.1.2.4", "10.1.2.0/31", "11.0.0.0/8", "::/0", "::ffff:0:0/95", "a01:203::"] {
+            assert!(!holds(|f| f.ip_address = vec![IpRange::parse(bad).expect(bad)]), "{bad}");
+        }
+        for none in [
+            "",
+            "10.1",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "10.0.0.0/8/8",
+            "x/8",
+            "10.0.0.0/256",
+        ] {
+            assert_eq!(IpRange::parse(none), None, "{none}");
+        }
+        let v6 = IpRange::parse("2001:db8::/32").expect("a range");
+        assert!(v6.contains("2001:db8:ffff::1".parse().unwrap()) && !v6.contains("2001:db9::1".parse().unwrap()));
+        assert!(!v6.contains("32.1.13.184".parse().unwrap()));
+    }
+
+    #[test]
+    fn all_words_of_a_user_agent_must_be_there() {
+        let words = |sets: &[&[&str]]| sets.iter().map(|s| list(s)).collect::<Vec<_>>();
+        assert!(holds(|f| f.user_agent = words(&[&["chrome"], &["linux", "mozilla", "5"]])));
+        assert!(!holds(|f| f.user_agent = words(&[&["linux", "chrome"], &["lin"]])));
+    }
+
+    #[test]
+    fn leaves_match_by_path_and_exact_text() {
+        for (path, value) in [
+            (&["a", "b"][..], "1.50"),
+            (&["a", "b"], "xA"),
+            (&["a", "b"], "null"),
+            (&["k.d"], "true"),
+            (&["n"], "12345678901234567890"),
+            (&["é"], "u"),
+        ] {
+            assert!(holds(|f| f.metadata = vec![leaf(path, value)]), "{path:?} {value}");
+        }
+        for (path, value) in [
+            (&["a", "b"][..], "1.5"),
+            (&["a", "b"], "\"xA\""),
+            (&["a"], "1.50"),
+            (&["b"], "1.50"),
+            (&["k", "d"], "true"),
+            (&["n"], "12345678901234567000"),
+            (&[], "u"),
+        ] {
+            assert!(!holds(|f| f.metadata = vec![leaf(path, value)]), "{path:?} {value}");
+        }
+    }
+}

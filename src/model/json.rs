@@ -347,17 +347,13 @@ impl<'a> Scanner<'a> {
                 match self.hex4()? {
                     0 | 0xDC00..=0xDFFF => Ok(false),
                     0xD800..=0xDBFF => {
-                        // A low half must follow; if another escape does, it is judged by itself.
-                        let pair = self.text.as_bytes()[self.at..].starts_with(b"\\u");
-                        let before = self.at;
-                        if pair {
-                            self.at += 2;
-                            if let 0xDC00..=0xDFFF = self.hex4()? {
-                                return Ok(true);
-                            }
-                            self.at = before;
+                        // Its low half must follow at once. If another escape does, the string is not sound whatever that one
+                        // stands for.
+                        if !self.text.as_bytes()[self.at..].starts_with(b"\\u") {
+                            return Ok(false);
                         }
-                        Ok(false)
+                        self.at += 2;
+                        Ok(matches!(self.hex4()?, 0xDC00..=0xDFFF))
                     }
                     _ => Ok(true),
                 }
@@ -423,7 +419,9 @@ fn plain_len(bytes: &[u8]) -> usize {
     while let Some(chunk) = bytes.get(at..at + 8) {
         let word = u64::from_le_bytes(chunk.try_into().expect("8 bytes"));
         let zero = |x: u64| x.wrapping_sub(ONES) & !x;
-        let marks = (zero(word ^ ONES * u64::from(b'"')) | zero(word ^ ONES * u64::from(b'\\')) | word.wrapping_sub(ONES * 0x20) & !word) & HIGHS;
+        let is = |byte: u8| zero(word ^ (ONES * u64::from(byte)));
+        let control = word.wrapping_sub(ONES * 0x20) & !word;
+        let marks = (is(b'"') | is(b'\\') | control) & HIGHS;
         if marks != 0 {
             return at + marks.trailing_zeros() as usize / 8;
         }
@@ -532,4 +530,228 @@ pub fn write_str(out: &mut Vec<u8>, text: &str) {
         at += 1;
     }
     out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde::de::IgnoredAny;
+
+    fn scan(text: &str) -> Result<Value<'_>, SyntaxError> {
+        let mut scanner = Scanner::new(text, 0);
+        scanner.skip_space();
+        let value = scanner.value()?;
+        scanner.end()?;
+        Ok(value)
+    }
+
+    /// What serde_json says of the syntax alone: values are skipped and not made, so that no range of numbers counts.
+    fn serde_takes(text: &str) -> bool {
+        serde_json::from_str::<IgnoredAny>(text).is_ok()
+    }
+
+    #[test]
+    fn the_place_and_the_reason_of_an_error_are_told() {
+        for (text, at, what) in [
+            ("", 0, "the text ends too early"),
+            ("{", 1, "the text ends too early"),
+            ("{\"a\"", 4, "the text ends too early"),
+            ("{\"a\" 1}", 5, "`:` was expected"),
+            ("{\"a\":1,}", 7, "a key in double quotes was expected"),
+            ("{a:1}", 1, "a key in double quotes was expected"),
+            ("[1,]", 3, "a value was expected"),
+            ("[1 2]", 3, "`,` or `]` was expected"),
+            ("{\"a\":1 \"b\"}", 7, "`,` or `}` was expected"),
+            ("[1}", 2, "`,` or `]` was expected"),
+            ("nul", 3, "the text ends too early"),
+            ("nulL", 3, "a value was expected"),
+            ("01", 1, "nothing may follow here"),
+            ("-", 1, "the text ends too early"),
+            ("1.", 2, "the text ends too early"),
+            ("1.e3", 2, "a digit was expected"),
+            ("1e+", 3, "the text ends too early"),
+            ("\"a", 2, "the text ends too early"),
+            ("\"a\n\"", 2, "a control character must be written as an escape"),
+            ("\"\\x\"", 2, "there is no such escape"),
+            ("\"\\u12G4\"", 5, "four hexadecimal digits were expected"),
+            ("1 2", 2, "nothing may follow here"),
+        ] {
+            assert_eq!(scan(text).map(|v| v.raw).unwrap_err(), SyntaxError { at, what }, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn notes_are_taken_on_the_way() {
+        for (text, kind, depth, spaced, escaped, sound) in [
+            ("null", Kind::Null, 0, false, false, true),
+            ("-1.5e-7", Kind::Number, 0, false, false, true),
+            ("false", Kind::Bool, 0, false, false, true),
+            ("\"a b\"", Kind::String, 0, false, false, true),
+            ("\"\\n\"", Kind::String, 0, false, true, true),
+            ("\"\\u0000\"", Kind::String, 0, false, true, false),
+            ("\"\\ud83d\\ude00\"", Kind::String, 0, false, true, true),
+            ("\"\\ud83d\"", Kind::String, 0, false, true, false),
+            ("\"\\ude00\"", Kind::String, 0, false, true, false),
+            ("\"\\ud83d\\ud83d\\ude00\"", Kind::String, 0, false, true, false),
+            ("\"\\ud83d\\n\"", Kind::String, 0, false, true, false),
+            ("{}", Kind::Object, 1, false, false, true),
+            ("[ ]", Kind::Array, 1, true, false, true),
+            ("[[],{\"a b\":[[1]]},2]", Kind::Array, 4, false, false, true),
+            ("[[[]],[]]", Kind::Array, 3, false, false, true),
+            ("{\"a\": 1}", Kind::Object, 1, true, false, true),
+            ("{\"a\\ud800\":1}", Kind::Object, 1, false, true, false),
+            ("[1,\n2]", Kind::Array, 1, true, false, true),
+        ] {
+            let v = scan(text).expect(text);
+            assert_eq!((v.kind, v.depth, v.spaced, v.escaped, v.sound), (kind, depth, spaced, escaped, sound), "{text}");
+            assert_eq!(v.raw, text);
+        }
+    }
+
+    #[test]
+    fn nesting_costs_no_stack_and_is_counted_beyond_any_limit() {
+        for depth in [1, 63, 64, 65, 127, 128, 129, 200_000] {
+            let arrays = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            assert_eq!(scan(&arrays).expect("well formed").depth, depth as u32);
+            let mixed = format!("{}1{}", "[{\"a\":".repeat(depth), "}]".repeat(depth));
+            assert_eq!(scan(&mixed).expect("well formed").depth, 2 * depth as u32);
+            // The last closing bracket is of the other sort: every level is remembered.
+            let last = mixed.len() - 1;
+            assert_eq!(scan(&format!("{}}}", &mixed[..last])).map(|v| v.depth).unwrap_err().at, last);
+        }
+    }
+
+    #[test]
+    fn whitespace_goes_and_everything_else_stays() {
+        for (text, expected) in [
+            ("{ }", "{}"),
+            (
+                "\t{\r\n\"a b\" : [ 1 , 2.50 ] , \"c\\\" \" : \" \\\\\" }\n",
+                "{\"a b\":[1,2.50],\"c\\\" \":\" \\\\\"}",
+            ),
+            ("[1,2]", "[1,2]"),
+            ("\" \"", "\" \""),
+        ] {
+            assert_eq!(minify(text), expected);
+        }
+        for broken in ["\"", "\"\\", "{ \"a", "\\ "] {
+            minify(broken);
+        }
+    }
+
+    #[test]
+    fn escapes_are_read() {
+        for (inner, expected) in [
+            (r#"a\"\\\/\b\f\n\r\tz"#, "a\"\\/\u{8}\u{c}\n\r\tz"),
+            (r"\u00e9\u00E9\u65e5", "éé日"),
+            (r"\ud83d\ude00!", "😀!"),
+            (r"\ud83d", "\u{fffd}"),
+            (r"\ud83d\ud83d\ude00", "\u{fffd}😀"),
+            (r"\u0000", "\0"),
+            (r"\q\u12", "\u{fffd}\u{fffd}12"),
+            (r"\", "\u{fffd}"),
+        ] {
+            assert_eq!(unescape(inner), expected, "{inner}");
+        }
+        unescape("\\é\\ué");
+    }
+
+    /// JSON text of every shape, with whitespace in all places where it may be.
+    fn json_text() -> impl Strategy<Value = String> {
+        let space = "[ \\t\\r\\n]{0,2}";
+        let scalar = prop_oneof![
+            Just("null".to_owned()),
+            Just("true".to_owned()),
+            Just("false".to_owned()),
+            "-?(0|[1-9][0-9]{0,25})(\\.[0-9]{1,5})?([eE][+-]?[0-9]{1,4})?",
+            json_string(),
+        ];
+        scalar.prop_recursive(5, 40, 5, move |inner| {
+            let member = (json_string(), space, space, inner.clone()).prop_map(|(k, a, b, v)| format!("{k}{a}:{b}{v}"));
+            let list = |items: Vec<String>, (open, close): (char, char), s: String| format!("{open}{s}{}{s}{close}", items.join(&format!("{s},{s}")));
+            prop_oneof![
+                (prop::collection::vec(inner, 0..5), space).prop_map(move |(items, s)| list(items, ('[', ']'), s)),
+                (prop::collection::vec(member, 0..5), space).prop_map(move |(items, s)| list(items, ('{', '}'), s)),
+            ]
+        })
+    }
+
+    fn json_string() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "\"([a-zé日😀 ]|\\\\[\"\\\\/bfnrt]|\\\\u00[2-7][0-9a-fA-F]){0,12}\"",
+            any::<String>().prop_map(|s| serde_json::to_string(&s).expect("a string")),
+        ]
+    }
+
+    const TOKENS: &[u8] = b"{}[]\",:\\u0eE+-.1 tfn\n\x00\x1f\x7f";
+
+    /// Cuts the text, and adds, removes and replaces bytes of a text, keeping it UTF-8.
+    fn mutated(text: &str, changes: &[(usize, u8, u8)]) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        for (at, how, byte) in changes {
+            let at = at % (bytes.len() + 1);
+            match how % 4 {
+                0 => bytes.truncate(at),
+                1 => bytes.insert(at, TOKENS[usize::from(*byte) % TOKENS.len()]),
+                2 if at < bytes.len() => drop(bytes.remove(at)),
+                _ if at < bytes.len() => bytes[at] = *byte,
+                _ => {}
+            }
+        }
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_scanner_takes_what_serde_json_takes(text in json_text()) {
+            prop_assert!(serde_takes(&text));
+            let value = scan(&text);
+            prop_assert!(value.is_ok(), "{:?}", value);
+            let value = value.expect("just checked");
+            let spaced = text.trim_matches([' ', '\n', '\r', '\t']) != minify(&text);
+            prop_assert_eq!(value.spaced, spaced);
+            let small = value.minified();
+            prop_assert!(!scan(&small).expect("still JSON").spaced);
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&small).ok(), serde_json::from_str::<serde_json::Value>(&text).ok());
+        }
+
+        #[test]
+        fn the_scanner_takes_nothing_that_serde_json_refuses(text in json_text(), changes in prop::collection::vec(any::<(usize, u8, u8)>(), 1..4)) {
+            let text = mutated(&text, &changes);
+            prop_assert_eq!(scan(&text).is_ok(), serde_takes(&text), "{:?}", text);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "[\\[\\]{}\",:\\\\u0-9eE+.a-f \\x00-\\x1f-]{0,40}") {
+            prop_assert_eq!(scan(&text).is_ok(), serde_takes(&text), "{:?}", text);
+            let _ = (minify(&text), unescape(&text));
+        }
+
+        #[test]
+        fn a_sound_string_reads_as_serde_json_reads_it(text in json_string(), changes in prop::collection::vec(any::<(usize, u8, u8)>(), 0..2)) {
+            let text = mutated(&text, &changes);
+            if let Ok(value) = scan(&text) && value.kind == Kind::String {
+                match serde_json::from_str::<String>(&text) {
+                    Ok(expected) => {
+                        prop_assert_eq!(value.sound, !expected.contains('\0'), "{:?}", text);
+                        prop_assert_eq!(value.string(), expected);
+                    }
+                    Err(_) => prop_assert!(!value.sound, "{:?}", text),
+                }
+            }
+        }
+
+        #[test]
+        fn written_strings_read_back(text in any::<String>(), more in "[\\x00-\\x7f]{0,20}") {
+            let text = text + &more;
+            let mut out = Vec::new();
+            write_str(&mut out, &text);
+            let json = String::from_utf8(out).expect("UTF-8");
+            prop_assert_eq!(&serde_json::from_str::<String>(&json).expect("JSON"), &text);
+            prop_assert_eq!(scan(&json).expect("JSON").string(), text);
+        }
+    }
 }

@@ -3,12 +3,15 @@
 use super::json::{Kind, Scanner};
 use std::borrow::Cow;
 
+/// Takes the path and the text of a leaf.
+pub type Visit<'v, 'a> = dyn FnMut(&[Cow<'a, str>], Cow<'a, str>) + 'v;
+
 /// Calls `visit` with the path and the text of each scalar in `json`, in document order.
 ///
 /// The path is the keys from the root, unescaped; array levels have no name. The text of a string is unquoted and
 /// unescaped, that of a number is as sent, else it is `true`, `false` or `null`. Empty containers have no leaves.
 /// `json` is a stored object; visiting ends where it is no JSON. Iterative, whatever the nesting.
-pub fn for_each_leaf<'a>(json: &'a str, visit: &mut dyn FnMut(&[Cow<'a, str>], Cow<'a, str>)) {
+pub fn for_each_leaf<'a>(json: &'a str, visit: &mut Visit<'_, 'a>) {
     let mut scanner = Scanner::new(json, 0);
     let mut path = Vec::new();
     // Which of the open containers are objects; the key of an object's current value is on `path`.

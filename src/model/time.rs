@@ -210,6 +210,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn written_times_agree_with_chrono_and_read_back(ms in -62_167_219_200_000i64..=253_402_300_799_999) {
             let text = rfc3339(ms);
