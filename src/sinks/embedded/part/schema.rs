@@ -17,8 +17,8 @@
 //!
 //! Only text with many values is compressed, with zstd level 1: each compressed column costs a reader a fresh decompressor,
 //! which is more work than a page of it, and codes and deltas are small already. Pages are small since a page is inflated
-//! whole to show one of its rows (512 rows instead of 256 save 2 % of the bytes). A dictionary page must be decoded whole before one of its rows is read, hence none on
-//! columns that have many values; where a dictionary grows beyond 64 KiB Parquet goes on plain by itself.
+//! whole to show one of its rows (512 rows instead of 256 save 2 % of the bytes). A dictionary page must be decoded whole before one of its rows is read,
+//! hence none on columns that have many values; where a dictionary grows beyond 64 KiB Parquet goes on plain by itself.
 
 use crate::model::entry::Field as EntryField;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
