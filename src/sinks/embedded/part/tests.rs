@@ -340,7 +340,7 @@ fn a_filter_is_written_from_64_rows_on_and_prunes() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     /// `select` is `matches`, and `may_match` rules out no match, for every kind of condition.
     #[test]
