@@ -45,12 +45,25 @@ fn row(n: u64) -> Row {
     let action = pick(0, &["LOGIN", "LOGOUT", "CREATE", "UPDATE", "DELETE", "READ", "EXPORT", "APPROVE"]);
     let kind = pick(3, &["document", "invoice", "session", "user", "role", "report"]);
     let (resource, user) = (format!("{kind}-{}", z >> 20 & 0xf_ffff), format!("user-{}", z >> 40 & 0x3fff));
-    let (session, request, email) = (format!("sess-{:016x}", mix(z)), format!("req-{:016x}", mix(n + 7)), format!("{user}@example.com"));
-    let agent = format!("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{}.0.0.0 Safari/537.36", 90 + (z >> 7) % 40);
+    let (session, request, email) = (
+        format!("sess-{:016x}", mix(z)),
+        format!("req-{:016x}", mix(n + 7)),
+        format!("{user}@example.com"),
+    );
+    let agent = format!(
+        "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/{}.0.0.0 Safari/537.36",
+        90 + (z >> 7) % 40
+    );
     let message = format!("{user} did {action} on {resource} from the branch office in {} ms", z % 977);
     let before = format!(r#"{{"status":"open","owner":"{user}","amount":{},"tags":["a","b"]}}"#, z % 10_000);
     let after = format!(r#"{{"status":"closed","owner":"{user}","amount":{},"tags":["a","b","c"]}}"#, z % 9_999);
-    let metadata = format!(r#"{{"region":"eu-{}","build":"{:08x}","flags":{{"beta":{},"trace":"{:016x}"}}}}"#, z % 7, z >> 33, z & 1 == 0, mix(z + 1));
+    let metadata = format!(
+        r#"{{"region":"eu-{}","build":"{:08x}","flags":{{"beta":{},"trace":"{:016x}"}}}}"#,
+        z % 7,
+        z >> 33,
+        z & 1 == 0,
+        mix(z + 1)
+    );
     let mut fields: [Option<&[u8]>; Field::COUNT] = [None; Field::COUNT];
     let address = (0x0a00_0000 | (z >> 12) as u32 & 0xffff).to_be_bytes();
     for (field, text) in [
@@ -80,7 +93,11 @@ fn row(n: u64) -> Row {
         fields,
     }
     .encode(&mut record);
-    let tenant = if n.is_multiple_of(10) { format!("small-{}", n / 10 % 100) } else { "large".to_owned() };
+    let tenant = if n.is_multiple_of(10) {
+        format!("small-{}", n / 10 % 100)
+    } else {
+        "large".to_owned()
+    };
     Row {
         tenant: TenantId::parse(&tenant).expect("a tenant"),
         sequence: n + 1,
@@ -120,7 +137,10 @@ fn parts(c: &mut Criterion) {
     );
 
     let mut group = c.benchmark_group("part");
-    group.sample_size(10).measurement_time(Duration::from_secs(3)).throughput(Throughput::Elements(count));
+    group
+        .sample_size(10)
+        .measurement_time(Duration::from_secs(3))
+        .throughput(Throughput::Elements(count));
     group.bench_function("write", |b| b.iter(|| write(dir.path(), "q", &rows)));
     group.throughput(Throughput::Elements(1)).sample_size(20);
     group.bench_function("open", |b| b.iter(|| Part::open(&RealFs, dir.path(), meta.clone()).expect("opened")));
@@ -146,12 +166,34 @@ fn parts(c: &mut Criterion) {
     let blocks: Vec<_> = of.blocks().collect();
     let block = &blocks[blocks.len() / 2];
     group.bench_function("keys of a block", |b| b.iter(|| of.keys(block.rows.clone()).expect("good")));
-    group.bench_function("users of a block", |b| b.iter(|| of.strings(StatColumn::UserId, block.rows.clone()).expect("good")));
-    group.bench_function("actions of a block", |b| b.iter(|| of.strings(StatColumn::Action, block.rows.clone()).expect("good")));
+    group.bench_function("users of a block", |b| {
+        b.iter(|| of.strings(StatColumn::UserId, block.rows.clone()).expect("good"))
+    });
+    group.bench_function("actions of a block", |b| {
+        b.iter(|| of.strings(StatColumn::Action, block.rows.clone()).expect("good"))
+    });
     for (name, filter) in [
-        ("severity", Filter { severity: vec![Severity::Critical], ..Filter::default() }),
-        ("action", Filter { action: vec!["login".into()], ..Filter::default() }),
-        ("user", Filter { user_id: vec!["user-77".into()], ..Filter::default() }),
+        (
+            "severity",
+            Filter {
+                severity: vec![Severity::Critical],
+                ..Filter::default()
+            },
+        ),
+        (
+            "action",
+            Filter {
+                action: vec!["login".into()],
+                ..Filter::default()
+            },
+        ),
+        (
+            "user",
+            Filter {
+                user_id: vec!["user-77".into()],
+                ..Filter::default()
+            },
+        ),
         (
             "metadata",
             Filter {

@@ -5,18 +5,20 @@
 //!
 //! | column | type | layout |
 //! |---|---|---|
-//! | `tenant` | text | dictionary |
-//! | `timestamp`, `received_at` | timestamp, ms, UTC | delta, plain pages of ≤ 8,192 rows |
-//! | `sequence` | uint64 | delta |
+//! | `tenant` | text | dictionary, not compressed |
+//! | `timestamp`, `received_at` | timestamp, ms, UTC | delta, pages of ≤ 8,192 rows, not compressed |
+//! | `sequence` | uint64 | the same |
 //! | `id` | 16 bytes (UUID, big endian) | plain, not compressed: random bytes gain nothing, and one row is read without inflating its page |
 //! | `client_id` | boolean | the id is the client's |
 //! | `content_hash` | 16 bytes, big endian | like `id` |
-//! | `severity`, `actor`, `action`, `resource_type` | text | dictionary |
-//! | `resource_id`, `user_id`, `session_id`, `request_id`, `email`, `ip_address` | text | plain, pages of ≤ 2,048 rows |
-//! | `user_agent`, `message`, `before_state`, `after_state`, `metadata` | text (JSON as sent) | plain, pages of ≤ 512 rows |
+//! | `severity`, `actor`, `action`, `resource_type` | text | dictionary, not compressed |
+//! | `resource_id`, `user_id`, `session_id`, `request_id`, `email`, `ip_address` | text | plain, pages of ≤ 1,024 rows |
+//! | `user_agent`, `message`, `before_state`, `after_state`, `metadata` | text (JSON as sent) | plain, pages of ≤ 256 rows |
 //!
-//! Everything else is zstd level 1. A dictionary page must be decoded whole before one of its rows is read, hence none on
-//! columns that have many values; where a dictionary grows beyond 64 KiB Parquet goes on plain by itself.
+//! Only text with many values is compressed, with zstd level 1: each compressed column costs a reader a fresh decompressor,
+//! which is more work than a page of it, and codes and deltas are small already. Pages are small since a page is inflated
+//! whole to show one of its rows (512 rows instead of 256 save 2 % of the bytes). A dictionary page must be decoded whole before one of its rows is read,
+//! hence none on columns that have many values; where a dictionary grows beyond 64 KiB Parquet goes on plain by itself.
 
 use crate::model::entry::Field as EntryField;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -73,8 +75,8 @@ pub(super) enum Layout {
 }
 
 /// A page of a wide column has at most about this many rows: what is inflated to show one of them.
-const WIDE_PAGE_ROWS: usize = 512;
-const NARROW_PAGE_ROWS: usize = 2_048;
+const WIDE_PAGE_ROWS: usize = 256;
+const NARROW_PAGE_ROWS: usize = 1_024;
 const PAGE_ROWS: usize = 8_192;
 const DICTIONARY_BYTES: usize = 64 << 10;
 
@@ -187,12 +189,13 @@ pub(super) fn properties() -> WriterProperties {
         to = match column.layout() {
             Layout::Dictionary => to
                 .set_column_dictionary_enabled(path.clone(), true)
+                .set_column_compression(path.clone(), Compression::UNCOMPRESSED)
                 .set_column_statistics_enabled(path, EnabledStatistics::Chunk),
             Layout::Delta => to
                 .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
+                .set_column_compression(path.clone(), Compression::UNCOMPRESSED)
                 .set_column_statistics_enabled(path, EnabledStatistics::Page),
-            Layout::Random => to.set_column_compression(path, Compression::UNCOMPRESSED),
-            Layout::Bit => to,
+            Layout::Random | Layout::Bit => to.set_column_compression(path, Compression::UNCOMPRESSED),
             Layout::Narrow => to.set_column_data_page_row_count_limit(path, NARROW_PAGE_ROWS),
             Layout::Wide => to.set_column_data_page_row_count_limit(path, WIDE_PAGE_ROWS),
         };
