@@ -245,3 +245,29 @@ fn no_answer_holds_a_row_of_another_tenant() {
     assert_eq!((page.entries.len(), page.total, page.as_of), (0, Some(0), 0));
     assert_eq!(bench.ask(bench.store.stats(&stranger, Filter::default())).expect("counts"), Stats::default());
 }
+
+#[test]
+fn a_scan_that_pauses_says_how_far_it_looked_and_goes_on_from_there() {
+    let mut sequencer = Sequencer::new(6);
+    let bench = Bench::recover(SimFs::new(), quiet(), &[]);
+    for _ in 0..4 {
+        bench.store.apply(&sequencer.seal(&["a"], 50)).expect("applies");
+        bench.store.flush().expect("flushes");
+    }
+    let (inner, model) = (&bench.store.0.inner, &Model::of(&sequencer.log)[&tenant("a")]);
+    let view = inner.tenant(&scope("a"));
+    let control = Control {
+        deadline: Instant::now() + Duration::from_secs(600),
+        abandoned: Arc::default(),
+    };
+    let (mut after, mut seen, mut calls) = (0, Vec::new(), 0);
+    while after < model.head {
+        let scan = query::scan::scan(&view, &Filter::default(), after, 10_000, &control, Instant::now()).expect("scans");
+        assert!(scan.upto > after, "it gets on");
+        assert!(scan.entries.iter().all(|e| e.sequence <= Some(scan.upto)));
+        seen.extend(scan.entries);
+        (after, calls) = (scan.upto, calls + 1);
+    }
+    assert!(plain(&seen) == plain(&model.rows));
+    assert_eq!(calls, 4, "one part at a time, since it is past its time at once");
+}
