@@ -79,7 +79,7 @@ fn tag(endpoint: &Endpoint) -> &'static str {
         Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::Usage => "tenants",
         Op::ListDeadLetters | Op::GetDeadLetter => "dead letters",
         Op::HealthReport | Op::HealthLive | Op::HealthReady => "health",
-        Op::OpenApi | Op::SwaggerUi | Op::ReDoc | Op::Asset | Op::Unbuilt => "documentation",
+        Op::OpenApi | Op::Board | Op::SwaggerUi | Op::ReDoc | Op::Asset | Op::Unbuilt => "documentation",
     }
 }
 
@@ -198,7 +198,7 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::GetDeadLetter => json!({"200": of("The dead letter", "DeadLetter")}),
         Op::HealthReport | Op::HealthLive | Op::HealthReady => json!({"200": of("It works", "Health"), "503": of("It does not", "Health")}),
         Op::OpenApi => json!({"200": {"description": "OpenAPI 3.1", "content": {"application/json": {}}}}),
-        Op::SwaggerUi | Op::ReDoc | Op::Asset => json!({"200": {"description": "A page", "content": {"text/html": {}}}}),
+        Op::Board | Op::SwaggerUi | Op::ReDoc | Op::Asset => json!({"200": {"description": "A page", "content": {"text/html": {}}}}),
         Op::Unbuilt => json!({}),
     };
     let also: &[&str] = match endpoint.operation {
