@@ -199,7 +199,7 @@ async fn a_panic_is_a_500_without_internals() {
         "/boom",
         axum::routing::get(|| async {
             if true {
-                panic!("the secret is 42")
+                panic!("the secret is out")
             }
         }),
     );
@@ -211,7 +211,7 @@ async fn a_panic_is_a_500_without_internals() {
     let bytes = response.into_body().collect().await.expect("whole").to_bytes();
     let json: Value = serde_json::from_slice(&bytes).expect("JSON");
     assert_eq!(json["code"], "internal");
-    assert!(!json.to_string().contains("42"));
+    assert!(!json.to_string().contains("secret"));
 }
 
 #[tokio::test]
