@@ -449,7 +449,7 @@ impl Process {
     }
 
     fn deliver(&mut self, world: &mut World) {
-        if let Some((tenant, item)) = self.book.backlog.next() {
+        if let Some((tenant, item)) = self.book.backlog.pop() {
             if self.book.is_undecided(item.pack_id) {
                 self.inbox.push(world.packs[&item.pack_id].clone());
             }

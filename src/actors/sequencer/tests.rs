@@ -243,10 +243,7 @@ async fn a_stopped_queue_takes_nothing_and_a_stopped_sequencer_drops_tickets() {
 
 #[test]
 fn the_gap_seal_moves_every_head_past_what_may_be_lost() {
-    let mut state = SealState {
-        n: 7,
-        ..SealState::default()
-    };
+    let mut state = SealState { n: 7, ..SealState::default() };
     state.tenants.entry(scope("a").tenant().clone()).or_default().head = 5;
     let gap = Gap {
         largest_seal_named: 9,
