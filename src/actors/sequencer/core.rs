@@ -24,7 +24,11 @@ use std::{
 };
 use uuid::Uuid;
 
-/// How far every head jumps when a lost seal is not ruled out: more numbers than a lost tail can have held.
+/// How far every head jumps, for each seal that may be lost, when a lost seal is not ruled out: more numbers than a seal
+/// gives to a tenant.
+///
+/// Why for each: a lost seal may itself have been a gap seal. With this rule, the head after seal n is at most the head
+/// after seal m plus (n − m) × GAP, for all m < n, gap seals included; so a jump from m to n passes everything between.
 pub const GAP: u64 = 1 << 20;
 
 /// A pack that waits for a decision.
@@ -41,6 +45,8 @@ pub struct Undecided {
 pub struct Gap {
     /// The largest seal that the manifest, any header or the log names.
     pub largest_seal_named: u64,
+    /// Every seal up to this one is known, by the manifest or by the log.
+    pub complete_upto: u64,
     /// Tenants that may have numbers which no surviving seal names (those of the catalog, and of undecided packs).
     pub tenants: BTreeSet<TenantId>,
 }
@@ -112,19 +118,21 @@ impl Core {
         self.window.bytes()
     }
 
-    /// The gap seal, if one must come first: every head jumps by [`GAP`], the skipped numbers are void.
+    /// The gap seal, if one must come first: every head jumps (see [`GAP`]), the skipped numbers are void.
     pub fn gap_seal(&self, now: i64) -> Option<Draft> {
         let gap = self.gap.as_ref()?;
+        let n = self.state.n.max(gap.largest_seal_named) + 1;
+        let jump = (n - gap.complete_upto.min(self.state.n)).saturating_mul(GAP);
         let named: BTreeSet<_> = self.state.tenants.keys().chain(&gap.tenants).collect();
         let tenants = named.into_iter().map(|tenant| {
             let head = self.state.tenant(tenant).head;
             SealTenant {
-                void: Some((head + 1, head + GAP)),
-                ..untouched(tenant.clone(), head + GAP)
+                void: Some((head + 1, head + jump)),
+                ..untouched(tenant.clone(), head + jump)
             }
         });
         let seal = Seal {
-            n: self.state.n.max(gap.largest_seal_named) + 1,
+            n,
             previous_crc: 0,
             owner: self.owner,
             sealed_at: now,

@@ -22,6 +22,10 @@
 pub mod core;
 mod follower;
 pub mod memory;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 
 pub use self::follower::Loss;
 

@@ -77,7 +77,7 @@ impl Backlog {
     }
 
     /// The next pack to deliver, which is under way from here on; [`Backlog::settled`] ends that.
-    pub fn next(&mut self) -> Option<(TenantId, Item)> {
+    pub fn pop(&mut self) -> Option<(TenantId, Item)> {
         if self.under_way >= DELIVERIES {
             return None;
         }
@@ -148,7 +148,7 @@ mod tests {
     }
 
     fn drain(backlog: &mut Backlog) -> Vec<(String, u128, u32)> {
-        std::iter::from_fn(|| backlog.next())
+        std::iter::from_fn(|| backlog.pop())
             .map(|(t, item)| (t.to_string(), item.pack_id.as_u128(), item.attempt))
             .collect()
     }
@@ -205,7 +205,7 @@ mod tests {
         backlog.push(&tenant("a"), one.id(), Some(&one));
         backlog.push(&tenant("a"), two.id(), Some(&two));
         assert_eq!(backlog.held(), one.bytes().len());
-        let kept: Vec<_> = std::iter::from_fn(|| backlog.next()).map(|(_, item)| item.pack.is_some()).collect();
+        let kept: Vec<_> = std::iter::from_fn(|| backlog.pop()).map(|(_, item)| item.pack.is_some()).collect();
         assert_eq!((kept, backlog.held()), (vec![true, false], 0));
     }
 }

@@ -90,7 +90,7 @@ pub(super) fn start(shared: &Arc<Shared>, lane_bytes: usize, decider: Arc<dyn De
 
 async fn feed(shared: &Arc<Shared>, mut lane: Lane, under_way: mpsc::UnboundedSender<UnderWay>, decider: Arc<dyn Decider>) {
     loop {
-        let next = shared.book().backlog.next();
+        let next = shared.book().backlog.pop();
         let Some((tenant, item)) = next else {
             shared.work.notified().await;
             continue;

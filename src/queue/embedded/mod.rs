@@ -357,7 +357,8 @@ fn refused(error: WalError) -> AcceptError {
     match error {
         WalError::Full => unavailable("the disk has no room above `disk.reserve`"),
         WalError::Closed => unavailable("the log is closed"),
-        WalError::TooLarge { .. } => unavailable("the request does not fit into the log"),
+        WalError::TooLarge { .. } => unavailable("the request is larger than a record of the log"),
+        // The last three are not answers to an append; if they were, nothing could be promised.
         WalError::Unknown | WalError::NotHere { .. } | WalError::Damaged { .. } | WalError::Io { .. } => AcceptError::Unknown,
     }
 }

@@ -44,6 +44,8 @@ pub struct Folded {
     pub decided: HashMap<Uuid, u64>,
     /// Where the chain of seals is broken and no gap seal has answered it since.
     pub breaks: Vec<BrokenChain>,
+    /// Every seal up to this one is known: the last one, or the last before the first of `breaks`.
+    pub complete_upto: u64,
     /// Seals that the store needs again and that are no longer in the log, inclusive.
     pub missing: Option<(u64, u64)>,
     /// Records that could not be read.
@@ -169,7 +171,9 @@ impl Fold {
         let missing = (first > self.rebuild_from + 1).then(|| (self.rebuild_from + 1, first - 1));
         let mut undecided: Vec<_> = self.undecided.into_values().collect();
         undecided.sort_unstable_by_key(|found| found.positions[0]);
+        let complete_upto = self.breaks.iter().map(|broken| broken.last).fold(self.state.n, u64::min).max(checkpoint);
         Folded {
+            complete_upto,
             start: Start {
                 state: self.state,
                 undecided,

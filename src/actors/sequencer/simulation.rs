@@ -1,0 +1,770 @@
+//! The protocol under a hostile scheduler: the real decisions ([`super::core`]), the real book and recovery of the queue, the
+//! real bytes of packs and seals, over a log of which only a prefix is durable.
+//!
+//! Accepting, syncing, sealing, applying, flushing, copying and trimming go on at once in an order that a seed chooses; a
+//! sync may fail; the process may die between any two steps, with any part of what was not synced kept; the newest manifest
+//! may be unreadable afterwards. At the end, and on the way, the promises are checked against a model that is told only
+//! which seals became durable. [`Mistake`]s are planted in the harness, one at a time, and each must be found.
+
+use super::{
+    core::{Core, Draft, Gap, Plan, Undecided},
+    memory::KnownPacks,
+};
+use crate::{
+    fs::sim::Dice,
+    model::{
+        entry::{ContentHash, Field, NewEntry, Severity},
+        pack::{Pack, PackBuilder, PackHeader},
+        tenant::TenantId,
+    },
+    queue::{
+        Position,
+        embedded::{
+            book::{Book, Limits, Reservation},
+            recovery::{Fold, Folded},
+        },
+    },
+    seal::{DecidedSeal, Decision, FoundSeal, Seal, codec, state::SealState},
+};
+use bytes::Bytes;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+use uuid::Uuid;
+
+/// What goes wrong on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mistake {
+    /// A failed sync is taken for a good one.
+    TrustAfterFailedSync,
+    /// A pack is copied forward after a seal that names it was appended.
+    CopyDuringSeal,
+    /// A seal is shown before its sync returned.
+    ShowBeforeSync,
+    /// Heads come from the rows that are left.
+    HeadsFromRows,
+    /// Segments go when their packs are decided, whether the store has flushed them or not.
+    TrimDecided,
+    /// Segments go when the newest manifest covers them, and the newest manifest is lost.
+    TrimByNewestManifest,
+    /// Rows leave the window when they are handed to the store and not when it has them.
+    WindowForgetsEarly,
+    /// The ledger was asked before the window was looked at.
+    StaleLedger,
+    /// After a start, packs that are decided are not known.
+    ForgetKnownPacks,
+    /// Damage is not answered by a gap.
+    NoGap,
+    /// The gap starts from the log alone.
+    GapForgetsTenants,
+}
+
+#[derive(Clone)]
+struct Record {
+    handle: u64,
+    at: Position,
+    is_seal: bool,
+    bytes: Bytes,
+}
+
+/// All that survives a crash.
+struct Disk {
+    log: Vec<Record>,
+    /// Records below this handle-independent count, from the front of `log`, are durable.
+    synced: usize,
+    segment: u64,
+    in_segment: u32,
+    manifests: [Manifest; 2],
+}
+
+#[derive(Clone, Default)]
+struct Manifest {
+    state: SealState,
+    rows: Rows,
+}
+
+type Rows = HashMap<(TenantId, Uuid), (u64, ContentHash)>;
+
+/// What only the checks know.
+struct World {
+    dice: Dice,
+    mistake: Option<Mistake>,
+    /// Half of the runs remove old rows, half damage the log, so that each check is strict where it can be.
+    expire: bool,
+    damage: bool,
+    disk: Disk,
+    handles: u64,
+    clients: u64,
+    accepted: HashMap<TenantId, u64>,
+    counted: HashSet<Uuid>,
+    told: HashSet<Uuid>,
+    durable: BTreeMap<u64, Seal>,
+    packs: HashMap<Uuid, Arc<Pack>>,
+    numbers: HashMap<(TenantId, u64), (Uuid, usize)>,
+    shown: u64,
+    ghost: Option<usize>,
+    damaged: bool,
+    now: i64,
+}
+
+enum Making {
+    Idle,
+    Copying { pack: Uuid, handle: u64 },
+    Planned(Plan, Rows),
+    Answered(Plan, Vec<Option<ContentHash>>),
+    Appended { draft: Draft, encoded: Bytes, handle: u64 },
+}
+
+/// All that is lost in a crash.
+struct Process {
+    core: Core,
+    book: Book,
+    making: Making,
+    appending: Vec<(u64, Reservation, Arc<Pack>)>,
+    syncing: Option<usize>,
+    inbox: Vec<Arc<Pack>>,
+    following: Vec<Arc<DecidedSeal>>,
+    noting: Vec<Arc<DecidedSeal>>,
+    memory: BTreeMap<u64, Arc<DecidedSeal>>,
+    rows: Rows,
+    stale: Rows,
+    applied: u64,
+    floor: u64,
+}
+
+type Check = Result<(), String>;
+
+fn ensure(good: bool, what: impl FnOnce() -> String) -> Check {
+    if good { Ok(()) } else { Err(what()) }
+}
+
+fn tenants() -> [TenantId; 2] {
+    ["a", "b"].map(|name| TenantId::parse(name).expect("a tenant"))
+}
+
+impl World {
+    fn new(seed: u64, mistake: Option<Mistake>) -> Self {
+        Self {
+            dice: Dice::new(seed),
+            mistake,
+            expire: seed % 4 == 1,
+            damage: seed % 4 == 2,
+            disk: Disk {
+                log: Vec::new(),
+                synced: 0,
+                segment: 1,
+                in_segment: 0,
+                manifests: Default::default(),
+            },
+            handles: 0,
+            clients: 0,
+            accepted: HashMap::new(),
+            counted: HashSet::new(),
+            told: HashSet::new(),
+            durable: BTreeMap::new(),
+            packs: HashMap::new(),
+            numbers: HashMap::new(),
+            shown: 0,
+            ghost: None,
+            damaged: false,
+            now: 1_700_000_000_000,
+        }
+    }
+
+    fn plants(&self, mistake: Mistake) -> bool {
+        self.mistake == Some(mistake)
+    }
+
+    fn append(&mut self, is_seal: bool, bytes: Bytes) -> u64 {
+        self.handles += 1;
+        self.place(self.handles, is_seal, bytes);
+        self.handles
+    }
+
+    fn place(&mut self, handle: u64, is_seal: bool, bytes: Bytes) {
+        if self.disk.in_segment >= 4 {
+            self.roll();
+        }
+        self.disk.in_segment += 1;
+        let at = Position {
+            segment: self.disk.segment,
+            offset: self.disk.in_segment,
+        };
+        self.disk.log.push(Record { handle, at, is_seal, bytes });
+    }
+
+    fn roll(&mut self) {
+        self.disk.segment += 1;
+        self.disk.in_segment = 0;
+    }
+
+    fn is_synced(&self, handle: u64) -> Option<Position> {
+        let found = self.disk.log.iter().position(|r| r.handle == handle);
+        match found {
+            Some(i) => (i < self.disk.synced).then(|| self.disk.log[i].at),
+            None => None,
+        }
+    }
+
+    /// Everything in the durable prefix is told to the checks.
+    fn note_durable(&mut self) -> Check {
+        for record in &self.disk.log[..self.disk.synced] {
+            if record.is_seal {
+                let (seal, _) = codec::decode(&record.bytes).map_err(|e| e.to_string())?;
+                if let Some(before) = self.durable.insert(seal.n, seal.clone()) {
+                    ensure(before == seal, || format!("seal {} has two contents", seal.n))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A pack is durable: it counts once, whoever finds it.
+    fn count(&mut self, pack: &Arc<Pack>) {
+        if self.counted.insert(pack.id()) {
+            *self.accepted.entry(pack.tenant().clone()).or_default() += pack.len() as u64;
+        }
+        self.packs.insert(pack.id(), pack.clone());
+    }
+
+    /// A seal is shown: each number belongs to one entry for ever.
+    fn show(&mut self, seal: &DecidedSeal) -> Check {
+        for row in seal.entries() {
+            if let Some(sequence) = row.sequence {
+                let (key, name) = ((row.pack.tenant().clone(), sequence), (row.pack.id(), row.index));
+                let before = *self.numbers.entry(key).or_insert(name);
+                ensure(before == name, || format!("number {sequence} of {} was given twice", row.pack.tenant()))?;
+            }
+        }
+        self.shown = self.shown.max(seal.seal.n);
+        Ok(())
+    }
+
+    fn new_pack(&mut self) -> Pack {
+        self.clients += 1;
+        let tenant = tenants()[self.dice.below(2) as usize].clone();
+        let mut builder = PackBuilder::default();
+        for k in 0..1 + self.dice.below(3) {
+            // Few ids, so that repeats within packs, seals, window and ledger are common; some with other content.
+            let id = if self.dice.chance(40) {
+                self.dice.below(12)
+            } else {
+                1000 + self.clients * 10 + k
+            };
+            let hash = if self.dice.chance(10) { 7 + self.clients } else { id };
+            let mut fields = [None; Field::COUNT];
+            fields[Field::Action as usize] = Some(&b"A"[..]);
+            builder.push(&NewEntry {
+                id: Uuid::from_u128(u128::from(id)),
+                client_id: true,
+                hash: u128::from(hash),
+                timestamp: self.now,
+                severity: Severity::Info,
+                fields,
+            });
+        }
+        let header = PackHeader {
+            pack_id: Uuid::from_u128(u128::from(self.clients)),
+            tenant,
+            actor: "x".into(),
+            request_id: "r".into(),
+            received_at: self.now,
+            part: (0, 1),
+        };
+        builder.finish(header).expect("it has entries")
+    }
+
+    /// The process dies: the durable prefix stays, and some of what follows it.
+    fn crash(&mut self) {
+        let (synced, end) = (self.disk.synced, self.disk.log.len());
+        let mut keep = synced + self.dice.below((end - synced) as u64 + 1) as usize;
+        if let Some(ghost) = self.ghost.take() {
+            keep = keep.min(ghost);
+        }
+        self.disk.log.truncate(keep);
+        if self.damage && keep > 2 && self.dice.chance(40) {
+            let at = self.dice.below(keep as u64) as usize;
+            let upto = at + 1 + self.dice.below((keep - at).min(3) as u64) as usize;
+            self.disk.log.drain(at..upto);
+            self.damaged = true;
+        }
+        if self.dice.chance(25) {
+            self.disk.manifests[1] = self.disk.manifests[0].clone();
+        }
+        self.disk.synced = self.disk.log.len();
+        self.roll();
+    }
+}
+
+impl Process {
+    /// Recovery, as the app does it.
+    fn start(world: &mut World) -> Result<Self, String> {
+        let manifest = world.disk.manifests[1].clone();
+        let mut checkpoint = manifest.state.clone();
+        if world.plants(Mistake::HeadsFromRows) {
+            for (tenant, state) in &mut checkpoint.tenants {
+                let largest = manifest.rows.iter().filter(|((t, _), _)| t == tenant).map(|(_, (seq, _))| *seq).max();
+                state.head = largest.unwrap_or_default();
+            }
+        }
+        let (flushed, mut fold) = (checkpoint.n, Fold::new(checkpoint, manifest.state.n));
+        for record in &world.disk.log {
+            if record.is_seal {
+                fold.seal(record.at, record.bytes.clone());
+            } else {
+                fold.pack(record.at, record.bytes.clone());
+            }
+        }
+        let folded = fold.finish();
+        world.note_durable()?;
+        ensure(folded.bad.is_empty(), || format!("bad records {:?}", folded.bad))?;
+        let lost = std::mem::take(&mut world.damaged) || !folded.breaks.is_empty();
+        ensure(world.damage || !lost && folded.missing.is_none(), || "a seal is missing in the log".into())?;
+        ensure(world.damage || world.shown <= folded.start.state.n, || "a number that was shown is gone".into())?;
+        Self::go_on(world, manifest, folded, flushed, lost)
+    }
+
+    fn go_on(world: &mut World, manifest: Manifest, folded: Folded, flushed: u64, lost: bool) -> Result<Self, String> {
+        let packs: HashMap<Position, Arc<Pack>> = world.packs_in_log();
+        for found in &folded.start.undecided {
+            let pack = packs[&found.positions[0]].clone();
+            world.count(&pack);
+        }
+        let mut tenants: BTreeSet<TenantId> = tenants().into();
+        if world.plants(Mistake::GapForgetsTenants) {
+            tenants.clear();
+        }
+        let gap = (lost && !world.plants(Mistake::NoGap)).then(|| Gap {
+            largest_seal_named: world.durable.keys().next_back().copied().unwrap_or_default().max(flushed),
+            complete_upto: folded.complete_upto,
+            tenants,
+        });
+        let mut known: KnownPacks = folded.decided.iter().map(|(id, segment)| (*id, *segment)).collect();
+        if world.plants(Mistake::ForgetKnownPacks) {
+            known = KnownPacks::default();
+        }
+        let limits = Limits {
+            undecided_bytes: u64::MAX / 2,
+            undecided_tenant_bytes: u64::MAX / 2,
+            held_bytes: 300,
+        };
+        let mut this = Self {
+            core: Core::new(Uuid::from_u128(9), folded.start.state.clone(), known, gap, world.now),
+            book: Book::new(limits, folded.start.clone(), world.now),
+            making: Making::Idle,
+            appending: Vec::new(),
+            syncing: None,
+            // Decided packs come again too: they must be known.
+            inbox: world.packs_in_log().into_values().collect(),
+            following: Vec::new(),
+            noting: Vec::new(),
+            memory: BTreeMap::new(),
+            rows: manifest.rows.clone(),
+            stale: manifest.rows,
+            applied: flushed,
+            floor: 0,
+        };
+        this.inbox.sort_by_key(|pack| pack.id());
+        this.inbox.retain(|_| world.dice.chance(30));
+        for found in folded.seals {
+            if let Some(seal) = this.load(&packs, found, world.damage)? {
+                this.apply(world, &seal)?;
+            }
+        }
+        if let Some(draft) = this.core.gap_seal(world.now) {
+            this.append_seal(world, draft);
+        }
+        Ok(this)
+    }
+
+    /// A durable seal with its packs, read back by their positions.
+    fn load(&self, packs: &HashMap<Position, Arc<Pack>>, found: FoundSeal, damage: bool) -> Result<Option<Arc<DecidedSeal>>, String> {
+        let mut seal = found.seal;
+        let mut loaded = Vec::new();
+        let mut kept = Vec::new();
+        for decided in seal.packs.drain(..) {
+            let pack = decided
+                .positions
+                .iter()
+                .rev()
+                .find_map(|at| packs.get(at).filter(|pack| pack.id() == decided.pack_id));
+            match pack {
+                Some(pack) => {
+                    loaded.push(pack.clone());
+                    kept.push(decided);
+                }
+                None => ensure(damage, || format!("a pack of seal {} is gone", seal.n))?,
+            }
+        }
+        seal.packs = kept;
+        Ok(Some(Arc::new(DecidedSeal {
+            seal,
+            crc: found.crc,
+            packs: loaded,
+            encoded_len: found.encoded_len,
+        })))
+    }
+
+    fn client(&mut self, world: &mut World) {
+        if world.clients < 25 {
+            let pack = Arc::new(world.new_pack());
+            let reservation = self.book.reserve(&pack).expect("there is room");
+            let handle = world.append(false, pack.bytes().clone());
+            self.appending.push((handle, reservation, pack));
+        }
+    }
+
+    fn sync(&mut self, world: &mut World) -> Check {
+        let Some(upto) = self.syncing.take() else {
+            self.syncing = (world.disk.log.len() > world.disk.synced).then_some(world.disk.log.len());
+            return Ok(());
+        };
+        if world.dice.chance(6) {
+            if world.plants(Mistake::TrustAfterFailedSync) {
+                world.ghost.get_or_insert(world.disk.synced);
+            } else {
+                // Nothing past the prefix is believed; a new segment takes the same records from memory, in order.
+                let lost = world.disk.log.split_off(world.disk.synced);
+                world.roll();
+                for record in lost {
+                    world.place(record.handle, record.is_seal, record.bytes);
+                }
+                return Ok(());
+            }
+        }
+        world.disk.synced = world.disk.synced.max(upto);
+        world.note_durable()?;
+        for (handle, reservation, pack) in std::mem::take(&mut self.appending) {
+            match world.is_synced(handle) {
+                Some(at) => {
+                    self.book.durable(reservation, &pack, at, None, world.now);
+                    world.count(&pack);
+                    world.told.insert(pack.id());
+                }
+                None => self.appending.push((handle, reservation, pack)),
+            }
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, world: &mut World) {
+        if let Some((tenant, item)) = self.book.backlog.pop() {
+            if self.book.is_undecided(item.pack_id) {
+                self.inbox.push(world.packs[&item.pack_id].clone());
+            }
+            let again = world.dice.chance(20) && self.book.is_undecided(item.pack_id);
+            self.book.backlog.settled(&tenant, item.pack_id, item.attempt, again);
+        }
+    }
+
+    fn sequence(&mut self, world: &mut World) -> Check {
+        match std::mem::replace(&mut self.making, Making::Idle) {
+            Making::Idle => self.begin(world),
+            Making::Copying { pack, handle } => match world.is_synced(handle) {
+                Some(at) => self.book.copied(pack, at, world.now),
+                None => self.making = Making::Copying { pack, handle },
+            },
+            Making::Planned(plan, stale) => {
+                let rows = if world.plants(Mistake::StaleLedger) { &stale } else { &self.rows };
+                let answers = plan.lookups.iter().map(|key| rows.get(key).map(|(_, hash)| *hash)).collect();
+                self.making = Making::Answered(plan, answers);
+            }
+            Making::Answered(plan, answers) => {
+                let draft = self.core.decide(plan, &answers, world.now, &mut |pack| self.book.positions(pack.id()));
+                self.append_seal(world, draft);
+            }
+            Making::Appended { draft, encoded, handle } => {
+                let at = world.is_synced(handle);
+                let early = world.plants(Mistake::ShowBeforeSync) && !draft.seal.chain_break;
+                match at.or_else(|| early.then(|| world.disk.log.last().expect("it was appended").at)) {
+                    Some(at) => {
+                        let seal = self.core.adopt(draft, &encoded);
+                        self.book.sealed(&seal.seal, at);
+                        self.following.push(seal);
+                    }
+                    None => self.making = Making::Appended { draft, encoded, handle },
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, world: &mut World) {
+        if world.dice.chance(20) {
+            world.now += 61_000;
+            let trimmable = world.disk.manifests[0].state.n;
+            let copyable = self.book.copyable(trimmable, u64::MAX, world.now);
+            if !copyable.is_empty() {
+                let (pack, at) = copyable[world.dice.below(copyable.len() as u64) as usize];
+                let bytes = world
+                    .disk
+                    .log
+                    .iter()
+                    .find(|r| r.at == at)
+                    .expect("an undecided pack is in the log")
+                    .bytes
+                    .clone();
+                let handle = world.append(false, bytes);
+                self.making = Making::Copying { pack, handle };
+                return;
+            }
+        }
+        let mut packs = Vec::new();
+        for _ in 0..world.dice.below(4).min(self.inbox.len() as u64) {
+            let pack = self.inbox.swap_remove(world.dice.below(self.inbox.len() as u64) as usize);
+            packs.push(Undecided { pack, refusal: None });
+        }
+        let plan = self.core.plan(packs, world.now);
+        if !plan.is_empty() {
+            self.making = Making::Planned(plan, self.stale.clone());
+        }
+        if world.plants(Mistake::StaleLedger) {
+            self.stale = self.rows.clone();
+        }
+    }
+
+    fn append_seal(&mut self, world: &mut World, draft: Draft) {
+        let encoded = Bytes::from(codec::encode(&draft.seal));
+        let handle = world.append(true, encoded.clone());
+        if world.plants(Mistake::CopyDuringSeal)
+            && world.dice.chance(50)
+            && let Some(pack) = draft.seal.packs.first()
+        {
+            let bytes = world.packs[&pack.pack_id].bytes().clone();
+            world.append(false, bytes);
+        }
+        self.making = Making::Appended { draft, encoded, handle };
+    }
+
+    /// The store takes a seal; then, as a step of its own, the sequencer and the book hear of it.
+    fn follow(&mut self, world: &mut World) -> Check {
+        if !self.noting.is_empty() {
+            let seal = self.noting.remove(0);
+            self.book.applied(&seal);
+            self.core.applied(seal.seal.n);
+        } else if !self.following.is_empty() {
+            let seal = self.following[0].clone();
+            if world.plants(Mistake::WindowForgetsEarly) {
+                self.core.applied(seal.seal.n);
+                if world.dice.chance(70) {
+                    return Ok(());
+                }
+            }
+            self.following.remove(0);
+            self.apply(world, &seal)?;
+            self.noting.push(seal);
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, world: &mut World, seal: &Arc<DecidedSeal>) -> Check {
+        for row in seal.entries() {
+            if let Some(sequence) = row.sequence {
+                let key = (row.pack.tenant().clone(), row.entry.id());
+                let before = self.rows.insert(key, (sequence, row.entry.hash()));
+                ensure(before.is_none() || world.damage || world.expire, || {
+                    format!("id {} has two rows", row.entry.id())
+                })?;
+            }
+        }
+        self.memory.insert(seal.seal.n, seal.clone());
+        self.applied = seal.seal.n;
+        world.show(seal)
+    }
+
+    fn flush(&mut self, world: &mut World) {
+        let before = world.disk.manifests[1].clone();
+        let Some(upto) = self.memory.keys().nth(world.dice.below(self.memory.len().max(1) as u64) as usize).copied() else {
+            return;
+        };
+        if upto <= before.state.n {
+            return;
+        }
+        let mut next = before.clone();
+        for (_, seal) in self.memory.range(..=upto).filter(|(n, _)| **n > before.state.n) {
+            next.state.fold(&seal.seal, seal.crc);
+            for row in seal.entries() {
+                if let Some(sequence) = row.sequence {
+                    next.rows.insert((row.pack.tenant().clone(), row.entry.id()), (sequence, row.entry.hash()));
+                }
+            }
+        }
+        if world.expire && world.dice.chance(30) {
+            let tenant = &tenants()[world.dice.below(2) as usize];
+            next.rows.retain(|(t, _), _| t != tenant);
+            self.rows.retain(|key, (seq, _)| key.0 != *tenant || *seq > next.state.tenant(tenant).head);
+        }
+        self.memory.retain(|n, _| *n > upto);
+        world.disk.manifests = [before, next];
+    }
+
+    fn trim(&mut self, world: &mut World) {
+        let trimmable = match world.mistake {
+            Some(Mistake::TrimDecided) => u64::MAX,
+            Some(Mistake::TrimByNewestManifest) => world.disk.manifests[1].state.n,
+            _ => world.disk.manifests[0].state.n,
+        };
+        let floor = self.book.trim_floor(trimmable);
+        let gone = world.disk.log.iter().take_while(|r| r.at.segment < floor).count();
+        world.disk.log.drain(..gone);
+        world.disk.synced -= gone;
+        self.syncing = self.syncing.map(|upto| upto.saturating_sub(gone));
+        world.ghost = world.ghost.map(|ghost| ghost.saturating_sub(gone));
+        self.book.trimmed(floor);
+        self.core.trimmed(floor);
+        if std::mem::replace(&mut self.floor, floor) == floor {
+            return;
+        }
+        // A trimmed pack cannot be delivered again: it is not in the log, and no ticket for it is out.
+        let there: HashSet<_> = world.packs_in_log().into_values().map(|pack| pack.id()).collect();
+        self.inbox.retain(|pack| there.contains(&pack.id()));
+    }
+
+    fn counters(&self, world: &World) -> Check {
+        for tenant in tenants() {
+            let c = self.book.counters(&tenant);
+            ensure(c.accepted == c.stored + c.duplicate + c.dead_lettered + c.pending, || {
+                format!("{tenant}: the counters {c:?} do not add up")
+            })?;
+            let accepted = world.accepted.get(&tenant).copied().unwrap_or_default();
+            ensure(world.damage || c.accepted == accepted, || {
+                format!("{tenant}: {} accepted instead of {accepted}", c.accepted)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, world: &mut World, clients: bool) -> Check {
+        match world.dice.below(9) {
+            0 if clients => self.client(world),
+            0 | 1 => return self.sync(world),
+            2 => self.deliver(world),
+            3 | 4 => return self.sequence(world),
+            5 => return self.follow(world),
+            6 => self.flush(world),
+            7 => self.trim(world),
+            _ => return self.counters(world),
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        let quiet = self.appending.is_empty() && self.following.is_empty() && self.noting.is_empty() && matches!(self.making, Making::Idle);
+        quiet && self.book.undecided().1 == 0
+    }
+}
+
+impl World {
+    fn packs_in_log(&self) -> HashMap<Position, Arc<Pack>> {
+        let packs = self.disk.log.iter().filter(|r| !r.is_seal);
+        packs.map(|r| (r.at, Arc::new(Pack::decode(r.bytes.clone()).expect("it was a pack")))).collect()
+    }
+
+    /// The promises, against a model that is told the durable seals alone.
+    fn check(&self, process: &Process) -> Check {
+        let mut decided = HashSet::new();
+        for pack in self.durable.values().flat_map(|seal| &seal.packs) {
+            ensure(decided.insert(pack.pack_id) || self.damage, || {
+                format!("pack {} was decided twice", pack.pack_id)
+            })?;
+        }
+        ensure(self.damage || self.told.is_subset(&decided), || "an acknowledged pack was never decided".into())?;
+        let dense = self.durable.keys().copied().eq(1..=self.durable.len() as u64);
+        ensure(self.damage || dense, || "seals are not dense".into())?;
+        if !self.damage {
+            self.check_decisions(process)?;
+        }
+        process.counters(self)
+    }
+
+    fn check_decisions(&self, process: &Process) -> Check {
+        let (mut rows, mut heads, mut state): (HashMap<_, ContentHash>, HashMap<TenantId, u64>, SealState) = Default::default();
+        for seal in self.durable.values() {
+            let crc = codec::crc_of(&codec::encode(seal));
+            ensure(state.check_next(seal).is_ok(), || format!("seal {} does not follow", seal.n))?;
+            state.fold(seal, crc);
+            for decided in &seal.packs {
+                let pack = &self.packs[&decided.pack_id];
+                let head = heads.entry(pack.tenant().clone()).or_default();
+                let mut next = decided.first_sequence;
+                for (entry, decision) in pack.entries().zip(&decided.decisions) {
+                    let key = (pack.tenant().clone(), entry.id());
+                    let expected = match rows.get(&key) {
+                        None => Decision::New,
+                        Some(hash) if *hash == entry.hash() => Decision::Duplicate,
+                        Some(_) => Decision::Conflict,
+                    };
+                    ensure(self.expire || *decision == expected, || {
+                        format!("seal {}: {decision:?} instead of {expected:?}", seal.n)
+                    })?;
+                    if *decision == Decision::New {
+                        *head += 1;
+                        ensure(next == *head, || format!("seal {}: number {next} after {}", seal.n, *head - 1))?;
+                        next += 1;
+                        rows.insert(key, entry.hash());
+                    }
+                }
+            }
+        }
+        for tenant in tenants() {
+            let (c, s) = (process.book.counters(&tenant), process.core.state().tenant(&tenant));
+            let head = heads.get(&tenant).copied().unwrap_or_default();
+            ensure((s.head, s.stored, c.stored) == (head, head, head), || {
+                format!("{tenant}: head {} and {c:?} against {head}", s.head)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn run(seed: u64, mistake: Option<Mistake>) -> Result<usize, String> {
+    let mut world = World::new(seed, mistake);
+    for _ in 0..2 + world.dice.below(4) {
+        let mut process = Process::start(&mut world)?;
+        for _ in 0..30 + world.dice.below(400) {
+            process.step(&mut world, true)?;
+        }
+        world.crash();
+    }
+    let mut process = Process::start(&mut world)?;
+    for _ in 0..20_000 {
+        process.step(&mut world, false)?;
+        if process.is_done() {
+            world.check(&process)?;
+            return Ok(world.durable.len());
+        }
+    }
+    Err("undecided packs remain".into())
+}
+
+#[test]
+fn every_promise_holds_under_a_hostile_scheduler() {
+    let mut seals = 0;
+    for seed in 0..1500 {
+        seals += run(seed, None).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+    assert!(seals > 5_000, "{seals} seals are too few to mean anything");
+}
+
+#[test]
+fn every_planted_mistake_is_found() {
+    let mistakes = [
+        Mistake::TrustAfterFailedSync,
+        Mistake::CopyDuringSeal,
+        Mistake::ShowBeforeSync,
+        Mistake::HeadsFromRows,
+        Mistake::TrimDecided,
+        Mistake::TrimByNewestManifest,
+        Mistake::WindowForgetsEarly,
+        Mistake::StaleLedger,
+        Mistake::ForgetKnownPacks,
+        Mistake::NoGap,
+        Mistake::GapForgetsTenants,
+    ];
+    for mistake in mistakes {
+        let found = (0..2000).find_map(|seed| run(seed, Some(mistake)).err().map(|what| (seed, what)));
+        let (seed, what) = found.unwrap_or_else(|| panic!("{mistake:?} was not found"));
+        println!("{mistake:?}: seed {seed}: {what}");
+    }
+}

@@ -1,0 +1,331 @@
+//! Queue, log, sequencer and follower together, on a simulated disk, with a store that is a table in memory.
+
+use super::*;
+use crate::{
+    fs::sim::{CrashMode, SimFs},
+    model::{
+        batch::{Delivery, Work},
+        pack::tests::pack_of,
+        tenant::{TenantId, TenantScope},
+        ticket::Ticket,
+    },
+    queue::{
+        AcceptError, Decided, Producer,
+        embedded::{EmbeddedQueue, QueueSettings, recover},
+        wal::WalSettings,
+    },
+    seal::{Decision, Refusal},
+    sinks::StoreError,
+};
+use std::{collections::HashMap, sync::atomic::AtomicBool, sync::atomic::Ordering};
+use tokio::runtime::Handle;
+
+/// A store that is a table; it can be told to block, and its ledger to fail.
+#[derive(Default)]
+struct Table {
+    rows: Mutex<HashMap<(TenantId, Uuid), (u64, ContentHash)>>,
+    seals: Mutex<SealState>,
+    blocked: Mutex<bool>,
+    changed: Condvar,
+    ledger_fails: AtomicBool,
+    trimmable: watch::Sender<u64>,
+}
+
+impl Table {
+    fn block(&self, blocked: bool) {
+        *self.blocked.lock().expect("whole") = blocked;
+        self.changed.notify_all();
+    }
+
+    fn numbers(&self, tenant: &str) -> Vec<u64> {
+        let rows = self.rows.lock().expect("whole");
+        let mut numbers: Vec<_> = rows.iter().filter(|((t, _), _)| t.as_str() == tenant).map(|(_, (n, _))| *n).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+impl SealFollower for Table {
+    fn apply(&self, seal: &Arc<DecidedSeal>) -> Result<(), StoreError> {
+        drop(self.changed.wait_while(self.blocked.lock().expect("whole"), |blocked| *blocked));
+        let mut rows = self.rows.lock().expect("whole");
+        for row in seal.entries() {
+            if let Some(sequence) = row.sequence {
+                rows.insert((row.pack.tenant().clone(), row.entry.id()), (sequence, row.entry.hash()));
+            }
+        }
+        self.seals.lock().expect("whole").fold(&seal.seal, seal.crc);
+        Ok(())
+    }
+
+    fn lookup(&self, keys: &[(TenantId, Uuid)]) -> Result<Vec<Option<ContentHash>>, StoreError> {
+        if self.ledger_fails.load(Ordering::Relaxed) {
+            return Err(StoreError::Busy);
+        }
+        let rows = self.rows.lock().expect("whole");
+        Ok(keys.iter().map(|key| rows.get(key).map(|(_, hash)| *hash)).collect())
+    }
+
+    fn trimmable(&self) -> watch::Receiver<u64> {
+        self.trimmable.subscribe()
+    }
+}
+
+impl DeadLetterSink for Table {
+    fn submit(&self, _: &Arc<DecidedSeal>) {}
+}
+
+impl Publisher for Table {
+    fn publish(&self, _: &Arc<DecidedSeal>) {}
+}
+
+/// A running pipeline. `route` does what the actors do, or drops deliveries.
+struct Line {
+    queue: EmbeddedQueue,
+    sequencer: Sequencer,
+    store: Arc<Table>,
+}
+
+impl Line {
+    fn start(fs: &SimFs, route: impl Fn(&Delivery) -> bool + Send + 'static) -> Self {
+        let settings = WalSettings {
+            segment_bytes: 1 << 20,
+            ..WalSettings::default()
+        };
+        let found = recover(Arc::new(fs.clone()), "/wal".into(), settings, SealState::default(), 0).expect("the log opens");
+        let store = Arc::new(Table::default());
+        let queue = EmbeddedQueue::new(found.wal, found.folded.start.clone(), QueueSettings::default(), Handle::current());
+        let gap = found.seal_may_be_lost.then(|| Gap {
+            largest_seal_named: found.largest_seal_named,
+            complete_upto: found.folded.complete_upto,
+            tenants: Default::default(),
+        });
+        let start = Start {
+            state: found.folded.start.state,
+            known: found.folded.decided.into_iter().collect(),
+            gap,
+            replay: found.folded.seals,
+        };
+        let parts = Parts {
+            log: Arc::new(queue.clone()),
+            follower: store.clone(),
+            dead_letters: store.clone(),
+            publisher: store.clone(),
+        };
+        let (sequencer, handle) = Sequencer::start(parts, start, SequencerSettings::default()).expect("threads");
+        let mut deliveries = queue.start(Arc::new(handle.clone()), store.trimmable());
+        tokio::spawn(async move {
+            while let Some(delivery) = deliveries.recv().await {
+                if route(&delivery) {
+                    let batch = Batch {
+                        tenant: delivery.pack.tenant().clone(),
+                        bytes: delivery.pack.bytes().len(),
+                        works: vec![Work { delivery, credit: None }],
+                        refusal: None,
+                    };
+                    tokio::spawn(handle.submit(batch));
+                }
+            }
+        });
+        Self { queue, sequencer, store }
+    }
+
+    /// An orderly stop.
+    async fn stop(self) {
+        let Self { queue, sequencer, .. } = self;
+        let stopped = tokio::task::spawn_blocking(move || {
+            queue.stop_accepting();
+            queue.stop_delivery();
+            sequencer.stop();
+            queue.close();
+        });
+        stopped.await.expect("nothing panicked");
+    }
+
+    async fn store(&self, tenant: &str, ids: &[u128]) -> Decided {
+        let accepted = self
+            .queue
+            .accept(pack_of(tenant, ids), Some(Duration::from_secs(30)))
+            .await
+            .expect("there is room");
+        accepted.decided.expect("it was decided in time")
+    }
+}
+
+fn scope(tenant: &str) -> TenantScope {
+    TenantScope::new(TenantId::parse(tenant).expect("a tenant"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_are_numbered_once_found_and_counted_also_after_a_restart() {
+    let fs = SimFs::new();
+    let line = Line::start(&fs, |_| true);
+    let new = |stored, duplicate| Decided {
+        stored,
+        duplicate,
+        dead_lettered: 0,
+    };
+    assert_eq!(line.store("a", &[1, 2, 3]).await, new(3, 0));
+    assert_eq!(line.store("a", &[3, 4, 4]).await, new(1, 2));
+    assert_eq!(line.store("b", &[1]).await, new(1, 0));
+    line.stop().await;
+    let line = Line::start(&fs, |_| true);
+    assert_eq!(line.store("a", &[4, 5]).await, new(1, 1));
+    assert_eq!((line.store.numbers("a"), line.store.numbers("b")), (vec![1, 2, 3, 4, 5], vec![1]));
+    let counters = line.queue.counters(&scope("a"));
+    assert_eq!(
+        (counters.accepted, counters.stored, counters.duplicate, counters.dead_lettered, counters.pending),
+        (8, 5, 3, 0, 0)
+    );
+    assert_eq!(line.store.seals.lock().expect("whole").tenant(scope("a").tenant()).head, 5);
+    line.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_survives_a_power_cut_and_is_pending_until_it_is_shown() {
+    let fs = SimFs::new();
+    let line = Line::start(&fs, |_| true);
+    line.store("a", &[1, 2]).await;
+    line.store.block(true);
+    for id in 3..20 {
+        assert_eq!(line.queue.accept(pack_of("a", &[id]), None).await.expect("room").decided, None);
+    }
+    let pending = line.queue.pending(&scope("a"), Uuid::from_u128(7)).expect("durable and not shown");
+    assert_eq!((pending.entry().id().as_u128(), pending.sequence), (7, None));
+    assert!(line.queue.pending(&scope("b"), Uuid::from_u128(7)).is_none(), "another tenant's entry");
+    let cut = fs.crash(5, CrashMode::Tear);
+    let next = Line::start(&cut, |_| true);
+    next.store("a", &[99]).await;
+    let mut undecided = next.queue.undecided();
+    while undecided.1 > 0 {
+        tokio::task::yield_now().await;
+        undecided = next.queue.undecided();
+    }
+    assert_eq!(next.store.numbers("a"), (1..=20).collect::<Vec<_>>());
+    let counters = next.queue.counters(&scope("a"));
+    assert_eq!((counters.accepted, counters.stored, counters.pending), (20, 20, 0));
+    next.stop().await;
+    line.store.block(false);
+    line.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_that_fails_delays_and_a_dropped_delivery_comes_again() {
+    let fs = SimFs::new();
+    let line = Line::start(&fs, |delivery| delivery.attempt > 2);
+    line.store.ledger_fails.store(true, Ordering::Relaxed);
+    let both = async { tokio::join!(line.store("a", &[1]), line.store("a", &[1, 2])) };
+    let repair = async { line.store.ledger_fails.store(false, Ordering::Relaxed) };
+    let ((one, two), ()) = tokio::join!(both, repair);
+    assert_eq!((one.stored + two.stored, one.duplicate + two.duplicate), (2, 1));
+    line.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pack_that_is_never_decided_becomes_dead_letters_and_its_neighbour_does_not() {
+    let fs = SimFs::new();
+    let line = Line::start(&fs, |delivery| delivery.pack.entry(0).id().as_u128() != 666);
+    let (poison, neighbour) = tokio::join!(line.store("a", &[666, 667]), line.store("a", &[1]));
+    assert_eq!((poison.dead_lettered, poison.stored, neighbour.stored), (2, 0, 1));
+    let counters = line.queue.counters(&scope("a"));
+    assert_eq!((counters.accepted, counters.dead_lettered, counters.stored), (3, 2, 1));
+    line.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_queue_takes_nothing_and_a_stopped_sequencer_drops_tickets() {
+    let fs = SimFs::new();
+    let line = Line::start(&fs, |_| true);
+    let queue = line.queue.clone();
+    line.stop().await;
+    assert!(matches!(queue.accept(pack_of("a", &[1]), None).await, Err(AcceptError::Unavailable { .. })));
+}
+
+#[test]
+fn the_gap_seal_moves_every_head_past_what_may_be_lost() {
+    let mut state = SealState { n: 7, ..SealState::default() };
+    state.tenants.entry(scope("a").tenant().clone()).or_default().head = 5;
+    let gap = Gap {
+        largest_seal_named: 9,
+        complete_upto: 6,
+        tenants: [scope("b").tenant().clone()].into(),
+    };
+    let mut core = Core::new(Uuid::nil(), state, KnownPacks::default(), Some(gap), 0);
+    let draft = core.gap_seal(1).expect("a gap");
+    let jump = 4 * core::GAP;
+    let voids: Vec<_> = draft.seal.tenants.iter().map(|t| (t.tenant.to_string(), t.head, t.void)).collect();
+    let expected = vec![("a".to_string(), 5 + jump, Some((6, 5 + jump))), ("b".to_string(), jump, Some((1, jump)))];
+    assert_eq!((draft.seal.n, draft.seal.chain_break, draft.seal.previous_crc, voids), (10, true, 0, expected));
+    let encoded = codec::encode(&draft.seal);
+    core.adopt(draft, &encoded);
+    assert!(core.gap_seal(1).is_none(), "once");
+    let pack = Undecided {
+        pack: Arc::new(pack_of("b", &[1])),
+        refusal: None,
+    };
+    let plan = core.plan(vec![pack], 1);
+    let next = core.decide(plan, &[None], 1, &mut |_| SmallVec::new()).seal;
+    assert_eq!((next.n, next.packs[0].first_sequence, next.chain_break), (11, jump + 1, false));
+}
+
+#[test]
+fn duplicates_and_conflicts_are_found_in_the_seal_the_window_and_the_ledger() {
+    let mut core = Core::new(Uuid::nil(), SealState::default(), KnownPacks::default(), None, 0);
+    let item = |ids: &[u128]| Undecided {
+        pack: Arc::new(pack_of("a", ids)),
+        refusal: None,
+    };
+    let first = item(&[1, 2, 1]);
+    let plan = core.plan(vec![first.clone(), first.clone()], 1);
+    assert_eq!(plan.lookups.len(), 3, "the second delivery of one pack is dropped");
+    // The ledger has id 2 with other content.
+    let draft = core.decide(plan, &[None, Some(77), None], 1, &mut |_| SmallVec::new());
+    assert_eq!(draft.seal.packs[0].decisions, [Decision::New, Decision::Conflict, Decision::Duplicate]);
+    let (t, encoded) = (&draft.seal.tenants[0], codec::encode(&draft.seal));
+    assert_eq!((t.head, t.stored, t.duplicate, t.dead_lettered, t.accepted), (1, 1, 1, 1, 3));
+    core.adopt(draft, &encoded);
+    assert!(core.plan(vec![first], 1).is_empty(), "a known pack is dropped unread");
+    let plan = core.plan(vec![item(&[1])], 1);
+    assert!(plan.lookups.is_empty(), "the window knows it");
+    assert_eq!(
+        core.decide(plan, &[], 1, &mut |_| SmallVec::new()).seal.packs[0].decisions,
+        [Decision::Duplicate]
+    );
+    core.applied(1);
+    assert_eq!(
+        (core.plan(vec![item(&[1])], 1).lookups.len(), core.window_bytes()),
+        (1, 0),
+        "the ledger is asked once the window let it go"
+    );
+    let refused = Undecided {
+        refusal: Some(Refusal::Poison),
+        ..item(&[1, 9])
+    };
+    let plan = core.plan(vec![refused], 1);
+    let draft = core.decide(plan, &[], 1, &mut |_| SmallVec::new());
+    assert_eq!(
+        (&draft.seal.packs[0].decisions[..], draft.seal.tenants[0].dead_lettered),
+        (&[Decision::Refused; 2][..], 2)
+    );
+}
+
+#[tokio::test]
+async fn a_batch_for_a_sequencer_that_is_gone_is_delivered_again() {
+    let (lane, gone) = mpsc::channel(1);
+    drop(gone);
+    let (ticket, verdict) = Ticket::new();
+    let delivery = Delivery {
+        pack: Arc::new(pack_of("a", &[1])),
+        position: crate::queue::Position { segment: 1, offset: 0 },
+        attempt: 1,
+        ticket,
+    };
+    let batch = Batch {
+        tenant: delivery.pack.tenant().clone(),
+        bytes: 1,
+        works: vec![Work { delivery, credit: None }],
+        refusal: None,
+    };
+    SequencerHandle { lane }.submit(batch).await;
+    assert_eq!(verdict.await, Ok(crate::model::ticket::Verdict::Redeliver));
+}
