@@ -1,5 +1,5 @@
 //! The file layer: the few operations that the log, the store and the objects folder need, behind a trait, so that tests
-//! can drop unsynced writes, fail a sync or fill the disk ([`sim`]). Everything here blocks.
+//! can drop unsynced writes, fail a sync or fill the disk (`sim`). Everything here blocks.
 
 pub mod real;
 #[cfg(test)]

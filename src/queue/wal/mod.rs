@@ -59,7 +59,7 @@
 //! | CRC32C of the segment's uuid and the above | 4 |
 //!
 //! Group 0 of a segment holds the ends of the segments before it and nothing else; it is synced before anything follows.
-//! How the end of the log is judged is told in [`recovery`].
+//! How the end of the log is judged is told in `recovery.rs`.
 
 mod format;
 mod lanes;

@@ -543,10 +543,12 @@ impl<'a> Scan<'a> {
         }
         let rewritten = match (stated, last) {
             (Some(Stated { sound: true, .. }), _) | (_, None) => Ok(()),
-            (_, Some(last)) => candidate
-                .file
-                .write_at(image.slice(last.clone()), last.start)
-                .and_then(|()| candidate.file.sync()),
+            // Zeros stand in the image for what cannot be read: they are not written over it.
+            (_, Some(last)) if image.unreadable.iter().any(|bad| bad.start < last.end && last.start < bad.end) => candidate.file.sync(),
+            (_, Some(last)) => {
+                let written = candidate.file.write_at(image.slice(last.clone()), last.start);
+                written.and_then(|()| candidate.file.sync())
+            }
         };
         rewritten.map_err(|e| WalError::io("cannot make the end of the log durable", e))?;
         let damaged = self.report.damage.len() > before;

@@ -720,17 +720,20 @@ impl Fs for ScratchedFs {
 #[test]
 fn a_block_that_cannot_be_read_costs_only_its_records() {
     let (fs, written) = one_segment(&[1, 0, 2, 0, 3]);
-    let hit = groups(&fs.bytes(&path(1)))[2].offset;
-    let mut found = 0;
-    let scratched = ScratchedFs(fs, hit..hit + 10);
-    let (_, report) = Wal::open(Arc::new(scratched), DIR.into(), settings(), &mut |_, _, _| found += 1).unwrap();
-    assert_eq!(found, written.len() - 1);
-    assert!(
-        report
-            .damage
-            .iter()
-            .any(|damage| damage.kind == DamageKind::Unreadable && damage.range.contains(&hit))
-    );
+    let (bytes, all) = (fs.bytes(&path(1)), groups(&fs.bytes(&path(1))));
+    for hit in [all[2], all[5]].map(|group| group.offset) {
+        let (fs, mut found) = (fs.crash(0, CrashMode::Keep), 0);
+        let scratched = ScratchedFs(fs.clone(), hit..hit + 10);
+        let (_, report) = Wal::open(Arc::new(scratched), DIR.into(), settings(), &mut |_, _, _| found += 1).unwrap();
+        assert_eq!(found, written.len() - 1);
+        assert!(
+            report
+                .damage
+                .iter()
+                .any(|damage| damage.kind == DamageKind::Unreadable && damage.range.contains(&hit))
+        );
+        assert_eq!(fs.bytes(&path(1)), bytes, "nothing is written over what cannot be read");
+    }
 }
 
 #[test]
