@@ -104,7 +104,10 @@ fn a_flush_waits_for_dead_letters_and_the_bound_blocks_applying_meanwhile() {
     let largest = sequencer.log.iter().map(|s| Memtable::cost_of(s)).max().expect("seals");
     let applied = std::thread::scope(|threads| {
         let applier = threads.spawn(|| sequencer.log.iter().for_each(|seal| bench.store.apply(seal).expect("applies")));
-        while !bench.store.health().blocked {
+        // The flusher holds a second receiver exactly while it waits for dead letters.
+        while !bench.store.health().blocked || bench.settled.receiver_count() < 2 {
+            assert_eq!(bench.store.health().flushed, 0, "flushed without its dead letters");
+            assert!(!applier.is_finished(), "nothing bounds the memtable");
             std::thread::yield_now();
         }
         let health = bench.store.health();
@@ -275,6 +278,7 @@ fn a_closed_store_lets_nobody_wait() {
             }
         });
         while !bench.store.health().blocked {
+            assert!(bench.store.health().memtable_bytes < 1 << 20, "nothing bounds the memtable");
             std::thread::yield_now();
         }
         bench.store.close();
