@@ -281,3 +281,56 @@ impl Drop for Offer<'_> {
         self.outbox.changed.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(offer: &Offer<'_>, sequence: u64) {
+        if offer.is_new(sequence) {
+            offer.entry(sequence, Bytes::from_static(b"{}"));
+        }
+    }
+
+    /// An outbox that is live and has dealt with numbers up to `covered`.
+    fn live(covered: u64) -> Outbox {
+        let outbox = Outbox::new(Filter::default(), OnSlow::CatchUp, 1 << 20);
+        assert_eq!(outbox.take(covered), Found::Nothing { covered });
+        outbox
+    }
+
+    #[test]
+    fn announcements_that_overlap_repeat_or_leave_a_hole_are_noticed() {
+        let outbox = live(5);
+        assert!(outbox.begin(1, 5).is_none(), "known");
+        {
+            let overlapping = outbox.begin(4, 7).expect("wanted");
+            (4..=7).for_each(|n| entry(&overlapping, n));
+        }
+        for n in [6, 7] {
+            assert!(matches!(outbox.take(n - 1), Found::Item(FeedItem::Entry { sequence, .. }) if sequence == n));
+        }
+        assert_eq!(outbox.take(7), Found::Nothing { covered: 7 });
+        assert!(outbox.begin(9, 9).is_none(), "8 is missing");
+        assert_eq!(outbox.take(7), Found::Behind { announced: 9 });
+        assert_eq!(
+            outbox.take(8),
+            Found::Behind { announced: 9 },
+            "live only when all that was announced is dealt with"
+        );
+        assert_eq!(outbox.take(9), Found::Nothing { covered: 9 });
+    }
+
+    #[test]
+    fn an_announcement_is_over_for_a_session_that_fell_behind_and_came_back_meanwhile() {
+        let outbox = live(0);
+        let old = outbox.begin(1, 3).expect("wanted");
+        entry(&old, 1);
+        outbox.miss(10);
+        assert!(matches!(outbox.take(0), Found::Item(_)), "what was queued is good");
+        assert_eq!(outbox.take(10), Found::Nothing { covered: 10 }, "it read the store up to 10");
+        entry(&old, 2);
+        drop(old);
+        assert_eq!(outbox.take(10), Found::Nothing { covered: 10 });
+    }
+}
