@@ -58,6 +58,7 @@ pub async fn open(
     store.expect(folded.start.state.n);
     let gap = (recovered.seal_may_be_lost || opened.lost).then(|| Gap {
         largest_seal_named: recovered.largest_seal_named,
+        complete_upto: folded.complete_upto,
         tenants: catalog
             .list()
             .iter()

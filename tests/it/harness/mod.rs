@@ -256,23 +256,6 @@ impl Server {
         self.until(|| async { self.get(token, &path).await.1["pending"] == 0 }, "pending=0").await;
         self.get(token, &path).await.1
     }
-
-    /// A line of `/metrics`, as a number; 0 when it is missing.
-    pub async fn metric(&self, line_start: &str) -> f64 {
-        let text = self
-            .client
-            .get(format!("http://{}/metrics", self.admin))
-            .send()
-            .await
-            .expect("it answers")
-            .text()
-            .await
-            .expect("text");
-        text.lines()
-            .filter(|l| l.starts_with(line_start))
-            .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
-            .sum()
-    }
 }
 
 /// Sends a request; status and JSON body (`null` if it is not JSON).
