@@ -21,7 +21,7 @@ unit:
 	cargo test --locked
 
 doc:
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --no-deps --document-private-items
 
 bench: ## criterion benchmarks by layer
 	cargo bench --locked $(ARGS)

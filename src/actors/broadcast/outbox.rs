@@ -70,7 +70,7 @@ pub(super) enum Found {
 }
 
 impl Outbox {
-    /// A queue of at most `capacity` bytes of frames, behind until [`Outbox::join`].
+    /// A queue of at most `capacity` bytes of frames, behind until it has caught up.
     pub(super) fn new(filter: Filter, on_slow: OnSlow, capacity: usize) -> Self {
         let state = State {
             mode: Mode::Behind { announced: 0 },

@@ -2,7 +2,7 @@
 //! settles their tickets. It begins with the seals that the store lost in the last stop ([`super::Start::replay`]).
 //!
 //! [`Followed`] is what it shares with the sequencer: seals that wait, bounded in bytes, and the last seal applied. A store
-//! without room blocks [`SealFollower::apply`]; then the bytes fill and the sequencer makes no further seal. A store that
+//! without room blocks `SealFollower::apply`; then the bytes fill and the sequencer makes no further seal. A store that
 //! fails is asked again with back-off until it works or the process stops: nothing is skipped.
 
 use super::{Parts, Stop};
