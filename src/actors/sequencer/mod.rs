@@ -6,7 +6,7 @@
 //!                  ledger ◀── look-up ──┘
 //! ```
 //!
-//! - [`core`] decides (pure), [`memory`] is what it remembers, [`follower`] takes durable seals to the store.
+//! - [`core`] decides (pure), [`memory`] is what it remembers, `follower` takes durable seals to the store.
 //! - One creation is in flight. While seal n is synced, batches gather in the lane for n + 1, and the follower applies
 //!   n − 1. Nothing of a seal leaves this thread before its sync has returned.
 //! - It stops receiving while the ledger cannot be read, while the follower has too much, while the window is full, and
