@@ -1,7 +1,7 @@
 //! The follower thread: takes durable seals in order to the dead letters, the store, the queue's book and the feed, and
-//! settles their tickets. It begins with the seals that the store lost in the last stop ([`super::Start::replay`]).
+//! settles their tickets. It begins with the seals that the store lost in the last stop (`Start::replay`).
 //!
-//! [`Followed`] is what it shares with the sequencer: seals that wait, bounded in bytes, and the last seal applied. A store
+//! `Followed` is what it shares with the sequencer: seals that wait, bounded in bytes, and the last seal applied. A store
 //! without room blocks `SealFollower::apply`; then the bytes fill and the sequencer makes no further seal. A store that
 //! fails is asked again with back-off until it works or the process stops: nothing is skipped.
 
@@ -73,7 +73,7 @@ impl Followed {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a seal over. Its bytes may exceed the bound once; [`Followed::wait_for_room`] keeps it to that.
+    /// Hands a seal over. Its bytes may exceed the bound once; `Followed::wait_for_room` keeps it to that.
     pub(super) fn push(&self, handed: Handed) {
         let mut state = self.lock();
         state.bytes += handed.bytes();
@@ -141,7 +141,7 @@ pub(super) struct Follower {
 }
 
 impl Follower {
-    /// Applies `replay`, then everything that is handed over, until [`Followed::close`] or a stop that finds the store failing.
+    /// Applies `replay`, then everything that is handed over, until `Followed::close` or a stop that finds the store failing.
     pub(super) fn run(self, replay: Vec<FoundSeal>) {
         let _ended = Ended(self.followed.clone());
         for found in replay {

@@ -6,7 +6,7 @@
 //!                  ledger ◀── look-up ──┘
 //! ```
 //!
-//! - [`core`] decides (pure), [`memory`] is what it remembers, [`follower`] takes durable seals to the store.
+//! - [`core`] decides (pure), [`memory`] is what it remembers, `follower` takes durable seals to the store.
 //! - One creation is in flight. While seal n is synced, batches gather in the lane for n + 1, and the follower applies
 //!   n − 1. Nothing of a seal leaves this thread before its sync has returned.
 //! - It stops receiving while the ledger cannot be read, while the follower has too much, while the window is full, and
@@ -39,6 +39,7 @@ use crate::{
     model::{
         batch::{Batch, Work},
         entry::ContentHash,
+        time::now_ms,
     },
     queue::{Decider, SealLog, SealLogError},
     seal::{DecidedSeal, FoundSeal, codec, state::SealState},
@@ -194,7 +195,7 @@ impl Sequencer {
             losses: Arc::clone(&losses),
         };
         let worker = Worker {
-            core: Core::new(Uuid::new_v4(), start.state, start.known, start.gap, chrono::Utc::now().timestamp_millis()),
+            core: Core::new(Uuid::new_v4(), start.state, start.known, start.gap, now_ms()),
             parts,
             settings,
             lane: batches,
@@ -477,8 +478,4 @@ impl Worker {
         });
         Ok(())
     }
-}
-
-fn now_ms() -> i64 {
-    chrono::Utc::now().timestamp_millis()
 }

@@ -35,6 +35,7 @@ use crate::{
         entry::StoredEntry,
         pack::Pack,
         tenant::{TenantId, TenantScope},
+        time::now_ms,
     },
     seal::{DecidedSeal, Seal, state::SealState},
 };
@@ -438,8 +439,4 @@ fn not_sealed(error: WalError) -> SealLogError {
         WalError::Closed => SealLogError::Closed,
         other => SealLogError::Failed(other.to_string().into()),
     }
-}
-
-fn now_ms() -> i64 {
-    chrono::Utc::now().timestamp_millis()
 }
