@@ -269,20 +269,15 @@ fn a_closed_store_lets_nobody_wait() {
     let bench = Bench::recover(SimFs::new(), settings, &[]);
     bench.settled.send_replace(0);
     std::thread::scope(|threads| {
-        let applier = threads.spawn(|| {
-            loop {
-                let seal = sequencer.seal(&["a"], 30);
-                if let Err(error) = bench.store.apply(&seal) {
-                    return error;
-                }
-            }
-        });
-        while !bench.store.health().blocked {
-            assert!(bench.store.health().memtable_bytes < 1 << 20, "nothing bounds the memtable");
+        let applier = threads.spawn(|| (0..50).find_map(|_| bench.store.apply(&sequencer.seal(&["a"], 30)).err()));
+        while !bench.store.health().blocked && !applier.is_finished() {
             std::thread::yield_now();
         }
         bench.store.close();
-        assert!(matches!(applier.join().expect("returns"), StoreError::Io(_)));
+        assert!(
+            matches!(applier.join().expect("returns"), Some(StoreError::Io(_))),
+            "it was blocked until the store closed"
+        );
     });
     assert!(bench.store.flush().is_err());
 }
