@@ -314,7 +314,10 @@ async fn resuming_under_concurrent_publishing_misses_none_and_repeats_none() {
             })
         };
         for (reader, (filter, after)) in readers.into_iter().zip(plans) {
-            let got = reader.await.expect("a reader");
+            let got = tokio::time::timeout(Duration::from_secs(60), reader)
+                .await
+                .expect("it hangs")
+                .expect("a reader");
             assert_eq!(got, store.expected("a", &filter, after), "seed {seed}, after {after}, {:?}", filter.action);
         }
         publisher.join().expect("the publisher");
