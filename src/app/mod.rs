@@ -5,6 +5,8 @@
 
 mod folder;
 mod monitor;
+#[cfg(test)]
+mod power;
 mod recovered;
 
 use crate::{

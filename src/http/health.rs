@@ -123,6 +123,11 @@ impl Health {
         self.state().damage.push(damage);
     }
 
+    /// Everything that was reported, oldest first.
+    pub fn damage(&self) -> Vec<Damage> {
+        self.state().damage.clone()
+    }
+
     /// How many tenants are degraded.
     pub fn set_degraded_tenants(&self, tenants: usize) {
         self.state().degraded_tenants = tenants;

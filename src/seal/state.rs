@@ -33,6 +33,8 @@ pub struct SealState {
     pub n: u64,
     /// Its CRC.
     pub crc: u32,
+    /// The largest segment of the log in which a seal names a pack (0: none): the log was at least this long.
+    pub segment: u64,
     /// Every tenant that a seal has touched.
     pub tenants: HashMap<TenantId, TenantState>,
 }
@@ -64,6 +66,8 @@ impl SealState {
     pub fn fold(&mut self, seal: &Seal, crc: u32) {
         debug_assert!(seal.n > self.n, "seal {} after seal {}", seal.n, self.n);
         (self.n, self.crc) = (seal.n, crc);
+        let segments = seal.packs.iter().flat_map(|pack| &pack.positions).map(|at| at.segment);
+        self.segment = segments.fold(self.segment, u64::max);
         for change in &seal.tenants {
             let tenant = self.tenants.entry(change.tenant.clone()).or_default();
             tenant.head = tenant.head.max(change.head);

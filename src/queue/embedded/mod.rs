@@ -112,8 +112,10 @@ pub struct Recovered {
 }
 
 /// Opens the log in `dir` and adds up what it says, on top of the store's checkpoint. Blocks. Seals above `rebuild_from`
-/// are handed out to be applied again (it is `checkpoint.n` unless the store must be rebuilt from further back).
-pub fn recover(fs: Arc<dyn Fs>, dir: PathBuf, settings: WalSettings, checkpoint: SealState, rebuild_from: u64) -> Result<Recovered, RecoverError> {
+/// are handed out to be applied again (it is `checkpoint.n` unless the store must be rebuilt from further back). The
+/// checkpoint also says how far the log went at least, so that a lost end is noticed and no ordinal is used twice.
+pub fn recover(fs: Arc<dyn Fs>, dir: PathBuf, mut settings: WalSettings, checkpoint: SealState, rebuild_from: u64) -> Result<Recovered, RecoverError> {
+    settings.min_ordinal = settings.min_ordinal.max(checkpoint.segment);
     let mut fold = Fold::new(checkpoint, rebuild_from);
     let (wal, report) = Wal::open(fs, dir, settings, &mut |at, kind, bytes| match kind {
         RecordKind::Pack => fold.pack(at, bytes),

@@ -96,6 +96,8 @@ pub(super) struct GroupHeader {
     pub used: u32,
     /// Opening group of a log in which a seal before this place may be lost, and no seal was made since.
     pub doubt: bool,
+    /// The log goes on in another segment, which was there when this was written.
+    pub goes_on: bool,
 }
 
 impl GroupHeader {
@@ -103,7 +105,7 @@ impl GroupHeader {
         let mut out = [0; GROUP_HEADER];
         let mut put = Put { out: &mut out, at: 0 };
         put.bytes(&GROUP_MAGIC);
-        put.u32(VERSION | u32::from(self.doubt) << 16);
+        put.u32(VERSION | u32::from(self.doubt) << 16 | u32::from(self.goes_on) << 17);
         put.u64(self.segment.ordinal);
         put.bytes(self.segment.uuid.as_bytes());
         put.u64(self.offset);
@@ -140,6 +142,7 @@ impl GroupHeader {
             records: take.u32(),
             used: take.u32(),
             doubt: version >> 16 & 1 == 1,
+            goes_on: version >> 17 & 1 == 1,
         };
         (version & 0xffff == VERSION && header.length == group_len(header.used as usize)).then_some(header)
     }
@@ -315,12 +318,23 @@ impl End {
 }
 
 /// Builds one group in memory; the buffer is reused.
+#[derive(Clone)]
 pub(super) struct GroupBuilder {
     bytes: Vec<u8>,
     records: u32,
     segment: SegmentId,
     uuid_crc: u32,
     offset: u64,
+}
+
+/// What a group says besides its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Says {
+    Nothing,
+    /// A lost seal was not ruled out, and none was made since.
+    Doubt,
+    /// Another segment follows this one.
+    GoesOn,
 }
 
 impl GroupBuilder {
@@ -356,7 +370,7 @@ impl GroupBuilder {
     }
 
     /// The finished group: `number` is its number in the segment.
-    pub fn finish(&mut self, number: u64, seals_before: u64, last_seal: u64, doubt: bool) -> &[u8] {
+    pub fn finish(&mut self, number: u64, seals_before: u64, last_seal: u64, says: Says) -> &[u8] {
         let used = self.bytes.len() - GROUP_HEADER;
         let length = group_len(used);
         self.bytes.resize(length as usize, 0);
@@ -370,7 +384,8 @@ impl GroupBuilder {
             last_seal,
             records: self.records,
             used: used as u32,
-            doubt,
+            doubt: says == Says::Doubt,
+            goes_on: says == Says::GoesOn,
         };
         self.bytes[..GROUP_HEADER].copy_from_slice(&header.encode());
         let trailer = Trailer {
@@ -471,7 +486,11 @@ mod tests {
         let mut group = GroupBuilder::new();
         group.begin(id(), 8192, 0);
         group.push(Tag::Pack, b"body");
-        let mut bytes = group.finish(3, 10, 11, true).to_vec();
+        for (says, doubt, goes_on) in [(Says::Nothing, false, false), (Says::GoesOn, false, true)] {
+            let header = GroupHeader::decode(group.clone().finish(3, 10, 11, says)).unwrap();
+            assert_eq!((header.doubt, header.goes_on), (doubt, goes_on));
+        }
+        let mut bytes = group.finish(3, 10, 11, Says::Doubt).to_vec();
         let header = GroupHeader::decode(&bytes).unwrap();
         assert!(header.is_at(id(), 8192) && header.doubt && header.length == BLOCK && header.records == 1);
         assert!(!header.is_at(id(), 4096));

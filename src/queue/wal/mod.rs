@@ -39,7 +39,7 @@
 //!
 //! | group header | bytes |
 //! |---|---|
-//! | magic `SLGR`, version 1 `u16`, flags `u16` (1: a lost seal was not ruled out, and none was made since) | 8 |
+//! | magic `SLGR`, version 1 `u16`, flags `u16` (1: a lost seal was not ruled out, and none was made since; 2: another segment follows) | 8 |
 //! | ordinal `u64` and uuid of the segment | 24 |
 //! | offset of this header `u64`, length of the group `u64`, number in the segment from 0 `u64` | 24 |
 //! | synced_upto `u64`: everything below is durable | 8 |
@@ -59,7 +59,8 @@
 //! | CRC32C of the segment's uuid and the above | 4 |
 //!
 //! Group 0 of a segment holds the ends of the segments before it and nothing else; it is synced before anything follows.
-//! How the end of the log is judged is told in `recovery.rs`.
+//! The last group of a segment that was left in order says that another one follows (flag 2): if there is none, the end of the
+//! log is lost. How the end of the log is judged is told in `recovery.rs`.
 
 mod format;
 mod lanes;
@@ -312,6 +313,9 @@ impl Wal {
             recovered.last_seal,
             recovered.report.seal_may_be_lost,
         )?;
+        if !recovered.useless.is_empty() {
+            recovery::remove(&*shared.fs, &shared.dir, recovered.useless)?;
+        }
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
             thread.spawn(run).map_err(|e| WalError::io("cannot start a thread of the log", e))

@@ -39,6 +39,8 @@ use uuid::Uuid;
 
 /// Files are read in pieces of this size; where one cannot be read, block by block.
 const READ_BYTES: usize = 1 << 20;
+/// More seals than the log holds at any time: each takes a group of its own, of a block at least.
+const SEALS_OF_A_LOST_END: u64 = 1 << 20;
 const ZEROS: [u8; BLOCK as usize] = [0; BLOCK as usize];
 
 /// What is wrong with a range of a segment.
@@ -102,7 +104,8 @@ pub struct RecoveryReport {
     pub torn_bytes: u64,
     /// A seal may be lost: the next one must be a gap seal.
     pub seal_may_be_lost: bool,
-    /// Largest seal that any header or trailer names, torn ones included; 0 if none does.
+    /// Largest seal that any header or trailer names, torn ones included; 0 if none does. If the end of the log is missing,
+    /// a larger number than any lost seal has.
     pub largest_seal_named: u64,
     /// Segments that held something.
     pub segments: usize,
@@ -120,6 +123,8 @@ pub(super) struct Recovered {
     pub follows: Option<SegmentId>,
     pub last_seal: u64,
     pub next_ordinal: u64,
+    /// Files without contents that must stay until the first segment of this run is there (or cannot be, for want of room).
+    pub useless: Vec<PathBuf>,
     pub report: RecoveryReport,
 }
 
@@ -144,6 +149,12 @@ pub(super) fn recover(fs: &dyn Fs, dir: &Path, min_ordinal: u64, visit: &mut dyn
     fs.create_dir(dir).map_err(failed)?;
     let names: Vec<Name> = fs.list(dir).map_err(failed)?.iter().filter_map(|name| Name::parse(name)).collect();
     let next_ordinal = names.iter().map(|name| name.ordinal()).fold(min_ordinal, u64::max) + 1;
+    let newest = names
+        .iter()
+        .filter(|name| matches!(name, Name::Segment(_)))
+        .map(|name| name.ordinal())
+        .max()
+        .unwrap_or(0);
     let mut useless: Vec<PathBuf> = names
         .iter()
         .filter(|name| matches!(name, Name::Unfinished(_)))
@@ -170,12 +181,24 @@ pub(super) fn recover(fs: &dyn Fs, dir: &Path, min_ordinal: u64, visit: &mut dyn
             scan.segment(&candidate, &image, stated)?;
         }
     }
-    scan.check_newest(min_ordinal);
+    let lost_upto = scan.check_newest(min_ordinal, newest);
+    let keeps = scan.goes_on.is_some();
+    let mut recovered = scan.finish(next_ordinal.max(lost_upto + 1));
+    if keeps {
+        // An unused segment is what the last used one says to follow: it goes when its successor is there.
+        recovered.useless = useless;
+    } else {
+        remove(fs, dir, useless)?;
+    }
+    Ok(recovered)
+}
+
+/// Removes files without contents, durably.
+pub(super) fn remove(fs: &dyn Fs, dir: &Path, useless: Vec<PathBuf>) -> Result<(), WalError> {
     for path in useless {
         fs.remove(&path).map_err(|e| WalError::io("cannot remove an unused segment", e))?;
     }
-    fs.sync_dir(dir).map_err(failed)?;
-    Ok(scan.finish(next_ordinal))
+    fs.sync_dir(dir).map_err(|e| WalError::io("cannot read the folder of the log", e))
 }
 
 impl Candidate {
@@ -463,6 +486,8 @@ struct Scan<'a> {
     ends: Vec<End>,
     follows: Option<SegmentId>,
     seals: Seals,
+    /// The segment whose last group says that another one follows.
+    goes_on: Option<u64>,
     report: RecoveryReport,
 }
 
@@ -478,6 +503,7 @@ impl<'a> Scan<'a> {
                 named: 0,
                 doubt: Doubt::None,
             },
+            goes_on: None,
             report: RecoveryReport::default(),
         }
     }
@@ -500,11 +526,21 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn check_newest(&mut self, min_ordinal: u64) {
-        if self.segments.keys().next_back().copied().unwrap_or(0) < min_ordinal {
-            self.damage(min_ordinal, 0..0, DamageKind::Missing);
-            self.seals.damage();
-        }
+    /// Whether the end of the log is there: the segment up to which it is known to have held records, and the one that the last
+    /// group says to follow (`newest` is the largest segment, used or not). The largest ordinal that is missed, or 0.
+    fn check_newest(&mut self, min_ordinal: u64, newest: u64) -> u64 {
+        let last = self.segments.keys().next_back().copied().unwrap_or(0);
+        let follower = self.goes_on.map_or(0, |segment| segment + 1);
+        let missed = match (last < min_ordinal, newest < follower) {
+            (false, false) => return 0,
+            (true, false) => min_ordinal,
+            (_, true) => min_ordinal.max(follower),
+        };
+        self.damage(missed, 0..0, DamageKind::Missing);
+        self.seals.damage();
+        // How many seals were there is not known; their numbers must not be used again.
+        self.seals.named += SEALS_OF_A_LOST_END;
+        missed
     }
 
     fn damage(&mut self, segment: u64, range: Range<u64>, kind: DamageKind) {
@@ -596,6 +632,7 @@ impl<'a> Scan<'a> {
             self.damage(image.id.ordinal, range.start..range.end.min(image.len()), DamageKind::Contents);
         }
         self.seals.group(header, checked.complete);
+        self.goes_on = header.goes_on.then_some(header.segment.ordinal);
         self.hand_over(image, &checked.records);
         Some(range.end)
     }
@@ -646,6 +683,7 @@ impl<'a> Scan<'a> {
             follows: self.follows,
             last_seal: self.seals.named,
             next_ordinal,
+            useless: Vec::new(),
             report: self.report,
         }
     }

@@ -433,6 +433,73 @@ fn a_missing_segment_is_damage() {
 }
 
 #[test]
+fn a_lost_end_is_missed_also_when_nothing_else_knows_of_it() {
+    let fs = SimFs::new();
+    let (wal, ..) = open(&fs);
+    for n in 1..=8 {
+        pack(&wal, n, 300_000).wait().unwrap();
+        seal(&wal, n).wait().unwrap();
+    }
+    wal.close();
+    let mut segments: Vec<u64> = fs
+        .paths()
+        .iter()
+        .filter_map(|p| Name::parse(p.file_name()?.to_str()?))
+        .map(Name::ordinal)
+        .collect();
+    segments.sort_unstable();
+    assert!(segments.len() >= 4, "{segments:?}");
+    // However many of the newest files are gone, as long as one is left that was not the last.
+    for left in 1..segments.len() - 1 {
+        let fs = fs.crash(0, CrashMode::Keep);
+        segments[left..].iter().for_each(|gone| fs.remove(&path(*gone)).unwrap());
+        let (wal, report, found) = open(&fs);
+        wal.close();
+        let missed: Vec<_> = report.damage.iter().map(|damage| (damage.segment, damage.kind)).collect();
+        assert_eq!(missed, [(segments[left], DamageKind::Missing)], "left {left}: {report:?}");
+        let last_found = found.iter().filter(|(_, kind, _)| *kind == RecordKind::Seal).count() as u64;
+        assert!(report.seal_may_be_lost && report.largest_seal_named >= 8 && last_found < 8, "{report:?}");
+        let made = fs
+            .paths()
+            .iter()
+            .filter_map(|p| Name::parse(p.file_name()?.to_str()?))
+            .map(Name::ordinal)
+            .max()
+            .unwrap();
+        assert!(made > segments[left], "ordinal {made} is used again");
+        let (report, _) = look(&fs);
+        assert!(
+            report.damage.is_empty() && report.seal_may_be_lost,
+            "told once; in doubt until a seal is made: {report:?}"
+        );
+    }
+}
+
+#[test]
+fn a_power_cut_while_switching_segments_is_no_damage() {
+    for operations in 0..400 {
+        let fs = SimFs::new();
+        fs.power_off_after(operations);
+        if let Ok((wal, ..)) = open_with(&fs, settings()) {
+            let answers: Vec<_> = (0..8).map(|n| pack(&wal, n, 300_000)).collect();
+            answers.into_iter().for_each(|answer| drop(answer.wait()));
+            wal.close();
+        }
+        // Twice: the second start sees what the first one made of it, cut off as well.
+        for again in [0, 3, 5, 8] {
+            let next = fs.crash(operations as u64, CrashMode::Lose);
+            next.power_off_after(again);
+            drop(open_with(&next, settings()).map(|(wal, ..)| wal.close()));
+            let (report, _) = look(&next.crash(again as u64, CrashMode::Lose));
+            assert!(report.damage.is_empty(), "power off after {operations}, then {again}: {report:?}");
+        }
+        if fs.syncs() > 60 {
+            break;
+        }
+    }
+}
+
+#[test]
 fn a_damaged_segment_is_kept_when_it_is_trimmed() {
     let (fs, _) = one_segment(&[1, 0, 2, 0]);
     let second = groups(&fs.bytes(&path(1)))[2].offset;

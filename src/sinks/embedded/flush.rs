@@ -197,6 +197,7 @@ impl Flusher<'_> {
             previous: self.current.number,
             flushed: frozen.state.n,
             seal_crc: frozen.state.crc,
+            log_segment: frozen.state.segment,
             parts: self.current.parts.clone(),
             tenants: self.current.tenants.clone(),
         };

@@ -59,6 +59,8 @@ pub(super) struct Manifest {
     pub flushed: u64,
     /// CRC32C of seal `flushed`.
     pub seal_crc: u32,
+    /// The largest segment of the log that a seal up to `flushed` names: a log without it has lost its end.
+    pub log_segment: u64,
     /// The parts, in the order of their seals.
     pub parts: Vec<PartMeta>,
     /// Every tenant that a seal up to `flushed` has touched.
@@ -71,6 +73,7 @@ impl Manifest {
         SealState {
             n: self.flushed,
             crc: self.seal_crc,
+            segment: self.log_segment,
             tenants: self.tenants.iter().map(|(id, t)| (id.clone(), t.state)).collect(),
         }
     }
@@ -212,6 +215,7 @@ mod tests {
             previous: number - 1,
             flushed: number * 10,
             seal_crc: 5,
+            log_segment: 4,
             parts: vec![],
             tenants: BTreeMap::from([(TenantId::parse("a").unwrap(), entry)]),
         }
