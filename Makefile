@@ -4,10 +4,14 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/sluice/target
 ARGS ?=
 
-.PHONY: demo test fmt lint unit smoke doc bench loadtest
+.PHONY: demo build test fmt lint unit smoke doc bench loadtest
 
 demo: ## entries of several tenants arrive, are stored, found, counted and shown live
 	cargo run --locked --release --bin sluice -- demo $(ARGS)
+
+build: ## the release binary; prints where it is
+	cargo build --locked --release --bin sluice
+	@echo "$(CARGO_TARGET_DIR)/release/sluice"
 
 test: fmt lint unit smoke doc ## everything that CI checks
 
