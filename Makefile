@@ -4,12 +4,12 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/sluice/target
 ARGS ?=
 
-.PHONY: demo test fmt lint unit doc bench loadtest
+.PHONY: demo test fmt lint unit smoke doc bench loadtest
 
 demo: ## entries of several tenants arrive, are stored, found, counted and shown live
 	cargo run --locked --release --bin sluice -- demo $(ARGS)
 
-test: fmt lint unit doc ## everything that CI checks
+test: fmt lint unit smoke doc ## everything that CI checks
 
 fmt:
 	cargo fmt --check
@@ -19,6 +19,9 @@ lint:
 
 unit:
 	cargo test --locked
+
+smoke: # every benchmark still runs, once, on small sizes
+	cargo test --locked --bench '*'
 
 doc:
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --no-deps --document-private-items

@@ -44,9 +44,10 @@ const NEVER_USES: [(&str, &[&str]); 6] = [
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).expect("a source folder") {
         let path = entry.expect("readable").path();
-        if path.is_dir() {
+        let is_test = ["tests", "tests.rs", "testing.rs", "simulation.rs"].iter().any(|name| path.ends_with(name));
+        if path.is_dir() && !is_test {
             sources(&path, found);
-        } else if path.extension().is_some_and(|e| e == "rs") {
+        } else if path.extension().is_some_and(|e| e == "rs") && !is_test {
             found.push(path);
         }
     }

@@ -131,18 +131,6 @@ fn every_bad_value_is_named_with_its_rule() {
         ("SLUICE__WAL__SEGMENT_BYTES", "64MB", "wal.segment_bytes", "must be a size"),
         ("SLUICE__WAL__SEGMENT_BYTES", "", "wal.segment_bytes", "must be a size"),
         (
-            "SLUICE__WAL__UNDECIDED_TENANT_BYTES",
-            "1GiB",
-            "wal.undecided_tenant_bytes",
-            "at most `wal.undecided_bytes` (128MiB)",
-        ),
-        (
-            "SLUICE__ACTORS__TENANT_BYTES",
-            "9MiB",
-            "actors.tenant_bytes",
-            "an eighth of `actors.memory_bytes` (8MiB)",
-        ),
-        (
             "SLUICE__HTTP__MAX_BODY_BYTES",
             "17MiB",
             "http.body_memory_tenant_bytes",

@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, Weak},
+    time::Duration,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
@@ -76,7 +77,8 @@ pub(crate) fn on_virtual_time<T>(test: impl Future<Output = T>) -> T {
         let mut builder = tokio::runtime::Builder::new_current_thread();
         builder.enable_all().start_paused(true).build().expect("a runtime")
     };
-    actix::System::with_tokio_rt(paused).block_on(test)
+    let bounded = async { tokio::time::timeout(Duration::from_secs(86_400), test).await.expect("it hangs") };
+    actix::System::with_tokio_rt(paused).block_on(bounded)
 }
 
 /// Lets everything run that can run without the clock moving, until `done`; gives up rather than hang.

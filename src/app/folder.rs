@@ -15,7 +15,12 @@ pub struct FolderLock {
 /// Makes `data_dir` if need be and locks it against other processes. Blocks for the disk, not for the lock.
 pub fn lock(data_dir: &Path) -> Result<FolderLock, AppError> {
     let unwritable = |e| AppError::cannot_start(format!("the data folder `{}` cannot be written: {e}", data_dir.display()));
+    let is_new = !data_dir.exists();
     std::fs::create_dir_all(data_dir).map_err(unwritable)?;
+    // A new folder must be there after a power cut, before anything in it is promised.
+    if is_new && let Some(parent) = data_dir.canonicalize().map_err(unwritable)?.parent() {
+        File::open(parent).and_then(|folder| folder.sync_all()).map_err(unwritable)?;
+    }
     let file = File::options()
         .create(true)
         .truncate(false)

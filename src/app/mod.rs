@@ -89,6 +89,10 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     let fs: Arc<dyn Fs> = Arc::new(RealFs);
     let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(fs.clone(), settings.objects_dir.clone()).map_err(AppError::cannot_start)?);
     let catalog = Catalog::open(objects.clone()).await.map_err(AppError::failed)?;
+    match catalog.damaged() {
+        0 => health.set_dependency("catalog", true, "every tenant can be read"),
+        n => health.set_dependency("catalog", false, format!("{n} tenants cannot be read")),
+    }
     let dead_letters = DeadLetters::open(objects, 0);
     let Opened { store, wal, book, sequencer } = recovered::open(fs, settings, &catalog, dead_letters.settled(), &health).await?;
 
@@ -135,6 +139,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         feed: feed.clone(),
         sequencer: sequencer.phase(),
         wal,
+        memory_bytes: settings.actors.memory_bytes,
     });
     Ok(Running {
         http: addresses.0,

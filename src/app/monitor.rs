@@ -22,6 +22,8 @@ pub struct Watched {
     pub feed: FeedHandle,
     pub sequencer: watch::Receiver<SequencerPhase>,
     pub wal: Wal,
+    /// Budget of the packs in memory.
+    pub memory_bytes: usize,
 }
 
 /// Starts looking. The receiver gets the reason when the process cannot go on.
@@ -73,6 +75,8 @@ fn look(watched: &Watched) {
     let (health, m) = (&watched.health, metrics());
     let actors = watched.actors.status();
     m.tenants(actors.live_tenants, actors.degraded_tenants);
+    m.restarts(actors.restarts);
+    m.credit_free(watched.memory_bytes.saturating_sub(actors.memory_in_use) as u64);
     health.set_degraded_tenants(actors.degraded_tenants);
 
     let (undecided_bytes, undecided_packs) = watched.queue.undecided();

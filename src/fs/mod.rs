@@ -8,6 +8,9 @@ pub mod sim;
 use bytes::Bytes;
 use std::{io, path::Path, sync::Arc};
 
+/// What direct writes are aligned to, bytes: no block device or memory page in use asks for more.
+pub const DIRECT_BLOCK: usize = 4096;
+
 /// Room on the volume of a folder, bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Space {
@@ -37,6 +40,11 @@ pub trait File: Send + Sync {
 pub trait Fs: Send + Sync + 'static {
     /// Makes a new file for reading and writing; an existing one is `AlreadyExists`. Durable after [`Fs::sync_dir`].
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// Like [`Fs::create`], for a file that is written once in whole blocks and hardly ever read: writes of which buffer,
+    /// offset and length are multiples of [`DIRECT_BLOCK`] go past the page cache where the system can do that.
+    fn create_direct(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.create(path)
+    }
     /// Opens an existing file for reading and writing.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     /// The whole file, mapped where the system can. The file must not change while the bytes live.

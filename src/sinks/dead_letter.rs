@@ -125,7 +125,7 @@ struct Stored {
     dead_letters: Vec<DeadLetter>,
 }
 
-impl crate::actors::sequencer::DeadLetterSink for DeadLetters {
+impl super::DeadLetterSink for DeadLetters {
     fn submit(&self, seal: &Arc<DecidedSeal>) {
         Self::submit(self, seal);
     }

@@ -142,3 +142,10 @@ pub trait SealFollower: Send + Sync + 'static {
     /// The largest seal covered by the manifest before the newest one: the log may be trimmed up to it.
     fn trimmable(&self) -> watch::Receiver<u64>;
 }
+
+/// Takes the dead letters of durable seals.
+pub trait DeadLetterSink: Send + Sync + 'static {
+    /// Writes the dead letters of `seal`, soon and in the background; blocks only for room in memory. Submitting a seal
+    /// again is harmless.
+    fn submit(&self, seal: &Arc<DecidedSeal>);
+}

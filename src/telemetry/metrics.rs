@@ -167,9 +167,9 @@ impl Metrics {
         self.store_faults.increment(1);
     }
 
-    /// A supervised actor was started again.
-    pub fn restarted(&self) {
-        self.restarts.increment(1);
+    /// How often supervised actors were started again, in all.
+    pub fn restarts(&self, n: u64) {
+        self.restarts.absolute(n);
     }
 
     /// Tenants that have an actor, and those among them that crash again and again.

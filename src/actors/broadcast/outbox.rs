@@ -12,9 +12,12 @@
 //! that starts after `covered + 1` shows that one is missing; one that ends before is known. So announcements may be lost
 //! or come twice, and the session still gets every number once.
 
-use crate::model::{
-    feed::{FeedEnd, FeedItem, OnSlow},
-    filter::Filter,
+use crate::{
+    model::{
+        feed::{FeedEnd, FeedItem, OnSlow},
+        filter::Filter,
+    },
+    telemetry::metrics::metrics,
 };
 use bytes::Bytes;
 use std::{
@@ -198,7 +201,10 @@ impl State {
     fn skip(&mut self, from: u64, to: u64) {
         match self.queue.back_mut() {
             Some(FeedItem::Gap { to: last, .. }) => *last = to,
-            _ => self.push(FeedItem::Gap { from, to }),
+            _ => {
+                metrics().feed_gap();
+                self.push(FeedItem::Gap { from, to });
+            }
         }
     }
 }
@@ -262,6 +268,7 @@ impl Offer<'_> {
             OnSlow::Close => {
                 state.clear();
                 state.ended = Some(FeedEnd::TooSlow);
+                metrics().feed_kick();
             }
         }
     }

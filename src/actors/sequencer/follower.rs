@@ -7,12 +7,14 @@
 
 use super::{Parts, Stop};
 use crate::{
-    model::{batch::Work, ticket::Verdict},
-    seal::{DecidedSeal, FoundSeal},
+    model::{batch::Work, ticket::Verdict, time::now_ms},
+    seal::{DecidedSeal, FoundSeal, SealTenant},
+    telemetry::metrics::{Outcome, metrics},
 };
 use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 use tokio::sync::oneshot;
 
@@ -37,6 +39,19 @@ pub(super) struct Handed {
 impl Handed {
     fn bytes(&self) -> usize {
         self.seal.encoded_len + self.seal.packs.iter().map(|pack| pack.bytes().len()).sum::<usize>()
+    }
+}
+
+/// A seal was made and is visible.
+fn measure(decided: &DecidedSeal) {
+    let (m, seal) = (metrics(), &decided.seal);
+    let sum = |count: fn(&SealTenant) -> u64| seal.tenants.iter().map(count).sum::<u64>();
+    m.entries(Outcome::Stored, sum(|t| t.stored));
+    m.entries(Outcome::Duplicate, sum(|t| t.duplicate));
+    m.entries(Outcome::DeadLettered, sum(|t| t.dead_lettered));
+    m.sealed(seal.n, sum(|t| t.accepted), decided.encoded_len as u64);
+    if let Some(oldest) = decided.packs.iter().map(|pack| pack.header().received_at).min() {
+        m.visible(seal.n, Duration::from_millis(u64::try_from(now_ms() - oldest).unwrap_or(0)));
     }
 }
 
@@ -159,6 +174,7 @@ impl Follower {
             }
             self.parts.log.applied(&handed.seal);
             self.parts.publisher.publish(&handed.seal);
+            measure(&handed.seal);
             let (n, bytes) = (handed.seal.seal.n, handed.bytes());
             settle(handed.works, handed.done);
             self.followed.note(|state| {
@@ -173,6 +189,7 @@ impl Follower {
         self.parts.dead_letters.submit(seal);
         let mut attempt = 0;
         while let Err(error) = self.parts.follower.apply(seal) {
+            metrics().store_fault();
             tracing::warn!(seal = seal.seal.n, attempt, %error, "the store did not take a seal; it is asked again");
             if self.stop.wait(attempt) {
                 return false;

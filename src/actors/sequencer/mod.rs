@@ -42,8 +42,8 @@ use crate::{
         time::now_ms,
     },
     queue::{Decider, SealLog, SealLogError},
-    seal::{DecidedSeal, FoundSeal, codec, state::SealState},
-    sinks::SealFollower,
+    seal::{FoundSeal, codec, state::SealState},
+    sinks::{DeadLetterSink, SealFollower},
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -55,13 +55,6 @@ use std::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
-
-/// Takes the dead letters of durable seals.
-pub trait DeadLetterSink: Send + Sync + 'static {
-    /// Writes the dead letters of `seal`, soon and in the background; blocks only for room in memory. Submitting a seal
-    /// again is harmless.
-    fn submit(&self, seal: &Arc<DecidedSeal>);
-}
 
 /// Sizes of the sequencer.
 #[derive(Debug, Clone, Copy)]

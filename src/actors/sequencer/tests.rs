@@ -1,6 +1,7 @@
 //! Queue, log, sequencer and follower together, on a simulated disk, with a store that is a table in memory.
 
 use super::*;
+use crate::seal::DecidedSeal;
 use crate::{
     fs::sim::{CrashMode, SimFs},
     model::{

@@ -169,15 +169,16 @@ async fn watch_feed(client: Client, tenant: TenantId, known: Shared) -> Result<(
 }
 
 async fn report(client: &Client, tenants: &[TenantId], known: &[Shared], elapsed: Duration) -> Result<(), AppError> {
+    // Stored first: what is stored by now was accepted before, and more may be accepted meanwhile.
+    let mut stored = 0;
+    for tenant in tenants {
+        stored += client.usage(tenant).await?.stored;
+    }
     let (mut accepted, mut lags) = (0, Vec::new());
     for known in known {
         let mut known = locked(known);
         accepted += known.acknowledged.len();
         lags.append(&mut known.lags);
-    }
-    let mut stored = 0;
-    for tenant in tenants {
-        stored += client.usage(tenant).await?.stored;
     }
     lags.sort_unstable();
     let p99 = lags

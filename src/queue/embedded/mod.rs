@@ -38,6 +38,7 @@ use crate::{
         time::now_ms,
     },
     seal::{DecidedSeal, Seal, state::SealState},
+    telemetry::metrics::{Outcome, metrics},
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -339,6 +340,8 @@ async fn finish(
         Ok(at) => {
             book.durable(reservation, &pack, at, waiter, now_ms());
             drop(book);
+            metrics().entries(Outcome::Accepted, pack.len() as u64);
+            metrics().accepted_bytes(pack.bytes().len() as u64);
             shared.work.notify_one();
             Ok(())
         }

@@ -1,6 +1,7 @@
 //! The bytes of the log, as the header of [`super`] specifies them: encoding and checking, no files.
 
 use super::RecordKind;
+use crate::fs::DIRECT_BLOCK;
 use uuid::Uuid;
 
 /// Groups start and end at multiples of this.
@@ -321,6 +322,9 @@ impl End {
 #[derive(Clone)]
 pub(super) struct GroupBuilder {
     bytes: Vec<u8>,
+    /// Where the group begins in `bytes`: aligned, so that it can be written past the page cache. It is no longer aligned
+    /// once an oversized group has moved the buffer, which is fine.
+    start: usize,
     records: u32,
     segment: SegmentId,
     uuid_crc: u32,
@@ -342,6 +346,7 @@ impl GroupBuilder {
         let segment = SegmentId { ordinal: 0, uuid: Uuid::nil() };
         Self {
             bytes: Vec::new(),
+            start: 0,
             records: 0,
             segment,
             uuid_crc: 0,
@@ -352,8 +357,11 @@ impl GroupBuilder {
     /// Starts a group at `offset` of `segment`. Gives memory back that only an oversized group needed.
     pub fn begin(&mut self, segment: SegmentId, offset: u64, usual_bytes: usize) {
         self.bytes.clear();
-        self.bytes.shrink_to(usual_bytes + BLOCK as usize);
-        self.bytes.resize(GROUP_HEADER, 0);
+        let usual = usual_bytes + BLOCK as usize + DIRECT_BLOCK;
+        self.bytes.shrink_to(usual);
+        self.bytes.reserve(usual);
+        self.start = self.bytes.as_ptr().align_offset(DIRECT_BLOCK);
+        self.bytes.resize(self.start + GROUP_HEADER, 0);
         self.records = 0;
         self.segment = segment;
         self.uuid_crc = uuid_crc(segment.uuid);
@@ -362,7 +370,7 @@ impl GroupBuilder {
 
     /// Adds a record; its offset in the segment.
     pub fn push(&mut self, tag: Tag, body: &[u8]) -> u64 {
-        let offset = self.offset + self.bytes.len() as u64;
+        let offset = self.offset + (self.bytes.len() - self.start) as u64;
         self.bytes.extend_from_slice(&RecordHeader::encode(tag, body, self.uuid_crc, offset));
         self.bytes.extend_from_slice(body);
         self.records += 1;
@@ -371,9 +379,9 @@ impl GroupBuilder {
 
     /// The finished group: `number` is its number in the segment.
     pub fn finish(&mut self, number: u64, seals_before: u64, last_seal: u64, says: Says) -> &[u8] {
-        let used = self.bytes.len() - GROUP_HEADER;
+        let used = self.bytes.len() - self.start - GROUP_HEADER;
         let length = group_len(used);
-        self.bytes.resize(length as usize, 0);
+        self.bytes.resize(self.start + length as usize, 0);
         let header = GroupHeader {
             segment: self.segment,
             offset: self.offset,
@@ -387,7 +395,7 @@ impl GroupBuilder {
             doubt: says == Says::Doubt,
             goes_on: says == Says::GoesOn,
         };
-        self.bytes[..GROUP_HEADER].copy_from_slice(&header.encode());
+        self.bytes[self.start..][..GROUP_HEADER].copy_from_slice(&header.encode());
         let trailer = Trailer {
             number,
             offset: self.offset,
@@ -396,7 +404,7 @@ impl GroupBuilder {
         };
         let place = self.bytes.len() - TRAILER;
         self.bytes[place..].copy_from_slice(&trailer.encode(self.segment));
-        &self.bytes
+        &self.bytes[self.start..]
     }
 }
 

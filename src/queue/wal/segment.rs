@@ -5,7 +5,7 @@ use super::{
     format::{BLOCK, RECORD_HEADER, RecordHeader, SegmentHeader, SegmentId, uuid_crc},
 };
 use crate::{
-    fs::{File, Fs},
+    fs::{DIRECT_BLOCK, File, Fs},
     queue::Position,
 };
 use bytes::Bytes;
@@ -137,8 +137,9 @@ impl Segment {
 }
 
 fn fill(fs: &dyn Fs, path: &Path, header: &SegmentHeader) -> io::Result<Arc<dyn File>> {
-    let file = fs.create(path)?;
-    let zeros = vec![0; FILL_BYTES.min(header.length as usize)];
+    let file = fs.create_direct(path)?;
+    let memory = vec![0; FILL_BYTES.min(header.length as usize) + DIRECT_BLOCK];
+    let zeros = &memory[memory.as_ptr().align_offset(DIRECT_BLOCK)..][..memory.len() - DIRECT_BLOCK];
     let mut at = 0;
     while at < header.length {
         let piece = (header.length - at).min(zeros.len() as u64);

@@ -7,7 +7,7 @@ use super::{
     prepare::{self, Wanted},
     segment::Segment,
 };
-use crate::queue::Position;
+use crate::{queue::Position, telemetry::metrics::metrics};
 use std::{
     io,
     sync::{Arc, atomic::Ordering},
@@ -260,8 +260,10 @@ impl Writer {
             last_seal = last_seal.max(item.seal);
         }
         let group = self.builder.finish(active.number, self.last_seal, last_seal, says);
+        let began = std::time::Instant::now();
         active.segment.file.write_at(group, active.offset)?;
         active.segment.file.sync()?;
+        metrics().wal_sync(began.elapsed(), group.len() as u64);
         active.offset += group.len() as u64;
         active.number += 1;
         active.covered = items.is_empty();

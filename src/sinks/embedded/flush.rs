@@ -17,7 +17,7 @@ use super::{
     part::{self, Part, PartMeta, RowIn},
     view::{Flushed, View},
 };
-use crate::{model::tenant::TenantId, seal::state::SealState, sinks::StoreError};
+use crate::{model::tenant::TenantId, seal::state::SealState, sinks::StoreError, telemetry::metrics::metrics};
 use std::{
     collections::HashMap,
     io,
@@ -142,6 +142,7 @@ impl Flusher<'_> {
 
     /// `part` is what an earlier attempt wrote; the inner `None` is a flush without rows.
     fn attempt(&mut self, frozen: &Frozen, contents: &[(TenantId, TableView)], part: &mut Option<Option<Arc<Part>>>) -> Result<(), Failure> {
+        let began = Instant::now();
         let written = match part {
             Some(written) => written.clone(),
             None => part.insert(self.write_part((self.current.flushed + 1, frozen.state.n), contents)?).clone(),
@@ -150,6 +151,7 @@ impl Flusher<'_> {
         let next = self.next_manifest(frozen, contents, written.as_ref().map(|p| p.meta().clone()));
         next.write(&*self.inner.fs, &self.inner.manifests)?;
         self.committed(next, written);
+        metrics().flushed(self.current.flushed, began.elapsed(), self.current.parts.len());
         Ok(())
     }
 

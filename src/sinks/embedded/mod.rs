@@ -45,6 +45,7 @@ use crate::{
         tenant::{TenantId, TenantScope},
     },
     seal::{DecidedSeal, state::SealState},
+    telemetry::metrics::{self, Lane},
 };
 use futures_util::future::BoxFuture;
 use std::{
@@ -449,12 +450,14 @@ impl SealFollower for EmbeddedStore {
         if seal.seal.n <= state.seals.n {
             return Ok(());
         }
+        let waiting = (!state.has_room(cost, bound)).then(|| metrics::Waiting::begin(Lane::Store));
         while !state.has_room(cost, bound) && !state.closing {
             state.blocked = true;
             inner.changed.notify_all();
             state = inner.wait(state);
         }
         state.blocked = false;
+        drop(waiting);
         if state.closing {
             return Err(closed());
         }
