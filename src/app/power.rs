@@ -16,12 +16,15 @@ use super::{
 use crate::{
     actors::{
         broadcast::Publisher,
-        sequencer::{Parts, Sequencer},
+        sequencer::{Parts, Sequencer, core::GAP},
     },
     catalog::Catalog,
     config::{Settings, Sources},
     error::AppError,
-    fs::sim::{CrashMode, Dice, SimFs},
+    fs::{
+        Fs,
+        sim::{CrashMode, Dice, SimFs},
+    },
     http::health::{Damage, Health},
     model::{
         batch::{Batch, Work},
@@ -35,7 +38,11 @@ use crate::{
     sinks::{Authority, ListQuery, SealFollower, Sort, dead_letter::DeadLetters, embedded::EmbeddedStore},
 };
 use futures_util::FutureExt;
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
@@ -60,12 +67,12 @@ struct Life {
     health: Health,
 }
 
-fn settings() -> Settings {
+fn settings(memtable_bytes: &str) -> Settings {
     let flags = [
         ("data_dir", "/data"),
         ("wal.segment_bytes", "1MiB"),
         ("wal.group_bytes", "64KiB"),
-        ("store.memtable_bytes", "1MiB"),
+        ("store.memtable_bytes", memtable_bytes),
         ("disk.reserve", "1MiB"),
     ];
     let sources = Sources {
@@ -284,7 +291,7 @@ struct Told {
 }
 
 async fn live_and_lose_power(seed: u64) -> Told {
-    let (mut dice, mut fs, settings) = (Dice::new(seed), SimFs::new(), settings());
+    let (mut dice, mut fs, settings) = (Dice::new(seed), SimFs::new(), settings("1MiB"));
     let (mut mode, mut damage) = (CrashMode::Lose, Vec::new());
     let mut clients: Vec<Client> = TENANTS.iter().map(|tenant| Client::new(tenant, dice.roll())).collect();
     for _ in 0..LIVES {
@@ -355,4 +362,146 @@ async fn what_was_acknowledged_survives_a_power_cut_at_any_file_operation() {
         all.flushed
     );
     assert!(all.dense >= SEEDS * 3 / 4, "only {} of {SEEDS} stories were without a jump", all.dense);
+}
+
+/// One pack of new entries, shown.
+async fn write(life: &Life, client: &mut Client, entries: usize) {
+    let from = client.next_id;
+    client.next_id += entries as u128;
+    let ids: Vec<Uuid> = (from..client.next_id).map(Uuid::from_u128).collect();
+    let pack = pack(&client.tenant, &ids, 'x', 500);
+    let accepted = life.queue.accept(pack, Some(std::time::Duration::from_secs(60))).await.expect("there is room");
+    assert_eq!(accepted.decided.expect("decided in time").stored, entries as u64);
+}
+
+/// Every number with its id.
+async fn numbers(life: &Life, client: &Client) -> BTreeMap<u64, Uuid> {
+    let (scope, mut all) = (TenantScope::new(client.tenant.clone()), BTreeMap::new());
+    loop {
+        let mut query = ListQuery {
+            sort: Sort::SequenceAsc,
+            limit: 1000,
+            ..ListQuery::default()
+        };
+        query.filter.min_sequence = Some(all.last_key_value().map_or(0, |(n, _)| n + 1));
+        let page = life.store.list(&scope, query).await.expect("readable");
+        if page.entries.is_empty() {
+            return all;
+        }
+        all.extend(page.entries.iter().map(|e| (e.sequence.expect("a number"), e.entry().id())));
+    }
+}
+
+async fn flush(life: &Life) {
+    let store = life.store.clone();
+    let flushed = tokio::task::spawn_blocking(move || store.flush()).await;
+    flushed.expect("no panic").expect("there is room");
+}
+
+/// A disk with 4,800 entries in several segments, after `kill -9` or, flushed, after an orderly stop; and the numbers.
+async fn filled(client: &mut Client, memtable_bytes: &str, orderly: bool) -> (SimFs, BTreeMap<u64, Uuid>) {
+    let (fs, settings) = (SimFs::new(), settings(memtable_bytes));
+    let life = Life::begin(&fs, &settings).await.expect("it starts");
+    for _ in 0..120 {
+        write(&life, client, 40).await;
+    }
+    if orderly {
+        flush(&life).await;
+    }
+    let before = numbers(&life, client).await;
+    assert_eq!(before.len(), 4800);
+    let left = fs.crash(0, CrashMode::Keep);
+    life.end().await;
+    (left, before)
+}
+
+/// The log's segments that hold something, oldest first.
+fn segments(fs: &SimFs) -> Vec<PathBuf> {
+    let is_used = |path: &PathBuf| path.extension().is_some_and(|e| e == "seg") && fs.bytes(path)[4096..].iter().any(|b| *b != 0);
+    fs.paths().into_iter().filter(is_used).collect()
+}
+
+/// No number names two entries, and every start but the first goes on right after the last number.
+async fn go_on_three_times(mut fs: SimFs, before: &BTreeMap<u64, Uuid>, client: &mut Client, what: &str) {
+    let settings = settings("1MiB");
+    let mut last = None;
+    for start in 1..=3 {
+        let life = Life::begin(&fs, &settings).await.expect("it starts");
+        assert!(start > 1 || !life.health.damage().is_empty(), "{what}: nothing was reported");
+        life.until_decided().await;
+        write(&life, client, 3).await;
+        let after = numbers(&life, client).await;
+        for (number, id) in &after {
+            assert!(
+                before.get(number).is_none_or(|known| known == id),
+                "{what}, start {start}: {number} is used again"
+            );
+        }
+        let (newest, _) = after.last_key_value().expect("rows");
+        match last {
+            None => assert!(*newest > GAP.max(before.len() as u64), "{what}: numbers did not jump: {newest}"),
+            Some(last) => assert_eq!(*newest, last + 3, "{what}, start {start}: numbers jumped again"),
+        }
+        last = Some(*newest);
+        if start == 2 {
+            flush(&life).await;
+        }
+        fs = fs.crash(start, CrashMode::Keep);
+        life.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_end_of_the_log_is_noticed_and_numbers_jump_once() {
+    // Flushed and trimmed on the way; in the log alone; flushed at the stop.
+    for (memtable_bytes, orderly) in [("1MiB", false), ("64MiB", false), ("64MiB", true)] {
+        let mut client = Client::new("a", 1);
+        let (fs, before) = filled(&mut client, memtable_bytes, orderly).await;
+        let used = segments(&fs);
+        assert!(used.len() >= 2, "{used:?}");
+        for gone in 1..=used.len() {
+            let fs = fs.crash(0, CrashMode::Keep);
+            let first_gone = &used[used.len() - gone];
+            let all = fs
+                .paths()
+                .into_iter()
+                .filter(|path| path.extension().is_some_and(|e| e == "seg") && path >= first_gone);
+            all.for_each(|path| fs.remove(&path).expect("it is there"));
+            let what = format!("memtable {memtable_bytes}, orderly {orderly}, {gone} of {} segments gone", used.len());
+            if gone == used.len() && before_the_first_manifest(&fs) {
+                continue; // an empty folder is a new one: nothing is left that could know better
+            }
+            if orderly {
+                // The manifest knows how far the log went, so that no ordinal is used twice.
+                let fs = fs.crash(0, CrashMode::Keep);
+                Life::begin(&fs, &settings(memtable_bytes)).await.expect("it starts").end().await;
+                assert!(segments(&fs).last() > used.last(), "{what}: {:?}", segments(&fs));
+            }
+            go_on_three_times(fs, &before, &mut client, &what).await;
+        }
+    }
+}
+
+fn before_the_first_manifest(fs: &SimFs) -> bool {
+    !fs.paths().iter().any(|path| path.starts_with("/data/manifest"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_jump_once_for_damage_that_stays_on_the_disk() {
+    let mut client = Client::new("a", 1);
+    let (fs, before) = filled(&mut client, "64MiB", false).await;
+    let last = segments(&fs).pop().expect("a segment");
+    let bytes = fs.bytes(&last);
+    let used = bytes.iter().rposition(|b| *b != 0).expect("it holds something") as u64;
+    for (what, cut) in [("cut at a third", true), ("a range of zeros", false)] {
+        let fs = fs.crash(0, CrashMode::Keep);
+        if cut {
+            fs.truncate(&last, used / 3);
+        } else {
+            let mut bytes = bytes.clone();
+            bytes[used as usize / 3..used as usize / 2].fill(0);
+            fs.set_bytes(&last, &bytes);
+        }
+        go_on_three_times(fs, &before, &mut client, what).await;
+    }
 }
