@@ -8,6 +8,7 @@ use super::{
     entry::{EntryRef, Field},
     leaves::for_each_leaf,
 };
+use std::borrow::Cow;
 
 /// The longest word in bytes.
 pub const MAX_WORD_LEN: usize = 256;
@@ -58,23 +59,47 @@ fn unicode_word(text: &str, start: usize, at: usize, visit: &mut dyn FnMut(&str)
     end + text[end..].chars().next().map_or(0, char::len_utf8)
 }
 
+/// Something that an entry is found by.
+pub enum Term<'t> {
+    /// A word.
+    Word(&'t str),
+    /// A scalar of `metadata`: its path and its text, as [`for_each_leaf`] gives them.
+    Leaf(&'t [Cow<'t, str>], &'t str),
+}
+
 /// Calls `visit` with each word that an entry is found by: those of its message, action, resource, ids, user, e-mail,
 /// user agent and address, and of the values (not the keys) of its metadata and both states. Repeats included.
-pub fn entry_words(entry: &EntryRef<'_>, visit: &mut dyn FnMut(&str)) {
-    for_each_word(entry.id().hyphenated().encode_lower(&mut [0; 36]), visit);
+pub fn entry_words(entry: &EntryRef, visit: &mut dyn FnMut(&str)) {
+    entry_terms(entry, &entry.texts(), &mut |term| {
+        if let Term::Word(word) = term {
+            visit(word);
+        }
+    });
+}
+
+/// Calls `visit` with the words of [`entry_words`] and with the leaves of `metadata`, which are parsed but once. `texts` are
+/// [`EntryRef::texts`] of the entry.
+pub fn entry_terms(entry: &EntryRef, texts: &[Option<&str>; Field::COUNT], visit: &mut dyn FnMut(Term<'_>)) {
+    let words = |text: &str, visit: &mut dyn FnMut(Term<'_>)| for_each_word(text, &mut |word| visit(Term::Word(word)));
+    words(entry.id().hyphenated().encode_lower(&mut [0; 36]), visit);
     for field in Field::ALL {
         if field == Field::IpAddress {
             if let Some(ip) = entry.ip() {
-                for_each_word(&ip.to_string(), visit);
+                words(&ip.to_string(), visit);
             }
             continue;
         }
-        let Some(text) = entry.text(field) else { continue };
-        if field.is_object() {
-            for_each_leaf(text, &mut |_, leaf| for_each_word(&leaf, visit));
-        } else {
-            for_each_word(text, visit);
+        let Some(text) = texts[field as usize] else { continue };
+        if !field.is_object() {
+            words(text, visit);
+            continue;
         }
+        for_each_leaf(text, &mut |path, leaf| {
+            words(&leaf, visit);
+            if field == Field::Metadata {
+                visit(Term::Leaf(path, &leaf));
+            }
+        });
     }
 }
 

@@ -8,7 +8,7 @@
 //! become durable is dropped without a trace. That a row of seal n is found while seal n + 1 is decided holds because
 //! `plan` looks into the window *before* the ledger is asked, and a row leaves the window only after it is in the ledger.
 
-use super::memory::{KnownPacks, Recent, Window};
+use super::memory::{KnownPacks, NewRow, Recent, Window};
 use crate::{
     model::{entry::ContentHash, pack::Pack, tenant::TenantId},
     queue::Position,
@@ -70,11 +70,21 @@ enum Before {
     Asked(u32),
 }
 
+/// What is needed of an entry, read from its pack once; see [`NewRow`].
+#[derive(Debug)]
+struct Planned {
+    id: Uuid,
+    hash: ContentHash,
+    client_id: bool,
+    before: Before,
+}
+
 /// The packs of the next seal, and what the ledger has to say about them.
 #[derive(Debug, Default)]
 pub struct Plan {
     packs: Vec<Undecided>,
-    before: Vec<Before>,
+    /// Of each entry of the packs that are not refused.
+    entries: Vec<Planned>,
     /// To be looked up in the ledger; the answers go to [`Core::decide`] in this order.
     pub lookups: Vec<(TenantId, Uuid)>,
 }
@@ -92,6 +102,7 @@ pub struct Draft {
     /// The decision.
     pub seal: Seal,
     packs: Vec<Arc<Pack>>,
+    rows: Vec<NewRow>,
 }
 
 impl Core {
@@ -140,7 +151,11 @@ impl Core {
             tenants: tenants.collect(),
             packs: Vec::new(),
         };
-        Some(Draft { seal, packs: Vec::new() })
+        Some(Draft {
+            seal,
+            packs: Vec::new(),
+            rows: Vec::new(),
+        })
     }
 
     /// Takes the packs of the next seal: known ones are dropped, and so is the second of two deliveries of one pack.
@@ -153,18 +168,20 @@ impl Core {
             }
             if item.refusal.is_none() {
                 let tenant = item.pack.tenant();
-                let window = self.window.tenant(tenant);
+                let (window, [newer, older]) = (self.window.tenant(tenant), self.recent.tenant(tenant));
                 for entry in item.pack.entries() {
-                    let id = entry.id();
-                    let remembered = window.and_then(|rows| rows.get(&id).copied()).or_else(|| self.recent.get(tenant, id));
-                    plan.before.push(match remembered {
+                    let (id, client_id) = (entry.id(), entry.client_id());
+                    let remembered = [window, newer, older].into_iter().flatten().find_map(|rows| rows.get(&id).copied());
+                    let before = match remembered {
                         Some(hash) => Before::Present(hash),
-                        None if !entry.client_id() && self.recent.covers(id, now) => Before::Absent,
+                        None if !client_id && self.recent.covers(id, now) => Before::Absent,
                         None => {
                             plan.lookups.push((tenant.clone(), id));
                             Before::Asked(plan.lookups.len() as u32 - 1)
                         }
-                    });
+                    };
+                    let hash = entry.hash();
+                    plan.entries.push(Planned { id, hash, client_id, before });
                 }
             }
             plan.packs.push(item);
@@ -177,7 +194,7 @@ impl Core {
     pub fn decide(&self, plan: Plan, answers: &[Option<ContentHash>], now: i64, positions: &mut dyn FnMut(&Pack) -> SmallVec<[Position; 1]>) -> Draft {
         debug_assert_eq!(plan.lookups.len(), answers.len());
         let mut making = Making::default();
-        let mut before = plan.before.iter();
+        let (mut entries, mut rows) = (plan.entries.iter(), Vec::with_capacity(plan.entries.len()));
         let mut packs = Vec::with_capacity(plan.packs.len());
         for Undecided { pack, refusal } in plan.packs {
             let index = making.tenant(pack.tenant(), &self.state);
@@ -185,21 +202,28 @@ impl Core {
             let first = tenant.head + 1;
             let decisions: Vec<_> = match refusal {
                 Some(_) => vec![Decision::Refused; pack.len()],
-                None => pack
-                    .entries()
-                    .zip(before.by_ref())
-                    .map(|(entry, before)| {
-                        let found = here.get(&entry.id()).copied().or(match before {
+                None => entries
+                    .by_ref()
+                    .take(pack.len())
+                    .map(|entry| {
+                        let found = here.get(&entry.id).copied().or(match entry.before {
                             Before::Absent => None,
-                            Before::Present(hash) => Some(*hash),
-                            Before::Asked(i) => answers[*i as usize],
+                            Before::Present(hash) => Some(hash),
+                            Before::Asked(i) => answers[i as usize],
                         });
                         match found {
                             None => {
-                                here.insert(entry.id(), entry.hash());
+                                let Planned { id, hash, client_id, .. } = *entry;
+                                here.insert(id, hash);
+                                rows.push(NewRow {
+                                    tenant: index,
+                                    id,
+                                    hash,
+                                    client_id,
+                                });
                                 Decision::New
                             }
-                            Some(hash) if hash == entry.hash() => Decision::Duplicate,
+                            Some(hash) if hash == entry.hash => Decision::Duplicate,
                             Some(_) => Decision::Conflict,
                         }
                     })
@@ -232,7 +256,7 @@ impl Core {
             tenants: making.tenants,
             packs: making.packs,
         };
-        Draft { seal, packs }
+        Draft { seal, packs, rows }
     }
 
     /// The draft, encoded as `encoded`, is durable: from here on it is the truth.
@@ -249,8 +273,8 @@ impl Core {
             let last = pack.positions.iter().map(|at| at.segment).max().unwrap_or_default();
             self.known.add(pack.pack_id, last);
         }
-        self.window.add(&seal);
-        self.recent.add(&seal);
+        self.window.add(&seal, &draft.rows);
+        self.recent.add(&seal, &draft.rows);
         self.gap = None;
         seal
     }

@@ -6,38 +6,60 @@ use crate::{
     model::{entry::ContentHash, tenant::TenantId},
     seal::DecidedSeal,
 };
-use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use uuid::Uuid;
 
 /// The rows of one tenant by id.
 pub type Rows = HashMap<Uuid, ContentHash>;
 
-/// Bytes that one row of the window takes: 32 of data, its seat in the table, its share of the tenant's table.
-const ROW_BYTES: usize = 96;
+/// Bytes that one row of the window takes: 32 of data, its seat in the table, its share of the tenant's table, its id again.
+const ROW_BYTES: usize = 112;
+
+/// A new row of a seal. What the sequencer needs of it is read from its pack once: by then a pack has left the caches of the
+/// core, and each look into it would wait for memory.
+#[derive(Debug, Clone, Copy)]
+pub struct NewRow {
+    /// Place of its tenant in the seal.
+    pub tenant: u32,
+    /// Its id.
+    pub id: Uuid,
+    /// Hash of what the client sent.
+    pub hash: ContentHash,
+    /// Whether the client chose the id.
+    pub client_id: bool,
+}
+
+/// The rows in runs of one tenant each.
+fn by_tenant<'a>(seal: &'a DecidedSeal, rows: &'a [NewRow]) -> impl Iterator<Item = (&'a TenantId, &'a [NewRow])> {
+    let runs = rows.chunk_by(|a, b| a.tenant == b.tenant);
+    runs.map(|run| (&seal.seal.tenants[run[0].tenant as usize].tenant, run))
+}
+
+fn rows_of<'a>(tenants: &'a mut HashMap<TenantId, Rows>, tenant: &TenantId) -> &'a mut Rows {
+    if !tenants.contains_key(tenant) {
+        tenants.insert(tenant.clone(), Rows::default());
+    }
+    tenants.get_mut(tenant).expect("it was just made")
+}
 
 /// Rows of seals that are durable and that the store does not show yet.
 #[derive(Debug, Default)]
 pub struct Window {
     tenants: HashMap<TenantId, Rows>,
-    seals: VecDeque<Arc<DecidedSeal>>,
+    seals: VecDeque<(u64, Vec<(TenantId, Vec<Uuid>)>)>,
     rows: usize,
 }
 
 impl Window {
     /// Adds the new rows of a seal that has just become durable.
-    pub fn add(&mut self, seal: &Arc<DecidedSeal>) {
-        for row in seal.entries().filter(|row| row.sequence.is_some()) {
-            let rows = match self.tenants.get_mut(row.pack.tenant()) {
-                Some(rows) => rows,
-                None => self.tenants.entry(row.pack.tenant().clone()).or_default(),
-            };
-            rows.insert(row.entry.id(), row.entry.hash());
-            self.rows += 1;
+    pub fn add(&mut self, seal: &DecidedSeal, rows: &[NewRow]) {
+        let mut ids = Vec::new();
+        for (tenant, run) in by_tenant(seal, rows) {
+            rows_of(&mut self.tenants, tenant).extend(run.iter().map(|row| (row.id, row.hash)));
+            ids.push((tenant.clone(), run.iter().map(|row| row.id).collect()));
         }
-        self.seals.push_back(seal.clone());
+        self.rows += rows.len();
+        self.seals.push_back((seal.seal.n, ids));
     }
 
     /// The rows of `tenant`.
@@ -47,13 +69,15 @@ impl Window {
 
     /// The store shows every seal up to `n`: their rows are found in the ledger from now on.
     pub fn applied(&mut self, n: u64) {
-        while let Some(seal) = self.seals.pop_front_if(|seal| seal.seal.n <= n) {
-            for row in seal.entries().filter(|row| row.sequence.is_some()) {
-                self.rows -= 1;
-                if let Some(rows) = self.tenants.get_mut(row.pack.tenant()) {
-                    rows.remove(&row.entry.id());
+        while let Some((_, ids)) = self.seals.pop_front_if(|(seal, _)| *seal <= n) {
+            for (tenant, ids) in ids {
+                self.rows -= ids.len();
+                if let Some(rows) = self.tenants.get_mut(&tenant) {
+                    for id in ids {
+                        rows.remove(&id);
+                    }
                     if rows.is_empty() {
-                        self.tenants.remove(row.pack.tenant());
+                        self.tenants.remove(&tenant);
                     }
                 }
             }
@@ -104,8 +128,8 @@ impl Recent {
         }
     }
 
-    /// Adds the client-made ids of a seal that has just become durable.
-    pub fn add(&mut self, seal: &DecidedSeal) {
+    /// Adds the client-made ids among the new rows of a seal that has just become durable.
+    pub fn add(&mut self, seal: &DecidedSeal, rows: &[NewRow]) {
         let now = seal.seal.sealed_at.max(self.latest);
         self.latest = now;
         if now - self.generations[0].since >= GENERATION_MS || self.generations[0].ids >= GENERATION_IDS {
@@ -116,22 +140,21 @@ impl Recent {
             };
         }
         let current = &mut self.generations[0];
-        for row in seal.entries() {
-            let recent = || made_at(row.entry.id()).is_some_and(|ms| ms >= now - GENERATION_MS);
-            if row.sequence.is_some() && row.entry.client_id() && recent() {
-                current.ids += 1;
-                current
-                    .tenants
-                    .entry(row.pack.tenant().clone())
-                    .or_default()
-                    .insert(row.entry.id(), row.entry.hash());
+        let is_recent = |row: &&NewRow| row.client_id && made_at(row.id).is_some_and(|ms| ms >= now - GENERATION_MS);
+        for (tenant, run) in by_tenant(seal, rows) {
+            let mut recent = run.iter().filter(is_recent).peekable();
+            if recent.peek().is_some() {
+                let rows = rows_of(&mut current.tenants, tenant);
+                let before = rows.len();
+                rows.extend(recent.map(|row| (row.id, row.hash)));
+                current.ids += rows.len() - before;
             }
         }
     }
 
-    /// The row of an id, if it is among the recent ones.
-    pub fn get(&self, tenant: &TenantId, id: Uuid) -> Option<ContentHash> {
-        self.generations.iter().find_map(|g| g.tenants.get(tenant)?.get(&id).copied())
+    /// The recent rows of `tenant`.
+    pub fn tenant(&self, tenant: &TenantId) -> [Option<&Rows>; 2] {
+        [&self.generations[0], &self.generations[1]].map(|generation| generation.tenants.get(tenant))
     }
 
     /// Whether a server-made id that is not in here (nor in the window) is certainly new: everything sealed since the

@@ -20,7 +20,7 @@ use crate::{
     queue::{
         Position,
         embedded::{
-            book::{Book, Limits, Reservation},
+            book::{Book, Limits, Reservation, short_ids},
             recovery::{Fold, Folded},
         },
     },
@@ -438,7 +438,8 @@ impl Process {
         for (handle, reservation, pack) in std::mem::take(&mut self.appending) {
             match world.is_synced(handle) {
                 Some(at) => {
-                    self.book.durable(reservation, &pack, at, None, world.now);
+                    let ids = short_ids(&pack);
+                    self.book.durable(reservation, (&pack, ids), at, None, world.now);
                     world.count(&pack);
                     world.told.insert(pack.id());
                 }

@@ -108,6 +108,7 @@ struct Slot {
     tenant: TenantId,
     positions: SmallVec<[Position; 1]>,
     bytes: u64,
+    ids: ShortIds,
     since: i64,
     memory: Weak<Pack>,
     sealed: bool,
@@ -134,6 +135,14 @@ struct Segment {
 pub fn short(id: Uuid) -> u64 {
     let (high, low) = id.as_u64_pair();
     high.rotate_left(32) ^ low
+}
+
+/// [`short`] of each id of a pack, in its order.
+pub type ShortIds = SmallVec<[u64; 2]>;
+
+/// The short ids of a pack: to be asked for while the pack is still in the caches of the core, i.e. before its sync.
+pub fn short_ids(pack: &Pack) -> ShortIds {
+    pack.entries().map(|entry| short(entry.id())).collect()
 }
 
 impl Book {
@@ -173,12 +182,13 @@ impl Book {
                 tenant: found.tenant.clone(),
                 positions: found.positions,
                 bytes: found.bytes,
+                ids: found.ids.into(),
                 since: now,
                 memory: Weak::new(),
                 sealed: false,
                 waiter: None,
             };
-            book.add(slot, found.ids.into_iter());
+            book.add(slot);
             book.backlog.push(&found.tenant, found.pack_id, None);
         }
         book
@@ -220,19 +230,20 @@ impl Book {
     }
 
     /// The pack is durable at `at`: it is accepted, pending, and waits for delivery. `waiter` hears what was decided once
-    /// the store shows it.
-    pub fn durable(&mut self, reservation: Reservation, pack: &Arc<Pack>, at: Position, waiter: Option<oneshot::Sender<Decided>>, now: i64) {
+    /// the store shows it. `ids` are the [`short_ids`] of the pack.
+    pub fn durable(&mut self, reservation: Reservation, (pack, ids): (&Arc<Pack>, ShortIds), at: Position, waiter: Option<oneshot::Sender<Decided>>, now: i64) {
         let slot = Slot {
             pack_id: pack.id(),
             tenant: reservation.tenant,
             positions: SmallVec::from_elem(at, 1),
             bytes: pack.bytes().len() as u64,
+            ids,
             since: now,
             memory: Arc::downgrade(pack),
             sealed: false,
             waiter,
         };
-        self.add(slot, pack.entries().map(|entry| short(entry.id())));
+        self.add(slot);
         self.append_ended(reservation.segment);
         self.backlog.push(pack.tenant(), pack.id(), Some(pack));
     }
@@ -297,8 +308,8 @@ impl Book {
             self.refund(&slot.tenant, slot.bytes + PACK_OVERHEAD);
             let account = self.account(&slot.tenant);
             account.counters.pending -= pack.len() as u64;
-            for entry in pack.entries() {
-                account.ids.remove(&(short(entry.id()), index));
+            for id in slot.ids {
+                account.ids.remove(&(id, index));
             }
             if let Some(waiter) = slot.waiter {
                 wake.push((waiter, counts(&decided.decisions)));
@@ -373,7 +384,7 @@ impl Book {
         segment.bytes += bytes;
     }
 
-    fn add(&mut self, slot: Slot, ids: impl ExactSizeIterator<Item = u64>) {
+    fn add(&mut self, slot: Slot) {
         let at = *slot.positions.last().expect("a durable pack stands somewhere");
         let segment = self.segment(at.segment);
         segment.packs += 1;
@@ -383,12 +394,10 @@ impl Book {
             self.slots.len() as u32 - 1
         });
         let account = self.account(&slot.tenant);
-        account.counters.accepted += ids.len() as u64;
-        account.counters.pending += ids.len() as u64;
+        account.counters.accepted += slot.ids.len() as u64;
+        account.counters.pending += slot.ids.len() as u64;
         account.counters.bytes += slot.bytes;
-        for id in ids {
-            account.ids.insert((id, index));
-        }
+        account.ids.extend(slot.ids.iter().map(|id| (*id, index)));
         self.by_pack.insert(slot.pack_id, index);
         self.slots[index as usize] = Some(slot);
     }

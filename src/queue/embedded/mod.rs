@@ -10,7 +10,7 @@
 //! - [`book`] knows what is undecided and where it stands (pure), [`backlog`] who is next (pure), [`delivery`] are the
 //!   tasks between backlog and router, [`recovery`] reads all of it from the log at start.
 //! - A pack is taken on a task of its own: a caller that goes away neither loses nor half-does anything.
-//! - Memory: of a pack that waits, its name, its place and eight bytes per entry are kept; the pack itself only while it
+//! - Memory: of a pack that waits, its name, its place and twice eight bytes per entry are kept; the pack itself only while it
 //!   fits a bound. So the log may fill to `wal.undecided_bytes` behind a blocked store with memory inside the budget.
 //! - Segments go, oldest first, once the store's previous manifest covers them; packs that alone hold an old segment
 //!   are copied forward by the sequencer.
@@ -284,10 +284,10 @@ impl Producer for EmbeddedQueue {
             let (waiter, decided) = wait.map(|_| oneshot::channel()).unzip();
             let pack = Arc::new(pack);
             let reservation = shared.book().reserve(&pack)?;
-            let lane = pack.tenant().stable_hash();
+            let (ids, lane) = (book::short_ids(&pack), pack.tenant().stable_hash());
             let append = shared.wal.append(RecordKind::Pack, lane, None, pack.bytes().clone());
             // From here on it is the task's: the caller may go away.
-            let task = shared.runtime.spawn(finish(shared.clone(), pack, reservation, append, waiter));
+            let task = shared.runtime.spawn(finish(shared.clone(), (pack, ids), reservation, append, waiter));
             task.await.unwrap_or(Err(AcceptError::Unknown))?;
             let decided = match (wait, decided) {
                 (Some(wait), Some(decided)) => tokio::time::timeout(wait, decided).await.ok().and_then(Result::ok),
@@ -329,7 +329,7 @@ impl Producer for EmbeddedQueue {
 /// Waits for the sync and notes what came of it.
 async fn finish(
     shared: Arc<Shared>,
-    pack: Arc<Pack>,
+    (pack, ids): (Arc<Pack>, book::ShortIds),
     reservation: book::Reservation,
     append: super::wal::Append,
     waiter: Option<oneshot::Sender<Decided>>,
@@ -338,7 +338,7 @@ async fn finish(
     let mut book = shared.book();
     match appended {
         Ok(at) => {
-            book.durable(reservation, &pack, at, waiter, now_ms());
+            book.durable(reservation, (&pack, ids), at, waiter, now_ms());
             drop(book);
             metrics().entries(Outcome::Accepted, pack.len() as u64);
             metrics().accepted_bytes(pack.bytes().len() as u64);

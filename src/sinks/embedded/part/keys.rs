@@ -14,8 +14,7 @@
 use crate::model::{
     entry::{EntryRef, Field},
     filter::IpRange,
-    leaves::for_each_leaf,
-    words::entry_words,
+    words::{Term, entry_terms},
 };
 use hashbrown::HashSet;
 use std::{
@@ -127,14 +126,26 @@ pub(super) fn lower(text: &str) -> Cow<'_, str> {
 
 /// The distinct keys of one block. Reused from block to block.
 #[derive(Default)]
-pub(super) struct KeySet {
-    /// Until there are `few_rows` rows: with repeats, so that tiny blocks cost no hash table.
-    few: Vec<u64>,
-    many: HashSet<u64, BuildHasherDefault<KeyHasher>>,
+pub(super) struct KeySet<'a> {
+    /// The rows of a block that has too few for a filter so far: their keys are made only when it gets one.
+    waiting: Vec<(&'a str, EntryRef<'a>)>,
     rows: usize,
+    keys: Keys,
+}
+
+#[derive(Default)]
+struct Keys {
+    set: HashSet<u64, BuildHasherDefault<KeyHasher>>,
+    /// Keys of the set that were put last, by some of their bits: most keys are repeats, and the set of a large block is
+    /// far larger than a core's nearest cache. Zero is nothing.
+    recent: Vec<u64>,
     overflow: bool,
     scratch: Vec<u8>,
+    out: Vec<u64>,
 }
+
+/// A power of two.
+const RECENT: usize = 4_096;
 
 /// Keys are hashes already.
 #[derive(Default)]
@@ -154,69 +165,82 @@ impl Hasher for KeyHasher {
     }
 }
 
-impl KeySet {
-    /// A block with fewer rows gets no filter.
-    pub(super) const MIN_ROWS: usize = 64;
+impl Keys {
+    fn put(&mut self, key: u64) {
+        let seat = &mut self.recent[(key >> 40) as usize % RECENT];
+        if *seat != key || key == 0 {
+            *seat = key;
+            self.set.insert(key);
+        }
+    }
 
-    /// Adds the keys of one row.
-    pub(super) fn add(&mut self, by: &str, entry: &EntryRef<'_>) {
-        if self.rows == 0 {
-            self.few.clear(); // the block before, as it was handed out
-        }
-        self.rows += 1;
-        if self.rows == Self::MIN_ROWS {
-            self.many.extend(self.few.drain(..));
-        }
-        let (few, many, scratch) = (&mut self.few, &mut self.many, &mut self.scratch);
-        let is_few = self.rows < Self::MIN_ROWS;
-        let mut put = |key: u64| {
-            if is_few {
-                few.push(key);
-            } else {
-                many.insert(key);
+    fn add(&mut self, by: &str, entry: &EntryRef<'_>, texts: &[Option<&str>; Field::COUNT]) {
+        let mut leaves = 0;
+        entry_terms(entry, texts, &mut |term| match term {
+            Term::Word(text) => self.put(word(text)),
+            Term::Leaf(path, text) => {
+                leaves += 1;
+                if leaves <= MAX_LEAVES {
+                    let key = leaf(path, text, &mut self.scratch);
+                    self.put(key);
+                }
             }
-        };
-        entry_words(entry, &mut |w| put(word(w)));
-        put(actor(by));
+        });
+        self.overflow |= leaves > MAX_LEAVES;
+        self.put(actor(by));
         for field in VALUES {
-            let Some(text) = entry.text(field) else { continue };
+            let Some(text) = texts[field as usize] else { continue };
             match field {
-                Field::Action | Field::ResourceType => put(value(field, &lower(text))),
-                _ => put(value(field, text)),
+                Field::Action | Field::ResourceType => self.put(value(field, &lower(text))),
+                _ => self.put(value(field, text)),
             }
         }
         if let Some(addr) = entry.ip() {
             for bits in if addr.is_ipv4() { PREFIXES_4 } else { PREFIXES_6 } {
-                put(prefix(addr, bits));
+                self.put(prefix(addr, bits));
             }
         }
-        if let Some(json) = entry.text(Field::Metadata) {
-            let mut leaves = 0;
-            for_each_leaf(json, &mut |path, text| {
-                leaves += 1;
-                if leaves <= MAX_LEAVES {
-                    put(leaf(path, &text, scratch));
-                }
-            });
-            self.overflow |= leaves > MAX_LEAVES;
+    }
+}
+
+impl<'a> KeySet<'a> {
+    /// A block with fewer rows gets no filter.
+    pub(super) const MIN_ROWS: usize = 64;
+
+    /// Adds the keys of one row; `texts` are those of the entry.
+    pub(super) fn add(&mut self, by: &'a str, entry: &EntryRef<'a>, texts: &[Option<&str>; Field::COUNT]) {
+        self.rows += 1;
+        if self.rows < Self::MIN_ROWS {
+            self.waiting.push((by, *entry));
+            return;
         }
+        if self.rows == Self::MIN_ROWS {
+            self.keys.recent.clear();
+            self.keys.recent.resize(RECENT, 0);
+            for (by, entry) in self.waiting.drain(..) {
+                self.keys.add(by, &entry, &entry.texts());
+            }
+        }
+        self.keys.add(by, entry, texts);
     }
 
-    /// Whether an entry of the block had more leaves than are in the set.
+    /// Whether an entry of the block had more leaves than are in the set. A block without a filter has no such set.
     pub(super) fn overflow(&self) -> bool {
-        self.overflow
+        self.keys.overflow
     }
 
     /// Ends the block: its distinct keys, or `None` if it has too few rows for a filter. The set is empty afterwards.
     pub(super) fn finish(&mut self) -> Option<&[u64]> {
         let rows = std::mem::take(&mut self.rows);
-        self.overflow = false;
+        self.waiting.clear();
         if rows < Self::MIN_ROWS {
             return None;
         }
-        self.few.clear();
-        self.few.extend(self.many.drain());
-        Some(&self.few)
+        let Keys { set, overflow, out, .. } = &mut self.keys;
+        *overflow = false;
+        out.clear();
+        out.extend(set.drain());
+        Some(out)
     }
 }
 
@@ -227,10 +251,8 @@ mod tests {
 
     #[test]
     fn a_block_has_the_keys_of_its_own_rows_only() {
-        let mut record = Vec::new();
-        let mut fill = |set: &mut KeySet, user: &str, rows: usize| {
-            record.clear();
-            let mut fields = [None; Field::COUNT];
+        let record = |user: &str| {
+            let (mut record, mut fields) = (Vec::new(), [None; Field::COUNT]);
             fields[Field::UserId as usize] = Some(user.as_bytes());
             NewEntry {
                 id: Uuid::nil(),
@@ -241,14 +263,19 @@ mod tests {
                 fields,
             }
             .encode(&mut record);
-            (0..rows).for_each(|_| set.add("", &EntryRef::first_of(&record)));
+            record
+        };
+        let records = ["first", "tiny", "second"].map(record);
+        let mut set = KeySet::default();
+        let mut fill = |record: usize, rows: usize| {
+            let entry = EntryRef::first_of(&records[record]);
+            (0..rows).for_each(|_| set.add("", &entry, &entry.texts()));
             set.finish().map(|keys| keys.iter().copied().collect::<std::collections::HashSet<_>>())
         };
-        let mut set = KeySet::default();
-        let first = fill(&mut set, "first", 64).expect("a filter");
+        let first = fill(0, 64).expect("a filter");
         assert!(first.contains(&value(Field::UserId, "first")) && first.contains(&word("first")) && first.contains(&actor("")));
-        assert_eq!(fill(&mut set, "tiny", 63), None);
-        let second = fill(&mut set, "second", 100).expect("a filter");
+        assert_eq!(fill(1, 63), None);
+        let second = fill(2, 100).expect("a filter");
         assert_eq!(second.len(), first.len());
         for gone in ["first", "tiny"] {
             assert!(!second.contains(&value(Field::UserId, gone)), "{gone}");

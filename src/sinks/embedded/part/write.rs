@@ -120,10 +120,10 @@ impl From<ParquetError> for WriteError {
 }
 
 /// Cuts the rows into blocks, batches and row groups.
-struct PartWriter<'f> {
+struct PartWriter<'f, 'a> {
     arrow: ArrowWriter<&'f mut ChunkWriter>,
     columns: Columns,
-    keys: KeySet,
+    keys: KeySet<'a>,
     sidecar: SidecarBuilder,
     shape: Shape,
     /// The block in work and the bytes of its records.
@@ -135,7 +135,7 @@ struct PartWriter<'f> {
     group: (usize, usize),
 }
 
-impl<'f> PartWriter<'f> {
+impl<'f, 'a> PartWriter<'f, 'a> {
     fn new(sink: &'f mut ChunkWriter, seals: (u64, u64), shape: Shape) -> Result<Self, ParquetError> {
         Ok(Self {
             arrow: ArrowWriter::try_new(sink, schema::written(), Some(schema::properties()))?,
@@ -155,7 +155,7 @@ impl<'f> PartWriter<'f> {
         })
     }
 
-    fn push(&mut self, row: &RowIn<'_>) -> Result<(), WriteError> {
+    fn push(&mut self, row: &RowIn<'a>) -> Result<(), WriteError> {
         let (entry, order) = (&row.entry, (row.entry.timestamp(), row.sequence));
         if self.tenant.as_ref() != Some(row.tenant) {
             if self.tenant.as_ref().is_some_and(|before| before > row.tenant) {
@@ -187,11 +187,12 @@ impl<'f> PartWriter<'f> {
         block.severities[entry.severity() as usize] += 1;
         *bytes += len;
         self.times = widen(self.times, order.0);
-        self.keys.add(row.actor, entry);
+        let texts = entry.texts();
+        self.keys.add(row.actor, entry, &texts);
         self.sidecar.ids.push(((self.shape.id_key)(row.tenant.as_str(), &entry.id()), self.rows));
         self.rows = next;
         self.group = (self.group.0 + 1, self.group.1 + len);
-        self.columns.push(row)?;
+        self.columns.push(row, &texts)?;
         if self.columns.rows == self.shape.batch.0 || self.columns.bytes >= self.shape.batch.1 {
             self.arrow.write(&self.columns.finish()?)?;
         }
@@ -217,7 +218,7 @@ impl<'f> PartWriter<'f> {
     }
 
     /// Takes all rows; what the sidecar is made of, and the smallest and largest timestamp.
-    fn run<'a>(mut self, rows: &mut dyn Iterator<Item = RowIn<'a>>) -> Result<(SidecarBuilder, (i64, i64)), WriteError> {
+    fn run(mut self, rows: &mut dyn Iterator<Item = RowIn<'a>>) -> Result<(SidecarBuilder, (i64, i64)), WriteError> {
         for row in rows {
             self.push(&row)?;
         }
@@ -290,7 +291,7 @@ impl Default for Columns {
 }
 
 impl Columns {
-    fn push(&mut self, row: &RowIn<'_>) -> Result<(), ParquetError> {
+    fn push(&mut self, row: &RowIn<'_>, texts: &[Option<&str>; Field::COUNT]) -> Result<(), ParquetError> {
         let entry = &row.entry;
         self.rows += 1;
         self.bytes += entry.as_bytes().len() + row.actor.len();
@@ -305,7 +306,7 @@ impl Columns {
         self.actor.append_value(row.actor);
         for (field, column) in Field::ALL.into_iter().zip(&mut self.fields) {
             if field != Field::IpAddress {
-                column.append_option(entry.text(field));
+                column.append_option(texts[field as usize]);
             } else if entry.raw(field).is_some() {
                 self.text.clear();
                 if let Some(addr) = entry.ip() {
