@@ -73,6 +73,63 @@ impl<'de> serde::Deserialize<'de> for TenantId {
 ///
 /// Every read, scan, export and erase method of every store takes one, and applies it at its lowest level; there is no
 /// way to make one without a tenant, so a query over all tenants cannot be written by accident.
+///
+/// With a scope this compiles:
+///
+/// ```
+/// # use sluice::{model::tenant::{TenantId, TenantScope}, sinks::{Authority, ListQuery, StoreError}};
+/// # use uuid::Uuid;
+/// async fn read(store: &dyn Authority, tenant: TenantId) -> Result<usize, StoreError> {
+///     let scope = TenantScope::new(tenant);
+///     store.get(&scope, Uuid::nil()).await?;
+///     store.stats(&scope, Default::default()).await?;
+///     store.scan(&scope, Default::default(), 0, 10).await?;
+///     Ok(store.list(&scope, ListQuery::default()).await?.entries.len())
+/// }
+/// ```
+///
+/// Without one, no read does:
+///
+/// ```compile_fail
+/// # use sluice::sinks::{Authority, ListQuery};
+/// async fn read(store: &dyn Authority) {
+///     let _ = store.list(ListQuery::default()).await;
+/// }
+/// ```
+///
+/// ```compile_fail
+/// # use sluice::sinks::Authority;
+/// async fn read(store: &dyn Authority, id: uuid::Uuid) {
+///     let _ = store.get(id).await;
+/// }
+/// ```
+///
+/// ```compile_fail
+/// # use sluice::sinks::Authority;
+/// async fn read(store: &dyn Authority) {
+///     let _ = store.stats(Default::default()).await;
+/// }
+/// ```
+///
+/// ```compile_fail
+/// # use sluice::sinks::Authority;
+/// async fn read(store: &dyn Authority) {
+///     let _ = store.scan(Default::default(), 0, 10).await;
+/// }
+/// ```
+///
+/// Nor can a scope be made without a tenant:
+///
+/// ```compile_fail
+/// let all = sluice::model::tenant::TenantScope::new();
+/// ```
+///
+/// ```compile_fail
+/// # use sluice::model::tenant::{TenantId, TenantScope};
+/// fn all(tenant: TenantId) -> TenantScope {
+///     TenantScope(tenant)
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TenantScope(TenantId);
 

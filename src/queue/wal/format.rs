@@ -97,8 +97,6 @@ pub(super) struct GroupHeader {
     pub used: u32,
     /// Opening group of a log in which a seal before this place may be lost, and no seal was made since.
     pub doubt: bool,
-    /// The log goes on in another segment, which was there when this was written.
-    pub goes_on: bool,
 }
 
 impl GroupHeader {
@@ -106,7 +104,7 @@ impl GroupHeader {
         let mut out = [0; GROUP_HEADER];
         let mut put = Put { out: &mut out, at: 0 };
         put.bytes(&GROUP_MAGIC);
-        put.u32(VERSION | u32::from(self.doubt) << 16 | u32::from(self.goes_on) << 17);
+        put.u32(VERSION | u32::from(self.doubt) << 16);
         put.u64(self.segment.ordinal);
         put.bytes(self.segment.uuid.as_bytes());
         put.u64(self.offset);
@@ -143,7 +141,6 @@ impl GroupHeader {
             records: take.u32(),
             used: take.u32(),
             doubt: version >> 16 & 1 == 1,
-            goes_on: version >> 17 & 1 == 1,
         };
         (version & 0xffff == VERSION && header.length == group_len(header.used as usize)).then_some(header)
     }
@@ -319,7 +316,6 @@ impl End {
 }
 
 /// Builds one group in memory; the buffer is reused.
-#[derive(Clone)]
 pub(super) struct GroupBuilder {
     bytes: Vec<u8>,
     /// Where the group begins in `bytes`: aligned, so that it can be written past the page cache. It is no longer aligned
@@ -329,16 +325,6 @@ pub(super) struct GroupBuilder {
     segment: SegmentId,
     uuid_crc: u32,
     offset: u64,
-}
-
-/// What a group says besides its records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Says {
-    Nothing,
-    /// A lost seal was not ruled out, and none was made since.
-    Doubt,
-    /// Another segment follows this one.
-    GoesOn,
 }
 
 impl GroupBuilder {
@@ -378,7 +364,7 @@ impl GroupBuilder {
     }
 
     /// The finished group: `number` is its number in the segment.
-    pub fn finish(&mut self, number: u64, seals_before: u64, last_seal: u64, says: Says) -> &[u8] {
+    pub fn finish(&mut self, number: u64, seals_before: u64, last_seal: u64, doubt: bool) -> &[u8] {
         let used = self.bytes.len() - self.start - GROUP_HEADER;
         let length = group_len(used);
         self.bytes.resize(self.start + length as usize, 0);
@@ -392,8 +378,7 @@ impl GroupBuilder {
             last_seal,
             records: self.records,
             used: used as u32,
-            doubt: says == Says::Doubt,
-            goes_on: says == Says::GoesOn,
+            doubt,
         };
         self.bytes[self.start..][..GROUP_HEADER].copy_from_slice(&header.encode());
         let trailer = Trailer {
@@ -494,11 +479,7 @@ mod tests {
         let mut group = GroupBuilder::new();
         group.begin(id(), 8192, 0);
         group.push(Tag::Pack, b"body");
-        for (says, doubt, goes_on) in [(Says::Nothing, false, false), (Says::GoesOn, false, true)] {
-            let header = GroupHeader::decode(group.clone().finish(3, 10, 11, says)).unwrap();
-            assert_eq!((header.doubt, header.goes_on), (doubt, goes_on));
-        }
-        let mut bytes = group.finish(3, 10, 11, Says::Doubt).to_vec();
+        let mut bytes = group.finish(3, 10, 11, true).to_vec();
         let header = GroupHeader::decode(&bytes).unwrap();
         assert!(header.is_at(id(), 8192) && header.doubt && header.length == BLOCK && header.records == 1);
         assert!(!header.is_at(id(), 4096));

@@ -15,7 +15,8 @@
 //!   [`WalError::Unknown`], everything else [`WalError::Closed`], and [`Wal::failed`] resolves.
 //! - An idle log covers its last group with an empty one within 100 ms.
 //! - [`Wal::open`] hands over every record that can still be read, says what cannot, and never appends to an old segment.
-//!   Ordinals are not used twice as long as either the newest segment's file is there or [`WalSettings::min_ordinal`] is right.
+//!   Ordinals are not used twice, and a lost end of the log is noticed, as long as one of three is there: the newest segment,
+//!   the file `reached`, a right [`WalSettings::min_ordinal`].
 //! - Packs are refused while the volume has less than the reserve or no segment can be prepared; seals go on as long as there
 //!   is any place for them. Both end by themselves when there is room again.
 //! - A damaged segment is never deleted: trimming renames it to `*.seg.damaged` for people to look at and remove.
@@ -24,7 +25,8 @@
 //!
 //! # Files (little endian)
 //!
-//! `<ordinal, 20 digits>.seg` is a segment; `.seg.new` one that is being prepared and holds nothing; `.seg.damaged` see above.
+//! `<ordinal, 20 digits>.seg` is a segment; `.seg.new` one that is being prepared and holds nothing; `.seg.damaged` see above;
+//! `reached` says how far the log goes (`reached.rs`).
 //! A segment is filled with zeros and synced to its full length, with its header, before it gets its name. It is not reused.
 //!
 //! | segment header, offset 0 | bytes |
@@ -39,7 +41,7 @@
 //!
 //! | group header | bytes |
 //! |---|---|
-//! | magic `SLGR`, version 1 `u16`, flags `u16` (1: a lost seal was not ruled out, and none was made since; 2: another segment follows) | 8 |
+//! | magic `SLGR`, version 1 `u16`, flags `u16` (1: a lost seal was not ruled out, and none was made since) | 8 |
 //! | ordinal `u64` and uuid of the segment | 24 |
 //! | offset of this header `u64`, length of the group `u64`, number in the segment from 0 `u64` | 24 |
 //! | synced_upto `u64`: everything below is durable | 8 |
@@ -59,12 +61,12 @@
 //! | CRC32C of the segment's uuid and the above | 4 |
 //!
 //! Group 0 of a segment holds the ends of the segments before it and nothing else; it is synced before anything follows.
-//! The last group of a segment that was left in order says that another one follows (flag 2): if there is none, the end of the
-//! log is lost. How the end of the log is judged is told in `recovery.rs`.
+//! How the end of the log is judged is told in `recovery.rs`.
 
 mod format;
 mod lanes;
 mod prepare;
+mod reached;
 mod recovery;
 mod room;
 mod segment;
@@ -313,9 +315,6 @@ impl Wal {
             recovered.last_seal,
             recovered.report.seal_may_be_lost,
         )?;
-        if !recovered.useless.is_empty() {
-            recovery::remove(&*shared.fs, &shared.dir, recovered.useless)?;
-        }
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             let thread = std::thread::Builder::new().name(name.to_owned());
             thread.spawn(run).map_err(|e| WalError::io("cannot start a thread of the log", e))

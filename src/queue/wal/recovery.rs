@@ -21,6 +21,7 @@
 use super::{
     RecordKind, WalError,
     format::{BLOCK, End, GROUP_HEADER, GroupHeader, RECORD_HEADER, RecordHeader, SegmentHeader, SegmentId, TRAILER, Tag, Trailer, uuid_crc},
+    reached,
     segment::{Name, Segment},
 };
 use crate::{
@@ -123,8 +124,6 @@ pub(super) struct Recovered {
     pub follows: Option<SegmentId>,
     pub last_seal: u64,
     pub next_ordinal: u64,
-    /// Files without contents that must stay until the first segment of this run is there (or cannot be, for want of room).
-    pub useless: Vec<PathBuf>,
     pub report: RecoveryReport,
 }
 
@@ -147,14 +146,9 @@ struct Stated {
 pub(super) fn recover(fs: &dyn Fs, dir: &Path, min_ordinal: u64, visit: &mut dyn FnMut(Position, RecordKind, Bytes)) -> Result<Recovered, WalError> {
     let failed = |e| WalError::io("cannot read the folder of the log", e);
     fs.create_dir(dir).map_err(failed)?;
+    let min_ordinal = min_ordinal.max(reached::read(fs, dir));
     let names: Vec<Name> = fs.list(dir).map_err(failed)?.iter().filter_map(|name| Name::parse(name)).collect();
     let next_ordinal = names.iter().map(|name| name.ordinal()).fold(min_ordinal, u64::max) + 1;
-    let newest = names
-        .iter()
-        .filter(|name| matches!(name, Name::Segment(_)))
-        .map(|name| name.ordinal())
-        .max()
-        .unwrap_or(0);
     let mut useless: Vec<PathBuf> = names
         .iter()
         .filter(|name| matches!(name, Name::Unfinished(_)))
@@ -181,24 +175,12 @@ pub(super) fn recover(fs: &dyn Fs, dir: &Path, min_ordinal: u64, visit: &mut dyn
             scan.segment(&candidate, &image, stated)?;
         }
     }
-    let lost_upto = scan.check_newest(min_ordinal, newest);
-    let keeps = scan.goes_on.is_some();
-    let mut recovered = scan.finish(next_ordinal.max(lost_upto + 1));
-    if keeps {
-        // An unused segment is what the last used one says to follow: it goes when its successor is there.
-        recovered.useless = useless;
-    } else {
-        remove(fs, dir, useless)?;
-    }
-    Ok(recovered)
-}
-
-/// Removes files without contents, durably.
-pub(super) fn remove(fs: &dyn Fs, dir: &Path, useless: Vec<PathBuf>) -> Result<(), WalError> {
+    scan.check_newest(min_ordinal);
     for path in useless {
         fs.remove(&path).map_err(|e| WalError::io("cannot remove an unused segment", e))?;
     }
-    fs.sync_dir(dir).map_err(|e| WalError::io("cannot read the folder of the log", e))
+    fs.sync_dir(dir).map_err(failed)?;
+    Ok(scan.finish(next_ordinal))
 }
 
 impl Candidate {
@@ -486,8 +468,6 @@ struct Scan<'a> {
     ends: Vec<End>,
     follows: Option<SegmentId>,
     seals: Seals,
-    /// The segment whose last group says that another one follows.
-    goes_on: Option<u64>,
     report: RecoveryReport,
 }
 
@@ -503,7 +483,6 @@ impl<'a> Scan<'a> {
                 named: 0,
                 doubt: Doubt::None,
             },
-            goes_on: None,
             report: RecoveryReport::default(),
         }
     }
@@ -526,21 +505,14 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Whether the end of the log is there: the segment up to which it is known to have held records, and the one that the last
-    /// group says to follow (`newest` is the largest segment, used or not). The largest ordinal that is missed, or 0.
-    fn check_newest(&mut self, min_ordinal: u64, newest: u64) -> u64 {
-        let last = self.segments.keys().next_back().copied().unwrap_or(0);
-        let follower = self.goes_on.map_or(0, |segment| segment + 1);
-        let missed = match (last < min_ordinal, newest < follower) {
-            (false, false) => return 0,
-            (true, false) => min_ordinal,
-            (_, true) => min_ordinal.max(follower),
-        };
-        self.damage(missed, 0..0, DamageKind::Missing);
-        self.seals.damage();
-        // How many seals were there is not known; their numbers must not be used again.
-        self.seals.named += SEALS_OF_A_LOST_END;
-        missed
+    /// Whether the end of the log is there: segment `min_ordinal` was in use.
+    fn check_newest(&mut self, min_ordinal: u64) {
+        if self.segments.keys().next_back().copied().unwrap_or(0) < min_ordinal {
+            self.damage(min_ordinal, 0..0, DamageKind::Missing);
+            self.seals.damage();
+            // How many seals were there is not known; their numbers must not be used again.
+            self.seals.named += SEALS_OF_A_LOST_END;
+        }
     }
 
     fn damage(&mut self, segment: u64, range: Range<u64>, kind: DamageKind) {
@@ -632,7 +604,6 @@ impl<'a> Scan<'a> {
             self.damage(image.id.ordinal, range.start..range.end.min(image.len()), DamageKind::Contents);
         }
         self.seals.group(header, checked.complete);
-        self.goes_on = header.goes_on.then_some(header.segment.ordinal);
         self.hand_over(image, &checked.records);
         Some(range.end)
     }
@@ -683,7 +654,6 @@ impl<'a> Scan<'a> {
             follows: self.follows,
             last_seal: self.seals.named,
             next_ordinal,
-            useless: Vec::new(),
             report: self.report,
         }
     }

@@ -2,9 +2,10 @@
 
 use super::{
     COVER_AFTER, Shared, WalError,
-    format::{BLOCK, END, End, GroupBuilder, RECORD_HEADER, Says, SegmentId, Tag, group_len},
+    format::{BLOCK, END, End, GroupBuilder, RECORD_HEADER, SegmentId, Tag, group_len},
     lanes::{Budget, Item},
     prepare::{self, Wanted},
+    reached,
     segment::Segment,
 };
 use crate::{queue::Position, telemetry::metrics::metrics};
@@ -86,7 +87,7 @@ impl Writer {
         loop {
             let goes_on = match self.next_job(&mut items) {
                 Job::Group | Job::Cover => self.commit(&mut items),
-                Job::Switch(segment) => match self.switch(segment) {
+                Job::Switch(segment) => match self.advance(segment) {
                     Ok(()) => true,
                     Err(error) => self.fail_over(&mut items, error),
                 },
@@ -151,25 +152,12 @@ impl Writer {
         }
     }
 
-    /// Goes on in `next`, after the active segment said that another one follows: so that one is missed if it should be lost
-    /// with all after it.
-    fn switch(&mut self, next: Segment) -> io::Result<()> {
-        if self.active.is_some()
-            && let Err(error) = self.write(&mut [], Says::GoesOn)
-        {
-            // The next segment says where this one ends.
-            tracing::warn!(%error, "the last group of a segment could not be written");
-        }
-        self.advance(next)
-    }
-
-    /// What fits the active segment now. Two blocks are kept: for the group that covers the last one with records, and for
-    /// the one that says that the log goes on elsewhere.
+    /// What fits the active segment now. The last block is kept for the group that covers the last one with records.
     fn budget(&self, next_is_ready: bool) -> Budget {
         let room = self
             .active
             .as_ref()
-            .map_or(0, |active| (active.segment.length - active.offset).saturating_sub(2 * BLOCK));
+            .map_or(0, |active| (active.segment.length - active.offset).saturating_sub(BLOCK));
         let kept = self.active.as_ref().map_or(0, |active| SEAL_ROOM.min(active.segment.length / 8));
         Budget {
             group: self.shared.group_bytes as u64,
@@ -181,7 +169,7 @@ impl Writer {
     /// The next segment, with place for a group of `group` bytes and everything that goes with it.
     fn wanted(&self, group: u64) -> Wanted {
         let opening = group_len((self.ends.len() + 1) * (RECORD_HEADER + END));
-        let fixed = BLOCK + opening + 2 * BLOCK;
+        let fixed = BLOCK + opening + BLOCK;
         let usual = self.shared.segment_bytes;
         let bytes = if group + fixed + SEAL_ROOM.min(usual / 8) <= usual {
             usual
@@ -211,8 +199,7 @@ impl Writer {
         for end in &self.ends {
             self.builder.push(Tag::End, &end.encode());
         }
-        let says = if self.doubt { Says::Doubt } else { Says::Nothing };
-        let group = self.builder.finish(0, self.last_seal, self.last_seal, says);
+        let group = self.builder.finish(0, self.last_seal, self.last_seal, self.doubt);
         if let Err(e) = segment.file.write_at(group, BLOCK).and_then(|()| segment.file.sync()) {
             self.ends.push(End {
                 segment: segment.id,
@@ -222,6 +209,10 @@ impl Writer {
         }
         let offset = BLOCK + group.len() as u64;
         segment.synced_upto.store(offset, Ordering::Release);
+        if let Err(error) = reached::write(&*shared.fs, &shared.dir, segment.id.ordinal) {
+            // The log is whole without it; only the loss of this very segment would be noticed later, or not at all.
+            tracing::warn!(%error, "how far the log goes could not be noted");
+        }
         self.ends.clear();
         self.follows = Some(segment.id);
         let mut state = shared.lock();
@@ -241,7 +232,7 @@ impl Writer {
 
     /// Writes and syncs `items` as one group and answers them, if need be in the next segment. False: the log is lost.
     fn commit(&mut self, items: &mut Vec<Item>) -> bool {
-        match self.write(items, Says::Nothing) {
+        match self.write(items) {
             Ok(()) => {
                 self.answer(items);
                 true
@@ -251,7 +242,7 @@ impl Writer {
     }
 
     /// Writes and syncs `items` as one group of the active segment.
-    fn write(&mut self, items: &mut [Item], says: Says) -> io::Result<()> {
+    fn write(&mut self, items: &mut [Item]) -> io::Result<()> {
         let active = self.active.as_mut().expect("without an active segment nothing fits, so there are no records");
         self.builder.begin(active.segment.id, active.offset, self.shared.group_bytes);
         let mut last_seal = self.last_seal;
@@ -259,7 +250,7 @@ impl Writer {
             item.offset = self.builder.push(item.kind.into(), &item.body);
             last_seal = last_seal.max(item.seal);
         }
-        let group = self.builder.finish(active.number, self.last_seal, last_seal, says);
+        let group = self.builder.finish(active.number, self.last_seal, last_seal, false);
         let began = std::time::Instant::now();
         active.segment.file.write_at(group, active.offset)?;
         active.segment.file.sync()?;
@@ -288,7 +279,7 @@ impl Writer {
         tracing::warn!(%error, records = items.len(), "a write or sync of the log failed: moving to a new segment");
         let used = items.iter().map(|item| RECORD_HEADER + item.body.len()).sum();
         let moved = match self.wait_for_segment(group_len(used)) {
-            Some(next) => self.advance(next).and_then(|()| self.write(items, Says::Nothing)),
+            Some(next) => self.advance(next).and_then(|()| self.write(items)),
             None => Err(io::ErrorKind::StorageFull.into()),
         };
         match moved {
@@ -356,7 +347,7 @@ mod tests {
         wal.close();
         let writer = Writer::start(&wal.inner.shared, Vec::new(), None, 0, false).unwrap();
         let (ready, alone) = (writer.budget(true), writer.budget(false));
-        assert_eq!((ready.packs, ready.seals), (alone.seals, (1 << 20) - 4 * BLOCK));
+        assert_eq!((ready.packs, ready.seals), (alone.seals, (1 << 20) - 3 * BLOCK));
         assert_eq!(alone.packs, alone.seals - (1 << 17));
     }
 }
