@@ -95,6 +95,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     }
     let dead_letters = DeadLetters::open(objects, 0);
     let Opened { store, wal, book, sequencer } = recovered::open(fs, settings, &catalog, dead_letters.settled(), &health).await?;
+    let damage_reported = store.health().damage.len();
 
     let feed = FeedHandle::new(
         Arc::new(store.clone()),
@@ -132,6 +133,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     let addresses = (address(http)?, address(admin)?);
     let servers = serve(listeners, services, &drain, &closing, settings);
     let (monitor, failure) = monitor::start(monitor::Watched {
+        damage_reported,
         health: health.clone(),
         actors: actors.watch(),
         queue: queue.clone(),

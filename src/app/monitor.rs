@@ -1,5 +1,6 @@
 //! Looks at every part once a second: what health and metrics tell, and whether the process can go on.
 
+use super::recovered;
 use crate::{
     actors::{ActorWatch, broadcast::FeedHandle, sequencer::Phase as SequencerPhase},
     error::AppError,
@@ -22,6 +23,8 @@ pub struct Watched {
     pub feed: FeedHandle,
     pub sequencer: watch::Receiver<SequencerPhase>,
     pub wal: Wal,
+    /// Damage of the store that was reported already.
+    pub damage_reported: usize,
     /// Budget of the packs in memory.
     pub memory_bytes: usize,
 }
@@ -58,6 +61,8 @@ pub fn start(watched: Watched) -> (JoinHandle<()>, watch::Receiver<Option<AppErr
 async fn look_for_ever(watched: &Watched) {
     let mut ticks = tokio::time::interval(EVERY);
     let mut sequencer = watched.sequencer.clone();
+    // What the start found was reported by it.
+    let mut reported = watched.damage_reported;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -68,6 +73,12 @@ async fn look_for_ever(watched: &Watched) {
             watched.health.set_phase(Phase::Ready);
         }
         look(watched);
+        let damage = watched.store.health().damage;
+        damage
+            .iter()
+            .skip(reported)
+            .for_each(|found| recovered::report(&watched.health, recovered::store_damage(found)));
+        reported = reported.max(damage.len());
     }
 }
 
@@ -91,7 +102,11 @@ fn look(watched: &Watched) {
     match &store.flush_error {
         Some(error) => health.set_dependency("store", false, error.to_string()),
         None if store.blocked => health.set_dependency("store", true, "waiting for the disk; what arrives is kept in the log"),
-        None => health.set_dependency("store", true, format!("{} parts", store.parts)),
+        None => health.set_dependency(
+            "store",
+            true,
+            format!("{} parts, {} KiB of memory for them", store.parts, store.parts_memory >> 10),
+        ),
     }
     m.feed_sessions(watched.feed.sessions());
     metrics::upkeep();

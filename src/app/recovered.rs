@@ -91,12 +91,14 @@ pub async fn open(
     })
 }
 
-fn report(health: &Health, damage: Damage) {
+/// Tells health and log.
+pub fn report(health: &Health, damage: Damage) {
     tracing::error!(what = %damage.what, name = %damage.name, bytes = ?damage.bytes, seals = ?damage.seals, count = ?damage.count, "damage: {}", damage.message);
     health.report_damage(damage);
 }
 
-fn store_damage(damage: &StoreDamage) -> Damage {
+/// As health shows it.
+pub fn store_damage(damage: &StoreDamage) -> Damage {
     let what = if damage.file.starts_with("manifest") { "manifest" } else { "part" };
     let suffix = if damage.rebuilt { "; the log has all of it" } else { "" };
     Damage {

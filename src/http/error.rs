@@ -54,6 +54,7 @@ pub enum Code {
     Internal,
     UnknownOutcome,
     QueryTimeout,
+    TooManyGroups,
 }
 
 impl Code {
@@ -92,6 +93,7 @@ impl Code {
                 "It is not known whether the entries were stored",
             ),
             Self::QueryTimeout => (StatusCode::GATEWAY_TIMEOUT, "query_timeout", "The query took too long"),
+            Self::TooManyGroups => (StatusCode::UNPROCESSABLE_ENTITY, "too_many_groups", "There are too many groups to count"),
         }
     }
 }
@@ -296,6 +298,10 @@ impl From<StoreError> for Problem {
             StoreError::Starting => unavailable("the store is still being rebuilt from the log; reads are not possible yet", 1),
             StoreError::Busy => unavailable("too many queries at once", 1),
             StoreError::Deadline => Self::new(Code::QueryTimeout, "the query ran past its deadline; narrow it by time or by further filters"),
+            StoreError::TooManyGroups => Self::new(
+                Code::TooManyGroups,
+                "there are too many distinct actions, resource types or users to count; narrow the query by time or by further filters",
+            ),
             StoreError::Damaged(_) | StoreError::Io(_) => {
                 tracing::error!(%error, "a read failed");
                 unavailable("the store cannot read its data; see `/health`", 30)

@@ -28,6 +28,9 @@ pub enum StoreError {
     /// Too many queries at once (503).
     #[error("too many queries at once")]
     Busy,
+    /// The counts by key would take more memory than a query may have (422 `too_many_groups`).
+    #[error("too many distinct values to count by")]
+    TooManyGroups,
     /// Data that the store should have cannot be read. The text names the part, never a tenant.
     #[error("the store cannot read its data: {0}")]
     Damaged(Arc<str>),

@@ -18,6 +18,13 @@ fn newest(site: &Site, folder: &str, ending: &str) -> PathBuf {
     files.pop().unwrap_or_else(|| panic!("no {ending} in {folder}"))
 }
 
+fn ordinal(segment: &std::path::Path) -> u64 {
+    segment
+        .file_stem()
+        .and_then(|name| name.to_str()?.parse().ok())
+        .expect("segments are named by their ordinals")
+}
+
 /// Numbers given out before the damage must never name another entry after it.
 fn assert_no_number_is_reused(before: &[Value], after: &[Value]) {
     let known: HashMap<u64, &Value> = before.iter().map(|e| (e["sequence"].as_u64().expect("a number"), &e["id"])).collect();
@@ -75,19 +82,14 @@ async fn a_bit_flipped_anywhere_in_the_last_segment_costs_no_more_than_its_group
             before.len() - kept
         );
         if kept < before.len() {
-            let (_, health) = (
-                0,
-                server
-                    .client
-                    .get(format!("http://{}/health", server.http))
-                    .send()
-                    .await
-                    .expect("it answers")
-                    .text()
-                    .await
-                    .expect("text"),
-            );
-            assert!(health.contains("damage"), "health says nothing of it: {health}");
+            // `damage` is a key of every report: what counts is that it names the segment and a range with the flipped byte.
+            let (health, name) = (server.get_health().await, ordinal(&segment).to_string());
+            let named = health["damage"].as_array().expect("a list").iter().any(|d| {
+                let (from, to) = (d["bytes"][0].as_u64().unwrap_or(u64::MAX), d["bytes"][1].as_u64().unwrap_or(0));
+                d["what"] == "segment" && d["name"] == name.as_str() && (from..=to).contains(&(at as u64))
+            });
+            assert!(named, "round {round}: a flip at {at} of segment {name} is not named: {health}");
+            assert!(server.stderr().contains("damage in the log"), "{}", server.stderr());
         }
     }
 }
@@ -140,4 +142,55 @@ async fn a_lost_newest_part_or_manifest_is_rebuilt_from_the_log() {
         let (_server, after) = after_damage(&site, &before).await;
         assert_eq!(after.len() - 3, before.len(), "{folder}: flip={flip}: the log had it all");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_end_of_the_log_is_named_and_no_number_comes_again() {
+    for (files, orderly) in [(1, false), (2, false), (3, false), (2, true)] {
+        let mut site = Site::plain();
+        site.set("WAL__SEGMENT_BYTES", "1MiB");
+        let (mut server, _, before) = filled(&site, 120).await;
+        if orderly {
+            assert_eq!(server.stop(), Some(0));
+        } else {
+            server.kill();
+            drop(server);
+        }
+        let newest_used = newest_used(&site);
+        // The newest file may be one that was prepared and holds nothing.
+        let mut lost_records = false;
+        for _ in 0..files {
+            let victim = newest(&site, "wal", ".seg");
+            lost_records |= std::fs::read(&victim).expect("readable")[4096..].iter().any(|b| *b != 0);
+            std::fs::remove_file(victim).expect("removable");
+        }
+        let (server, after) = after_damage(&site, &before).await;
+        let (health, log) = (server.get_health().await, server.stderr());
+        let missing = health["damage"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .any(|d| d["what"] == "segment" && d["name"] == newest_used.to_string() && d["message"].as_str().is_some_and(|m| m.contains("missing")));
+        assert_eq!(missing, lost_records, "{files} files, orderly {orderly}: {health}");
+        assert_eq!(log.contains("the segment is missing"), lost_records, "{log}");
+        let new = after
+            .iter()
+            .filter(|e| e["message"] == "new")
+            .map(|e| e["sequence"].as_u64().expect("a number"));
+        let floor = before.last().expect("entries")["sequence"].as_u64().expect("a number");
+        assert!(new.min().expect("three") > floor, "a number comes again");
+        if orderly {
+            assert_eq!(after.len(), before.len() + 3, "the parts had it all");
+        }
+    }
+}
+
+/// Ordinal of the newest segment that holds something.
+fn newest_used(site: &Site) -> u64 {
+    let files = std::fs::read_dir(site.data().join("wal"))
+        .expect("a folder")
+        .map(|f| f.expect("readable").path());
+    let used = files.filter(|p| p.extension().is_some_and(|e| e == "seg") && std::fs::read(p).expect("readable")[4096..].iter().any(|b| *b != 0));
+    let ordinals = used.filter_map(|p| p.file_stem()?.to_str()?.parse().ok());
+    ordinals.max().expect("a segment")
 }

@@ -123,6 +123,7 @@ async fn failures_of_the_store_have_their_status_and_tell_no_internals() {
         (StoreError::Starting, 503, "unavailable"),
         (StoreError::Busy, 503, "unavailable"),
         (StoreError::Deadline, 504, "query_timeout"),
+        (StoreError::TooManyGroups, 422, "too_many_groups"),
         (StoreError::Damaged("/data/parts/7".into()), 503, "unavailable"),
         (StoreError::Io("/dev/sda1".into()), 503, "unavailable"),
     ] {

@@ -66,6 +66,9 @@ use uuid::Uuid;
 /// How many queries may wait for each that runs; more are refused with [`StoreError::Busy`].
 const WAITING_PER_QUERY: usize = 32;
 
+/// Damage that reads have found is remembered up to this number.
+const DAMAGE_NOTED: usize = 100;
+
 /// What may be chosen about the store.
 #[derive(Debug, Clone)]
 pub struct StoreSettings {
@@ -125,7 +128,7 @@ pub struct Opened {
 /// How the store is doing.
 #[derive(Debug, Clone, Default)]
 pub struct StoreHealth {
-    /// What the start found wrong.
+    /// What the start found wrong, and after that what reads have found since, oldest first.
     pub damage: Vec<StoreDamage>,
     /// Why the last attempt to flush failed; `None` after a good one.
     pub flush_error: Option<StoreError>,
@@ -135,6 +138,8 @@ pub struct StoreHealth {
     pub blocked: bool,
     /// Number of parts that answer.
     pub parts: usize,
+    /// Bytes in memory for them; what is mapped is not counted.
+    pub parts_memory: usize,
     /// The last seal applied.
     pub applied: u64,
     /// The last seal flushed.
@@ -158,8 +163,8 @@ struct Inner {
     parts: PathBuf,
     /// Folder of the manifests.
     manifests: PathBuf,
-    /// What the start found wrong.
-    damage: Vec<StoreDamage>,
+    /// What the start found wrong, and reads since.
+    damage: Mutex<Vec<StoreDamage>>,
     /// Files that the start found and no manifest names.
     orphans: Mutex<Vec<PathBuf>>,
     state: Mutex<State>,
@@ -252,6 +257,27 @@ impl Inner {
         }
     }
 
+    fn damage(&self) -> MutexGuard<'_, Vec<StoreDamage>> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers damage that a read has found, once and within a bound.
+    fn noting<T>(&self, read: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(StoreError::Damaged(what)) = &read {
+            let mut damage = self.damage();
+            if damage.len() < DAMAGE_NOTED && !damage.iter().any(|known| *known.what == **what) {
+                damage.push(StoreDamage {
+                    what: what.to_string(),
+                    file: "parts".into(),
+                    seals: None,
+                    rows: None,
+                    rebuilt: false,
+                });
+            }
+        }
+        read
+    }
+
     fn close(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).closing = true;
         self.closing.send_replace(true);
@@ -301,7 +327,7 @@ impl EmbeddedStore {
     /// log nor the store reported damage; with damage in the store it does nothing, since they may be what is left of it.
     pub fn remove_orphans(&self) -> usize {
         let inner = &self.0.inner;
-        if !inner.damage.is_empty() {
+        if !inner.damage().is_empty() {
             return 0;
         }
         let orphans = std::mem::take(&mut *inner.orphans.lock().unwrap_or_else(PoisonError::into_inner));
@@ -311,14 +337,15 @@ impl EmbeddedStore {
     /// How the store is doing.
     pub fn health(&self) -> StoreHealth {
         let inner = &self.0.inner;
-        let parts = inner.view().parts.len();
+        let (view, damage) = (inner.view(), inner.damage().clone());
         let state = inner.state();
         StoreHealth {
-            damage: inner.damage.clone(),
+            damage,
             flush_error: state.flush_error.clone(),
             memtable_bytes: state.active_bytes + state.frozen_bytes,
             blocked: state.blocked,
-            parts,
+            parts: view.parts.len(),
+            parts_memory: view.parts.iter().map(|part| part.memory()).sum(),
             applied: state.seals.n,
             flushed: state.flushed,
         }
@@ -345,7 +372,7 @@ impl EmbeddedStore {
             };
             let done = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
-                work(&inner, &control)
+                inner.noting(work(&inner, &control))
             })
             .await;
             drop(abandon);
@@ -479,7 +506,7 @@ impl SealFollower for EmbeddedStore {
     fn lookup(&self, keys: &[(TenantId, Uuid)]) -> Result<Vec<Option<ContentHash>>, StoreError> {
         let view = self.0.inner.view();
         let hash = |(tenant, id): &(TenantId, Uuid)| query::get::content_hash(&view, &TenantScope::new(tenant.clone()), *id);
-        keys.iter().map(hash).collect()
+        self.0.inner.noting(keys.iter().map(hash).collect())
     }
 
     fn trimmable(&self) -> watch::Receiver<u64> {

@@ -53,7 +53,7 @@ impl EmbeddedStore {
             fs,
             parts,
             manifests,
-            damage: found.damage,
+            damage: Mutex::new(found.damage),
             orphans: Mutex::new(found.orphans),
             state: Mutex::new(state),
             changed: Condvar::new(),

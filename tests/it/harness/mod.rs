@@ -211,6 +211,11 @@ impl Server {
         self.token(Some(name), &["admin"])
     }
 
+    /// The report of `/health`.
+    pub async fn get_health(&self) -> Value {
+        answer(self.client.get(format!("http://{}/health", self.http))).await.1
+    }
+
     /// Waits until reads are answered (the log has been replayed).
     pub async fn ready(&self) {
         self.until(

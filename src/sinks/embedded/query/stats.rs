@@ -15,7 +15,15 @@ const LARGEST: usize = 100;
 /// Users in the answer.
 const TOP_USERS: usize = 10;
 
-/// Counts everything that matches. Exact; holds one counter for each distinct action, resource type and user.
+/// Distinct actions, resource types or users that always fit.
+const KEYS: usize = 100_000;
+/// More of them fit while they take no more than this, bytes.
+const KEY_BYTES: usize = 16 << 20;
+/// What a key takes besides its text, bytes.
+const KEY_OVERHEAD: usize = 64;
+
+/// Counts everything that matches. Exact; holds one counter for each distinct action, resource type and user, and gives up
+/// with [`StoreError::TooManyGroups`] when these are more than its memory allows.
 pub fn stats(view: &TenantView, filter: &Filter, control: &Control) -> Result<Stats, StoreError> {
     let reader = Reader::new(view, filter, control);
     let mut tally = Tally::default();
@@ -40,6 +48,7 @@ pub fn stats(view: &TenantView, filter: &Filter, control: &Control) -> Result<St
                 tally.users.add_column(&column(part, StatColumn::UserId, &rows)?);
             }
         }
+        tally.check()?;
     }
     Ok(tally.into_stats())
 }
@@ -50,14 +59,20 @@ fn column(part: &TenantRows<'_>, column: StatColumn, rows: &Rows) -> Result<Dict
 
 /// How often each text occurs.
 #[derive(Default)]
-struct Counts(HashMap<Box<str>, u64>);
+struct Counts {
+    counts: HashMap<Box<str>, u64>,
+    bytes: usize,
+}
 
 impl Counts {
     fn add(&mut self, text: Option<&str>, n: u64) {
         let Some(text) = text else { return };
-        match self.0.get_mut(text) {
+        match self.counts.get_mut(text) {
             Some(count) => *count += n,
-            None => drop(self.0.insert(text.into(), n)),
+            None => {
+                self.bytes += text.len() + KEY_OVERHEAD;
+                self.counts.insert(text.into(), n);
+            }
         }
     }
 
@@ -67,9 +82,13 @@ impl Counts {
         }
     }
 
+    fn fits(&self) -> bool {
+        self.counts.len() <= KEYS || self.bytes <= KEY_BYTES
+    }
+
     /// The `n` most frequent, largest first, ties by text; and the sum of the others.
     fn largest(self, n: usize) -> (Vec<(String, u64)>, u64) {
-        let mut all: Vec<_> = self.0.into_iter().collect();
+        let mut all: Vec<_> = self.counts.into_iter().collect();
         let order = |entry: &(Box<str>, u64)| (Reverse(entry.1), entry.0.clone());
         if all.len() > n {
             all.select_nth_unstable_by(n, |a, b| (Reverse(a.1), &a.0).cmp(&(Reverse(b.1), &b.0)));
@@ -131,8 +150,14 @@ impl Tally {
         Ok(())
     }
 
+    /// Called after each unit, so that memory exceeds the bound by no more than one unit's keys.
+    fn check(&self) -> Result<(), StoreError> {
+        let fit = [&self.actions, &self.resource_types, &self.users].iter().all(|counts| counts.fits());
+        if fit { Ok(()) } else { Err(StoreError::TooManyGroups) }
+    }
+
     fn into_stats(self) -> Stats {
-        let unique_users = self.users.0.len() as u64;
+        let unique_users = self.users.counts.len() as u64;
         Stats {
             total: self.by_severity.iter().sum(),
             by_severity: self.by_severity,
@@ -161,5 +186,19 @@ mod tests {
         assert_eq!(largest, [("z".into(), 9), ("a".into(), 2), ("b".into(), 2)]);
         assert_eq!(other, 2);
         assert_eq!(Counts::default().largest(3), (vec![], 0));
+    }
+
+    #[test]
+    fn a_hundred_thousand_users_fit_and_memory_is_bounded_beyond() {
+        let (long, mut tally) = ("x".repeat(400), Tally::default());
+        (0..KEYS).for_each(|i| tally.users.add(Some(&format!("{i}{long}")), 1));
+        assert!(tally.check().is_ok(), "so many always fit");
+        tally.users.add(Some("one more"), 1);
+        assert!(matches!(tally.check(), Err(StoreError::TooManyGroups)));
+        let mut tally = Tally::default();
+        (0..=KEYS).for_each(|i| tally.actions.add(Some(&i.to_string()), 1));
+        assert!(tally.check().is_ok(), "short ones: more fit");
+        (KEYS..3 * KEYS).for_each(|i| tally.actions.add(Some(&i.to_string()), 1));
+        assert!(matches!(tally.check(), Err(StoreError::TooManyGroups)));
     }
 }
