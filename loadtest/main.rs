@@ -10,7 +10,7 @@ mod measure;
 mod server;
 
 use http::Connection;
-use measure::{Latencies, raw_sync_p50};
+use measure::{Latencies, RawSync};
 use server::Server;
 use sluice::cli::demo::generator::Generator;
 use std::{
@@ -103,6 +103,7 @@ async fn bulk(options: &Options) -> anyhow::Result<()> {
     let server = Server::start(&options.server, &[]).await?;
     let tenants = server.make_tenants(4).await?;
     let before = server.cpu_seconds()?;
+    let probe = RawSync::start(server.folder(), 100 * 900);
     let deadline = Instant::now() + Duration::from_secs(options.seconds);
     let started = Instant::now();
     let mut clients = JoinSet::new();
@@ -137,11 +138,10 @@ async fn bulk(options: &Options) -> anyhow::Result<()> {
         acked.add(tenant, ids);
         latencies.merge(mine);
     }
-    let accepted_in = started.elapsed();
+    let (accepted_in, raw) = (started.elapsed(), probe.finish()?);
     let usage = server.wait_stored(&tenants).await?;
     let stored_in = started.elapsed();
     let cpu = server.cpu_seconds()? - before;
-    let raw = raw_sync_p50(server.folder(), 100 * 900)?;
     let count = acked.count();
     server.compare(&tenants, &acked.0).await?;
     println!(
@@ -207,6 +207,7 @@ async fn single(options: &Options) -> anyhow::Result<()> {
 async fn lag(options: &Options) -> anyhow::Result<()> {
     let server = Server::start(&options.server, &[]).await?;
     let tenants = server.make_tenants(8).await?;
+    let probe = RawSync::start(server.folder(), 100 * 900);
     let deadline = Instant::now() + Duration::from_secs(options.seconds);
     let mut clients = JoinSet::new();
     for i in 0..10 {
@@ -214,15 +215,18 @@ async fn lag(options: &Options) -> anyhow::Result<()> {
         let mut connection = Connection::open(server.http).await?;
         let mut template = Template::new(&mut Generator::new(i as u64), 100, true);
         clients.spawn(async move {
-            let mut acked = Vec::new();
-            let mut ticks = tokio::time::interval(Duration::from_millis(100));
+            let (mut acked, mut acks) = (Vec::new(), Latencies::default());
+            // One after the other, so that the bursts of the generator are not what is measured.
+            let mut ticks = tokio::time::interval_at(Instant::now() + Duration::from_millis(10 * i as u64), Duration::from_millis(100));
             while Instant::now() < deadline {
                 ticks.tick().await;
                 template.renew(&mut acked);
+                let sent = Instant::now();
                 let status = connection.post("/api/v1/logs/bulk?ids=false", &token, &template.body).await?;
                 anyhow::ensure!(status == 201, "status {status}");
+                acks.push(sent.elapsed());
             }
-            anyhow::Ok((tenant, acked))
+            anyhow::Ok((tenant, acked, acks))
         });
     }
     let (mut latencies, mut own) = (Latencies::default(), Vec::new());
@@ -238,20 +242,25 @@ async fn lag(options: &Options) -> anyhow::Result<()> {
         latencies.push(accepted.elapsed());
         tokio::time::sleep(Duration::from_millis(7)).await;
     }
-    let mut acked = Acked::default();
+    let (mut acked, mut acks) = (Acked::default(), Latencies::default());
     acked.add(tenant, own);
     while let Some(done) = clients.join_next().await {
-        let (tenant, ids) = done??;
+        let (tenant, ids, mine) = done??;
         acked.add(tenant, ids);
+        acks.merge(mine);
     }
+    let raw = probe.finish()?;
     server.wait_stored(&tenants).await?;
     server.compare(&tenants, &acked.0).await?;
     println!(
-        "lag: entries={} probes={} visible_p50_ms={:.1} visible_p99_ms={:.1} every id read back",
+        "lag: entries={} probes={} visible_p50_ms={:.1} visible_p99_ms={:.1} ack_p50_ms={:.2} ack_p99_ms={:.2} raw_sync_p50_ms={raw:.2} ack/raw={:.2} every id read back",
         acked.count(),
         latencies.len(),
         latencies.quantile(0.5),
-        latencies.quantile(0.99)
+        latencies.quantile(0.99),
+        acks.quantile(0.5),
+        acks.quantile(0.99),
+        acks.quantile(0.5) / raw
     );
     Ok(())
 }

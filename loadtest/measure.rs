@@ -4,6 +4,11 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -32,21 +37,52 @@ impl Latencies {
     }
 }
 
-/// Median of writing `bytes` into preallocated space and `fdatasync`, in milliseconds, on the server's own volume.
-pub fn raw_sync_p50(folder: &Path, bytes: usize) -> io::Result<f64> {
-    const TIMES: usize = 200;
+/// Writes `bytes` into preallocated space and calls `fdatasync`, on the server's own volume, twenty times a second until
+/// `stop` is set: what an acknowledgement costs at least, while the machine does what it does. The median in milliseconds.
+fn raw_sync_p50(folder: &Path, bytes: usize, stop: &AtomicBool) -> io::Result<f64> {
+    const PLACES: u64 = 64;
     let path = folder.join("raw-sync-probe");
     let file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
     let step = bytes.next_multiple_of(4096);
-    file.write_all_at(&vec![0; step * TIMES], 0)?;
+    for place in 0..PLACES {
+        file.write_all_at(&vec![0; step], place * step as u64)?;
+    }
     file.sync_all()?;
     let (block, mut latencies) = (vec![7; step], Latencies::default());
-    for i in 0..TIMES {
+    for i in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
         let started = Instant::now();
-        file.write_all_at(&block, (i * step) as u64)?;
+        file.write_all_at(&block, i % PLACES * step as u64)?;
         file.sync_data()?;
         latencies.push(started.elapsed());
+        std::thread::sleep(Duration::from_millis(50));
     }
     std::fs::remove_file(path)?;
     Ok(latencies.quantile(0.5))
+}
+
+/// The probe on a thread of its own.
+pub struct RawSync {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<f64>>,
+}
+
+impl RawSync {
+    pub fn start(folder: &Path, bytes: usize) -> Self {
+        let (stop, folder) = (Arc::new(AtomicBool::new(false)), folder.to_owned());
+        let stopped = stop.clone();
+        Self {
+            stop,
+            thread: std::thread::spawn(move || raw_sync_p50(&folder, bytes, &stopped)),
+        }
+    }
+
+    /// Ends it; the median in milliseconds.
+    pub fn finish(self) -> anyhow::Result<f64> {
+        self.stop.store(true, Ordering::Relaxed);
+        let done = self.thread.join().map_err(|_| anyhow::anyhow!("the probe panicked"))?;
+        Ok(done?)
+    }
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     actors::{
         broadcast::Publisher,
-        sequencer::{Parts, Sequencer, core::GAP},
+        sequencer::{Parts, Phase, Sequencer, core::GAP},
     },
     catalog::Catalog,
     config::{Settings, Sources},
@@ -143,6 +143,9 @@ impl Life {
     }
 
     async fn until_decided(&self) {
+        let mut phase = self.sequencer.phase();
+        // The store shows all that the log held only after the replay. A sequencer that is gone replays nothing more.
+        let _ = phase.wait_for(|phase| *phase != Phase::Replaying).await;
         while self.queue.undecided().1 > 0 {
             tokio::task::yield_now().await;
         }

@@ -42,14 +42,14 @@ fn rows_of<'a>(tenants: &'a mut HashMap<TenantId, Rows>, tenant: &TenantId) -> &
     tenants.get_mut(tenant).expect("it was just made")
 }
 
-/// The ids of a seal's new rows.
-type IdsByTenant = Vec<(TenantId, Vec<Uuid>)>;
+/// The ids of a seal's new rows, in runs of one tenant each.
+type SealIds = Vec<(TenantId, Vec<Uuid>)>;
 
 /// Rows of seals that are durable and that the store does not show yet.
 #[derive(Debug, Default)]
 pub struct Window {
     tenants: HashMap<TenantId, Rows>,
-    seals: VecDeque<(u64, IdsByTenant)>,
+    seals: VecDeque<(u64, SealIds)>,
     rows: usize,
 }
 

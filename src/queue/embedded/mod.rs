@@ -9,7 +9,7 @@
 //!
 //! - [`book`] knows what is undecided and where it stands (pure), [`backlog`] who is next (pure), [`delivery`] are the
 //!   tasks between backlog and router, [`recovery`] reads all of it from the log at start.
-//! - A pack is taken on a task of its own: a caller that goes away neither loses nor half-does anything.
+//! - A caller that goes away neither loses nor half-does anything: what it began goes on as a task of its own.
 //! - Memory: of a pack that waits, its name, its place and twice eight bytes per entry are kept; the pack itself only while it
 //!   fits a bound. So the log may fill to `wal.undecided_bytes` behind a blocked store with memory inside the budget.
 //! - Segments go, oldest first, once the store's previous manifest covers them; packs that alone hold an old segment
@@ -44,22 +44,29 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 use std::{
+    future::Future,
     path::PathBuf,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     runtime::Handle,
-    sync::{Notify, mpsc, oneshot, watch},
+    sync::{Notify, Semaphore, mpsc, oneshot, watch},
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How often the queue looks for segments that may go and packs that are to be copied, when no manifest says so.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// Packs read back from the log at a time. Behind a slow store every tenant reads its next one as soon as it may; each on a
+/// thread of its own would be a hundred threads, and each thread keeps some of the memory that it once needed.
+const READS: usize = 4;
 
 /// Packs copied forward at a time, bytes.
 const COPY_BYTES: usize = 16 << 20;
@@ -145,6 +152,8 @@ struct Shared {
     book: Mutex<Book>,
     settings: QueueSettings,
     runtime: Handle,
+    /// Turns to read packs back.
+    reads: Semaphore,
     /// Wakes the feeding task.
     work: Notify,
     /// Ends the tasks.
@@ -172,6 +181,8 @@ impl Shared {
 
     async fn read(self: Arc<Self>, at: Position) -> Result<Arc<Pack>, PackReadError> {
         let runtime = self.runtime.clone();
+        let this = self.clone();
+        let _turn = this.reads.acquire().await.expect("the semaphore is never closed");
         let read = runtime
             .spawn_blocking(move || {
                 // It may have been copied forward, and its segment trimmed, since somebody noted where it stands.
@@ -194,6 +205,7 @@ impl EmbeddedQueue {
             book: Mutex::new(Book::new(settings.limits, start, now_ms())),
             settings,
             runtime,
+            reads: Semaphore::new(READS),
             work: Notify::new(),
             stop: CancellationToken::new(),
             closing: CancellationToken::new(),
@@ -286,9 +298,12 @@ impl Producer for EmbeddedQueue {
             let reservation = shared.book().reserve(&pack)?;
             let (ids, lane) = (book::short_ids(&pack), pack.tenant().stable_hash());
             let append = shared.wal.append(RecordKind::Pack, lane, None, pack.bytes().clone());
-            // From here on it is the task's: the caller may go away.
-            let task = shared.runtime.spawn(finish(shared.clone(), (pack, ids), reservation, append, waiter));
-            task.await.unwrap_or(Err(AcceptError::Unknown))?;
+            // From here on the caller may go away.
+            Unstoppable {
+                runtime: &shared.runtime,
+                work: Some(Box::pin(finish(shared.clone(), (pack, ids), reservation, append, waiter))),
+            }
+            .await?;
             let decided = match (wait, decided) {
                 (Some(wait), Some(decided)) => tokio::time::timeout(wait, decided).await.ok().and_then(Result::ok),
                 _ => None,
@@ -348,6 +363,34 @@ async fn finish(
         Err(error) => {
             book.release(reservation);
             Err(refused(error))
+        }
+    }
+}
+
+/// Work that goes on, as a task of its own, when whoever waits for it goes away. Nearly nobody does, so that a task for each
+/// pack, and the switch from task to task, would nearly always be for nothing.
+struct Unstoppable<'a, T: Send + 'static> {
+    runtime: &'a Handle,
+    work: Option<BoxFuture<'static, T>>,
+}
+
+impl<T: Send + 'static> Future for Unstoppable<'_, T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let work = self.work.as_mut().expect("polled after it was ready");
+        let done = work.as_mut().poll(context);
+        if done.is_ready() {
+            self.work = None;
+        }
+        done
+    }
+}
+
+impl<T: Send + 'static> Drop for Unstoppable<'_, T> {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            self.runtime.spawn(work);
         }
     }
 }
@@ -443,5 +486,32 @@ fn not_sealed(error: WalError) -> SealLogError {
         WalError::Full => SealLogError::Full,
         WalError::Closed => SealLogError::Closed,
         other => SealLogError::Failed(other.to_string().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fs::sim::SimFs, model::pack::tests::pack_of};
+    use futures_util::FutureExt;
+
+    #[tokio::test]
+    async fn what_a_caller_began_goes_on_when_it_goes_away() {
+        let (wal, _) = Wal::open(Arc::new(SimFs::new()), "/wal".into(), WalSettings::default(), &mut |_, _, _| {}).expect("a log");
+        let queue = EmbeddedQueue::new(wal, book::Start::default(), QueueSettings::default(), Handle::current());
+        let scope = TenantScope::new(TenantId::parse("acme").expect("a tenant"));
+        let mut begun = queue.accept(pack_of("acme", &[1, 2]), None);
+        let at_once = (&mut begun).now_or_never();
+        drop(begun);
+        if at_once.is_none() {
+            let known = async {
+                while queue.counters(&scope).accepted == 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), known).await.expect("it is taken all the same");
+        }
+        assert_eq!(queue.counters(&scope).pending, 2);
+        queue.close();
     }
 }
