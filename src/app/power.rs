@@ -18,7 +18,7 @@ use crate::{
         broadcast::Publisher,
         sequencer::{Parts, Phase, Sequencer, core::GAP},
     },
-    catalog::Catalog,
+    catalog::{Catalog, NewTenant, SettingsPatch},
     config::{Settings, Sources},
     error::AppError,
     fs::{
@@ -401,9 +401,22 @@ async fn flush(life: &Life) {
     flushed.expect("no panic").expect("there is room");
 }
 
+/// A tenant writes only after it was made; so the catalog knows it when no seal does any more.
+async fn register(fs: &SimFs, settings: &Settings, tenant: &TenantId) {
+    let objects = FolderObjects::open(Arc::new(fs.clone()), settings.objects_dir.clone()).expect("a folder");
+    let catalog = Catalog::open(Arc::new(objects)).await.expect("it opens");
+    let new = NewTenant {
+        tenant_id: tenant.clone(),
+        name: None,
+        settings: SettingsPatch::default(),
+    };
+    catalog.create(new).await.expect("it is new");
+}
+
 /// A disk with 4,800 entries in several segments, after `kill -9` or, flushed, after an orderly stop; and the numbers.
 async fn filled(client: &mut Client, memtable_bytes: &str, orderly: bool) -> (SimFs, BTreeMap<u64, Uuid>) {
     let (fs, settings) = (SimFs::new(), settings(memtable_bytes));
+    register(&fs, &settings, &client.tenant).await;
     let life = Life::begin(&fs, &settings).await.expect("it starts");
     for _ in 0..120 {
         write(&life, client, 40).await;
