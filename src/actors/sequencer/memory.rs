@@ -230,3 +230,116 @@ impl KnownPacks {
         self.ids.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::pack::tests::pack_of,
+        seal::{Decision, Seal, SealPack, SealTenant},
+    };
+    use smallvec::SmallVec;
+
+    /// A UUIDv7 of this millisecond.
+    fn made(ms: i64, n: u128) -> Uuid {
+        Uuid::from_u128((ms as u128) << 80 | 7 << 76 | 2 << 62 | n)
+    }
+
+    /// A seal of new client-made entries.
+    fn sealed(at: i64, ids: &[Uuid]) -> DecidedSeal {
+        let ids: Vec<u128> = ids.iter().map(Uuid::as_u128).collect();
+        let pack = Arc::new(pack_of("a", &ids));
+        let tenant = SealTenant {
+            tenant: pack.tenant().clone(),
+            head: ids.len() as u64,
+            void: None,
+            stored: ids.len() as u64,
+            duplicate: 0,
+            dead_lettered: 0,
+            accepted: ids.len() as u64,
+            bytes: 1,
+        };
+        let decided = SealPack {
+            pack_id: pack.id(),
+            tenant: 0,
+            positions: SmallVec::new(),
+            decisions: vec![Decision::New; ids.len()],
+            refusal: None,
+            first_sequence: 1,
+        };
+        let seal = Seal {
+            n: 1,
+            previous_crc: 0,
+            owner: Uuid::nil(),
+            sealed_at: at,
+            chain_break: false,
+            tenants: vec![tenant],
+            packs: vec![decided],
+        };
+        DecidedSeal {
+            seal,
+            crc: 0,
+            packs: vec![pack],
+            encoded_len: 0,
+        }
+    }
+
+    #[test]
+    fn a_server_made_id_is_certain_only_within_the_skew_and_the_memory() {
+        const START: i64 = 1_700_000_000_000;
+        let recent = Recent::new(START);
+        let now = START + 10 * SKEW_MS;
+        for (made_at, certain) in [
+            (now, true),
+            (now - SKEW_MS, true),
+            (now - SKEW_MS - 1, false), // older: another process may have sealed it before this memory's ids
+            (now + SKEW_MS, true),
+            (now + SKEW_MS + 1, false), // newer: a clock has stepped
+        ] {
+            assert_eq!(recent.covers(made(made_at, 1), now), certain, "{} ms from now", made_at - now);
+        }
+        // In the first minute the memory does not reach back by the skew.
+        assert!(!recent.covers(made(START + SKEW_MS - 1, 1), START + SKEW_MS - 1));
+        assert!(recent.covers(made(START + SKEW_MS, 1), START + SKEW_MS));
+        assert!(!recent.covers(Uuid::from_u128(5), now), "no UUIDv7");
+    }
+
+    #[test]
+    fn an_id_that_was_resent_by_its_client_is_remembered_as_long_as_it_counts() {
+        const START: i64 = 1_700_000_000_000;
+        let (mut recent, tenant) = (Recent::new(START), TenantId::parse("a").expect("a tenant"));
+        let mut now = START + SKEW_MS;
+        // Seals go on for ten generations: what is not remembered must not be certain.
+        let mut ids = Vec::new();
+        while now < START + 10 * GENERATION_MS {
+            let id = made(now, now as u128 & 0xffff);
+            recent.add(&sealed(now, &[id]));
+            ids.push(id);
+            for id in &ids {
+                assert!(
+                    recent.get(&tenant, *id).is_some() || !recent.covers(*id, now),
+                    "forgotten and taken for new at {now}"
+                );
+            }
+            now += 7_000;
+        }
+        let remembered = ids.iter().filter(|id| recent.get(&tenant, **id).is_some()).count();
+        assert!(remembered < ids.len() / 2, "old ids are forgotten");
+        assert_eq!(
+            recent.get(&TenantId::parse("b").expect("a tenant"), ids[ids.len() - 1]),
+            None,
+            "another tenant's"
+        );
+    }
+
+    #[test]
+    fn a_known_pack_is_forgotten_with_its_last_segment_and_not_before() {
+        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let mut known: KnownPacks = [(one, 3), (two, 5)].into_iter().collect();
+        known.trimmed(3);
+        assert!(known.contains(one) && known.contains(two));
+        known.trimmed(4);
+        assert!(!known.contains(one) && known.contains(two));
+        assert_eq!(known.len(), 1);
+    }
+}

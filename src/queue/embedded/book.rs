@@ -452,3 +452,108 @@ fn counts(decisions: &[Decision]) -> Decided {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::pack::tests::pack_of, seal::SealPack};
+    use uuid::Uuid;
+
+    fn book(undecided_bytes: u64, undecided_tenant_bytes: u64, held_bytes: usize) -> Book {
+        let limits = Limits {
+            undecided_bytes,
+            undecided_tenant_bytes,
+            held_bytes,
+        };
+        Book::new(limits, Start::default(), 0)
+    }
+
+    fn at(segment: u64) -> Position {
+        Position { segment, offset: 4096 }
+    }
+
+    fn take(book: &mut Book, pack: &Arc<Pack>, segment: u64) -> Result<(), AcceptError> {
+        let reservation = book.reserve(pack)?;
+        book.durable(reservation, pack, at(segment), None, 0);
+        Ok(())
+    }
+
+    fn seal(n: u64, packs: &[(&Arc<Pack>, u64)]) -> Seal {
+        let decided = |(pack, segment): &(&Arc<Pack>, u64)| SealPack {
+            pack_id: pack.id(),
+            tenant: 0,
+            positions: SmallVec::from_elem(at(*segment), 1),
+            decisions: vec![Decision::New; pack.len()],
+            refusal: None,
+            first_sequence: 1,
+        };
+        Seal {
+            n,
+            previous_crc: 0,
+            owner: Uuid::nil(),
+            sealed_at: 0,
+            chain_break: false,
+            tenants: Vec::new(),
+            packs: packs.iter().map(decided).collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_undecided_is_capped_per_tenant_and_in_all_and_a_refusal_charges_nothing() {
+        let packs: Vec<_> = (0..4).map(|i| Arc::new(pack_of(if i == 3 { "b" } else { "a" }, &[i]))).collect();
+        let one = packs[0].bytes().len() as u64 + PACK_OVERHEAD;
+        let mut book = book(3 * one, 2 * one, 0);
+        take(&mut book, &packs[0], 1).expect("room");
+        let under_way = book.reserve(&packs[1]).expect("room");
+        assert!(
+            matches!(book.reserve(&packs[2]), Err(AcceptError::TenantFull { .. })),
+            "appends under way count"
+        );
+        book.release(under_way);
+        take(&mut book, &packs[1], 1).expect("given back");
+        assert!(matches!(book.reserve(&packs[2]), Err(AcceptError::TenantFull { .. })));
+        take(&mut book, &packs[3], 1).expect("another tenant has room");
+        let third = Arc::new(pack_of("b", &[9]));
+        assert!(matches!(book.reserve(&third), Err(AcceptError::Unavailable { .. })));
+        assert_eq!(book.undecided(), (3 * one, 3));
+        let other = Arc::new(pack_of("c", &[9]));
+        assert!(matches!(book.reserve(&other), Err(AcceptError::Unavailable { .. })), "in all, whoever asks");
+    }
+
+    #[test]
+    fn packs_in_memory_stay_within_their_bound_however_much_waits() {
+        let packs: Vec<_> = (0..500).map(|i| Arc::new(pack_of("a", &[i]))).collect();
+        let held = 10 * packs[0].bytes().len();
+        let mut book = book(u64::MAX, u64::MAX, held);
+        for pack in packs {
+            take(&mut book, &pack, 1).expect("room");
+            assert!(book.backlog.held() <= held);
+        }
+        let memory: usize = book
+            .slots
+            .iter()
+            .flatten()
+            .filter_map(|slot| slot.memory.upgrade())
+            .map(|pack| pack.bytes().len())
+            .sum();
+        assert_eq!((memory, book.backlog.held()), (held, held), "nobody but the backlog holds a pack");
+    }
+
+    #[test]
+    fn a_segment_goes_only_when_its_packs_and_seals_are_covered_and_no_append_can_stand_there() {
+        let packs: Vec<_> = (0..3).map(|i| Arc::new(pack_of("a", &[i]))).collect();
+        let mut book = book(u64::MAX, u64::MAX, 0);
+        take(&mut book, &packs[0], 1).expect("room");
+        take(&mut book, &packs[1], 2).expect("room");
+        assert_eq!(book.trim_floor(u64::MAX), 0, "no seal yet");
+        book.sealed(&seal(1, &[(&packs[0], 1)]), at(2));
+        assert_eq!(book.trim_floor(0), 1, "seal 1 is not covered");
+        assert_eq!(book.trim_floor(1), 2, "segment 2 has an undecided pack");
+        let under_way = book.reserve(&packs[2]).expect("room");
+        book.sealed(&seal(2, &[(&packs[1], 2)]), at(3));
+        assert_eq!(book.trim_floor(2), 2, "an append that began in segment 2 may stand there");
+        book.release(under_way);
+        assert_eq!(book.trim_floor(1), 2);
+        assert_eq!(book.trim_floor(2), 3, "the last seal's segment stays");
+    }
+}

@@ -99,35 +99,20 @@ fn a_vanished_newest_manifest_loses_nothing() {
 }
 
 #[test]
-fn damage_that_a_read_finds_is_an_error_and_shows_in_health_once() {
-    let (bench, sequencer) = grown(31, 3);
-    let fs = bench.fs.crash(1, CrashMode::Lose);
-    let oldest = files(&fs, "/data/parts")
-        .into_iter()
-        .find(|p| p.extension().is_some_and(|e| e == "parquet"))
-        .expect("a part");
-    let mut bytes = fs.bytes(&oldest);
-    let half = bytes.len() / 2;
-    bytes[4..half].iter_mut().for_each(|b| *b ^= 0x40);
-    fs.set_bytes(&oldest, &bytes);
-    let again = Bench::recover(fs, quiet(), &sequencer.log);
-    assert_eq!(again.opened.damage, [], "a start does not read all of an older part");
-    let health = again.store.health();
-    assert!(health.damage.is_empty() && health.parts_memory > 0, "{health:?}");
+fn damage_that_a_read_finds_shows_in_health_once_and_within_a_bound() {
+    let (bench, _) = grown(31, 3);
+    let store = &bench.store;
+    assert!(store.health().damage.is_empty() && store.health().parts_memory > 0);
+    let damaged = |what: String| bench.ask(store.query(move |_, _| Err::<(), _>(StoreError::Damaged(what.into()))));
     for _ in 0..2 {
-        let query = ListQuery {
-            limit: usize::MAX,
-            ..ListQuery::default()
-        };
-        let refused = ["a", "b"].map(|name| again.ask(again.store.list(&scope(name), query.clone())).err());
-        assert!(refused.iter().flatten().all(|error| matches!(error, StoreError::Damaged(_))), "{refused:?}");
-        assert!(refused.iter().flatten().count() > 0, "wrong rows instead of an error");
+        assert!(damaged("`p-1.parquet` is damaged".into()).is_err());
     }
-    let damage = again.store.health().damage;
-    let file = oldest.file_name().and_then(|name| name.to_str()).expect("a name");
-    assert!(!damage.is_empty() && damage.iter().all(|d| d.what.contains(file)), "{damage:?}");
-    let distinct: std::collections::BTreeSet<_> = damage.iter().map(|d| &d.what).collect();
-    assert_eq!(distinct.len(), damage.len(), "each once: {damage:?}");
+    assert!(bench.ask(store.query(|_, _| Err::<(), _>(StoreError::Deadline))).is_err());
+    let damage = store.health().damage;
+    assert_eq!(damage.len(), 1, "each once, and nothing but damage: {damage:?}");
+    assert_eq!((&*damage[0].what, damage[0].rebuilt), ("`p-1.parquet` is damaged", false));
+    (0..300).for_each(|i| assert!(damaged(format!("block {i}")).is_err()));
+    assert_eq!(store.health().damage.len(), 100);
 }
 
 #[test]
