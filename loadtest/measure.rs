@@ -39,6 +39,7 @@ impl Latencies {
 
 /// Writes `bytes` into preallocated space and calls `fdatasync`, on the server's own volume, twenty times a second until
 /// `stop` is set: what an acknowledgement costs at least, while the machine does what it does. The median in milliseconds.
+#[allow(clippy::disallowed_methods, reason = "the probe has a pace, it waits for nothing")]
 fn raw_sync_p50(folder: &Path, bytes: usize, stop: &AtomicBool) -> io::Result<f64> {
     const PLACES: u64 = 64;
     let path = folder.join("raw-sync-probe");
