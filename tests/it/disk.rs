@@ -66,8 +66,11 @@ async fn a_full_disk_refuses_and_recovers_by_itself() {
         refused.is_some_and(|text| text.contains("durability")),
         "the disk never was full after {acked} entries"
     );
-    let health = server.client.get(format!("http://{}/health", server.http)).send().await.expect("it answers");
-    assert!(health.text().await.expect("text").contains("disk"), "health says why");
+    let says_why = || async {
+        let health = server.client.get(format!("http://{}/health", server.http)).send().await.expect("it answers");
+        health.text().await.expect("text").contains("disk")
+    };
+    server.until(says_why, "health says that the disk is full").await;
 
     std::fs::remove_file(&hog).expect("removed");
     server
