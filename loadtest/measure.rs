@@ -4,10 +4,7 @@ use std::{
     io,
     os::unix::fs::FileExt,
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -38,9 +35,8 @@ impl Latencies {
 }
 
 /// Writes `bytes` into preallocated space and calls `fdatasync`, on the server's own volume, twenty times a second until
-/// `stop` is set: what an acknowledgement costs at least, while the machine does what it does. The median in milliseconds.
-#[allow(clippy::disallowed_methods, reason = "the probe has a pace, it waits for nothing")]
-fn raw_sync_p50(folder: &Path, bytes: usize, stop: &AtomicBool) -> io::Result<f64> {
+/// `stop` hangs up: what an acknowledgement costs at least, while the machine does what it does. The median in milliseconds.
+fn raw_sync_p50(folder: &Path, bytes: usize, stop: &Receiver<()>) -> io::Result<f64> {
     const PLACES: u64 = 64;
     let path = folder.join("raw-sync-probe");
     let file = std::fs::OpenOptions::new().create(true).truncate(true).write(true).open(&path)?;
@@ -51,14 +47,13 @@ fn raw_sync_p50(folder: &Path, bytes: usize, stop: &AtomicBool) -> io::Result<f6
     file.sync_all()?;
     let (block, mut latencies) = (vec![7; step], Latencies::default());
     for i in 0.. {
-        if stop.load(Ordering::Relaxed) {
+        if stop.recv_timeout(Duration::from_millis(50)) != Err(RecvTimeoutError::Timeout) {
             break;
         }
         let started = Instant::now();
         file.write_all_at(&block, i % PLACES * step as u64)?;
         file.sync_data()?;
         latencies.push(started.elapsed());
-        std::thread::sleep(Duration::from_millis(50));
     }
     std::fs::remove_file(path)?;
     Ok(latencies.quantile(0.5))
@@ -66,14 +61,13 @@ fn raw_sync_p50(folder: &Path, bytes: usize, stop: &AtomicBool) -> io::Result<f6
 
 /// The probe on a thread of its own.
 pub struct RawSync {
-    stop: Arc<AtomicBool>,
+    stop: Sender<()>,
     thread: JoinHandle<io::Result<f64>>,
 }
 
 impl RawSync {
     pub fn start(folder: &Path, bytes: usize) -> Self {
-        let (stop, folder) = (Arc::new(AtomicBool::new(false)), folder.to_owned());
-        let stopped = stop.clone();
+        let ((stop, stopped), folder) = (channel(), folder.to_owned());
         Self {
             stop,
             thread: std::thread::spawn(move || raw_sync_p50(&folder, bytes, &stopped)),
@@ -82,7 +76,7 @@ impl RawSync {
 
     /// Ends it; the median in milliseconds.
     pub fn finish(self) -> anyhow::Result<f64> {
-        self.stop.store(true, Ordering::Relaxed);
+        drop(self.stop);
         let done = self.thread.join().map_err(|_| anyhow::anyhow!("the probe panicked"))?;
         Ok(done?)
     }
