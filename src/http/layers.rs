@@ -4,11 +4,15 @@
 //!    for HTTP/1.1 only);
 //! 2. **compression**: inside of HEAD; outside of the rest, so that it sees the final body;
 //! 3. **slashes**: one trailing slash is taken off before routing, so that both forms are the same endpoint, without a redirect;
-//! 4. **request id and problems**: inside of compression, because a problem's JSON is compressed too and names the id; outside
+//! 4. **unread bodies** ([`leftover`]): outside of everything that may refuse a request before its body;
+//! 5. **request id and problems**: inside of compression, because a problem's JSON is compressed too and names the id; outside
 //!    of everything that can fail, so that every answer has an id and is counted;
-//! 5. **panics** become a 500 problem without internals: inside 4, which renders it; outside the handlers, which cause it.
+//! 6. **panics** become a 500 problem without internals: inside 5, which renders it; outside the handlers, which cause it.
 
-use super::error::{Code, Problem};
+use super::{
+    error::{Code, Problem},
+    leftover,
+};
 use crate::telemetry::metrics::metrics;
 use axum::{
     Router,
@@ -53,6 +57,7 @@ pub fn around(routes: Router) -> Router {
                 .compress_when(SizeAbove::new(COMPRESS_ABOVE).and(NotForContentType::SSE).and(NotForContentType::IMAGES)),
         )
         .layer(map_request(strip_slash))
+        .layer(from_fn(leftover::clear))
         .layer(from_fn(identify))
         .layer(CatchPanicLayer::custom(panicked))
         .service(routes);

@@ -149,6 +149,9 @@ async fn unknown_paths_are_404_and_other_methods_405_with_allow() {
         got.problem(405, "method_not_allowed");
         assert_eq!(got.headers["allow"], allow);
     }
+    let got = bench.call("POST", "/", "", "").await;
+    got.problem(405, "method_not_allowed");
+    assert_eq!(got.headers["allow"], "GET, HEAD");
 }
 
 #[tokio::test]
