@@ -49,6 +49,7 @@ pub fn around(routes: Router) -> Router {
     // Middleware of axum runs after routing; as a service inside an empty router it runs before.
     let inner = ServiceBuilder::new()
         .layer(from_fn(head))
+        .layer(map_request(only_known_encodings))
         .layer(
             CompressionLayer::new()
                 .no_br()
@@ -62,6 +63,28 @@ pub fn around(routes: Router) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .service(routes);
     Router::new().fallback_service(inner)
+}
+
+/// Leaves of `Accept-Encoding` what we have. Of a client that forbids the rest, `identity` too, the compression layer would turn
+/// the answer into 406, also the one of a write that was done: it gets the answer plain, as RFC 9110 allows.
+async fn only_known_encodings(mut request: Request) -> Request {
+    let given: Vec<_> = request
+        .headers()
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .collect();
+    let is_known = |part: &&str| {
+        let name = part.split(';').next().unwrap_or_default().trim();
+        ["gzip", "x-gzip", "zstd"].iter().any(|known| name.eq_ignore_ascii_case(known))
+    };
+    let known: Vec<_> = given.iter().flat_map(|v| v.split(',')).filter(is_known).collect();
+    let value = HeaderValue::from_str(&known.join(",")).ok().filter(|_| !known.is_empty());
+    match value {
+        Some(value) => drop(request.headers_mut().insert(header::ACCEPT_ENCODING, value)),
+        None => drop(request.headers_mut().remove(header::ACCEPT_ENCODING)),
+    }
+    request
 }
 
 async fn strip_slash(mut request: Request) -> Request {

@@ -188,6 +188,18 @@ async fn answers_are_compressed_when_asked_and_head_has_no_body() {
         }
         assert_eq!(back, plain);
     }
+    for (accepted, encoding) in [
+        ("gzip;q=0.5, identity;q=0", Some("gzip")),
+        ("*;q=0, zstd", Some("zstd")),
+        ("gzip;q=0", None),
+        ("br, *;q=0", None),
+        ("identity;q=0", None),
+    ] {
+        let request = request("GET", "/api/v1/logs", &admin).header("accept-encoding", accepted);
+        let got = bench.send(request.body(Body::empty()).expect("a request")).await;
+        let used = got.headers.get("content-encoding").map(|v| v.to_str().expect("text"));
+        assert_eq!((got.status.as_u16(), used), (200, encoding), "{accepted}");
+    }
     let head = bench.call("HEAD", "/api/v1/logs", &admin, "").await;
     assert_eq!((head.status.as_u16(), head.bytes.len()), (200, 0));
     assert_eq!(head.headers["content-length"], plain.len().to_string());
