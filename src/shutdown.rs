@@ -2,18 +2,23 @@
 //! it is said who was still running, and the rest of the phases are passed over; what was not settled is delivered again at
 //! the next start.
 
+use crate::error::AppError;
 use std::{future::Future, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
-/// Waits for SIGTERM or Ctrl-C. Cancel-safe.
-pub async fn requested() -> std::io::Result<()> {
+/// From this call on SIGTERM and Ctrl-C no longer end the process by themselves; the future resolves at the first of them,
+/// also at one that came before it was polled. Cancel-safe.
+pub fn requested() -> Result<impl Future<Output = ()>, AppError> {
     use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("interrupted: stopping"),
-    }
-    Ok(())
+    let cannot = |e| AppError::failed(format!("signals cannot be received: {e}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+            _ = interrupt.recv() => tracing::info!("interrupted: stopping"),
+        }
+    })
 }
 
 /// A stop that has begun.
@@ -78,6 +83,15 @@ impl Shutdown {
 mod tests {
     use super::*;
     use std::future::{pending, ready};
+
+    #[tokio::test]
+    async fn a_signal_that_comes_before_anybody_waits_is_not_lost_and_does_not_kill() {
+        let asked = requested().expect("signals can be received");
+        let process = std::process::id().to_string();
+        let sent = std::process::Command::new("kill").args(["-TERM", &process]).status();
+        assert!(sent.expect("it runs").success());
+        asked.await;
+    }
 
     #[tokio::test(start_paused = true)]
     async fn one_deadline_for_all_phases_and_it_names_who_was_left() {

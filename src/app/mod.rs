@@ -61,14 +61,16 @@ pub struct Running {
 
 /// Runs the server until SIGTERM or Ctrl-C, or until it cannot go on.
 pub async fn run(settings: Settings) -> Result<(), AppError> {
-    let running = start(&settings).await?;
+    // Before anybody is told that the process is there, and can ask it to stop.
+    let mut asked = std::pin::pin!(crate::shutdown::requested()?);
+    let running = tokio::select! {
+        started = start(&settings) => started?,
+        () = &mut asked => return Ok(()), // nothing was taken yet; what was read is as it was
+    };
     crate::cli::print(&format!("listening http={} admin={}\n", running.http, running.admin))?;
     tracing::info!(http = %running.http, admin = %running.admin, data_dir = %settings.data_dir.display(), "listening; `sluice token` makes a credential");
     tokio::select! {
-        signal = crate::shutdown::requested() => {
-            signal.map_err(|e| AppError::failed(format!("signals cannot be received: {e}")))?;
-            running.stop().await
-        }
+        () = asked => running.stop().await,
         failure = running.failed() => {
             running.health.set_phase(Phase::Broken);
             Err(failure)

@@ -83,14 +83,22 @@ pub fn own_tenant(app: &App, principal: &Principal, action: Action) -> Result<(T
     Ok((TenantScope::new(id.clone()), tenant))
 }
 
-/// The tenant named in a path: 403 when the credential does not cover it, existing or not; 404 when it does and there is none.
-pub fn named_tenant(app: &App, principal: &Principal, action: Action, name: &str) -> Result<(TenantScope, Arc<Tenant>), Problem> {
+/// Whether the credential covers the tenant named in a path, whatever is asked for there: 403 when it does not, existing or
+/// not; a platform admin, who covers all, gets 404 when there is none.
+pub fn reaches(app: &App, principal: &Principal, name: &str) -> Result<TenantId, Problem> {
     let platform = principal.roles.contains(&Role::PlatformAdmin);
-    let id = match TenantId::parse(name) {
-        Ok(id) if policy::covers(principal, &id) => id,
-        _ if platform => return Err(Problem::not_found()),
-        _ => return Err(not_covered()),
-    };
+    match TenantId::parse(name) {
+        Ok(id) if platform && app.services.catalog.get(&id).is_none() => Err(Problem::not_found()),
+        Ok(id) if policy::covers(principal, &id) => Ok(id),
+        _ if platform => Err(Problem::not_found()),
+        _ => Err(not_covered()),
+    }
+}
+
+/// The tenant named in a path, for a caller that may do this to it: errors of [`reaches`], then 403 for want of a role, then
+/// 404 when there is none.
+pub fn named_tenant(app: &App, principal: &Principal, action: Action, name: &str) -> Result<(TenantScope, Arc<Tenant>), Problem> {
+    let id = reaches(app, principal, name)?;
     if !policy::allowed_on(principal, action, &id) {
         return Err(denied());
     }

@@ -10,7 +10,7 @@ use super::{
     letters, openapi,
     query::Query,
     reads,
-    routes::{Access, BASE, ENDPOINTS, Endpoint, Operation as Op, Verb},
+    routes::{Access, BASE, BOARD, ENDPOINTS, Endpoint, Operation as Op, TENANT, Verb},
     state::App,
     stream, tenants,
 };
@@ -74,12 +74,14 @@ pub fn routes(app: Arc<App>) -> Router {
             },
         );
         router = router.route(&format!("{BASE}{path}"), handler.clone());
+        if path == BOARD {
+            // A person who opens the server's address sees the board.
+            router = router.route("/", handler.clone());
+        }
         if at_root {
             router = router.route(path, handler);
         }
     }
-    // A person who opens the server's address sees the board.
-    router = router.route("/", axum::routing::get(async || docs::board()));
     router.fallback(|| async { Problem::not_found() }).with_state(app)
 }
 
@@ -98,6 +100,10 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
             Some(access::authenticate(&app, token, &parts.headers)?)
         }
     };
+    if let Some(caller) = caller.as_ref().filter(|_| endpoint.path.starts_with(TENANT)) {
+        // Before the role, so that the answer is the same for whatever stands below a tenant.
+        access::reaches(&app, caller, &id)?;
+    }
     if let (Some(caller), Access::May(action)) = (&caller, endpoint.access)
         && !policy::allowed(caller, action)
     {

@@ -4,11 +4,15 @@
 //!    for HTTP/1.1 only);
 //! 2. **compression**: inside of HEAD; outside of the rest, so that it sees the final body;
 //! 3. **slashes**: one trailing slash is taken off before routing, so that both forms are the same endpoint, without a redirect;
-//! 4. **request id and problems**: inside of compression, because a problem's JSON is compressed too and names the id; outside
+//! 4. **unread bodies** ([`leftover`]): outside of everything that may refuse a request before its body;
+//! 5. **request id and problems**: inside of compression, because a problem's JSON is compressed too and names the id; outside
 //!    of everything that can fail, so that every answer has an id and is counted;
-//! 5. **panics** become a 500 problem without internals: inside 4, which renders it; outside the handlers, which cause it.
+//! 6. **panics** become a 500 problem without internals: inside 5, which renders it; outside the handlers, which cause it.
 
-use super::error::{Code, Problem};
+use super::{
+    error::{Code, Problem},
+    leftover,
+};
 use crate::telemetry::metrics::metrics;
 use axum::{
     Router,
@@ -45,6 +49,7 @@ pub fn around(routes: Router) -> Router {
     // Middleware of axum runs after routing; as a service inside an empty router it runs before.
     let inner = ServiceBuilder::new()
         .layer(from_fn(head))
+        .layer(map_request(only_known_encodings))
         .layer(
             CompressionLayer::new()
                 .no_br()
@@ -53,10 +58,33 @@ pub fn around(routes: Router) -> Router {
                 .compress_when(SizeAbove::new(COMPRESS_ABOVE).and(NotForContentType::SSE).and(NotForContentType::IMAGES)),
         )
         .layer(map_request(strip_slash))
+        .layer(from_fn(leftover::clear))
         .layer(from_fn(identify))
         .layer(CatchPanicLayer::custom(panicked))
         .service(routes);
     Router::new().fallback_service(inner)
+}
+
+/// Leaves of `Accept-Encoding` what we have. Of a client that forbids the rest, `identity` too, the compression layer would turn
+/// the answer into 406, also the one of a write that was done: it gets the answer plain, as RFC 9110 allows.
+async fn only_known_encodings(mut request: Request) -> Request {
+    let given: Vec<_> = request
+        .headers()
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .collect();
+    let is_known = |part: &&str| {
+        let name = part.split(';').next().unwrap_or_default().trim();
+        ["gzip", "x-gzip", "zstd"].iter().any(|known| name.eq_ignore_ascii_case(known))
+    };
+    let known: Vec<_> = given.iter().flat_map(|v| v.split(',')).filter(is_known).collect();
+    let value = HeaderValue::from_str(&known.join(",")).ok().filter(|_| !known.is_empty());
+    match value {
+        Some(value) => drop(request.headers_mut().insert(header::ACCEPT_ENCODING, value)),
+        None => drop(request.headers_mut().remove(header::ACCEPT_ENCODING)),
+    }
+    request
 }
 
 async fn strip_slash(mut request: Request) -> Request {

@@ -19,6 +19,7 @@ mod filter;
 pub mod health;
 mod ingest;
 mod layers;
+mod leftover;
 mod letters;
 mod memory;
 mod openapi;

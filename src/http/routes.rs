@@ -10,6 +10,10 @@ use Verb::{Delete, Get, Post, Put};
 
 /// Where the API begins.
 pub const BASE: &str = "/api/v1";
+/// The live board.
+pub const BOARD: &str = "/logs/board";
+/// How the paths of one tenant begin.
+pub const TENANT: &str = "/tenants/{tenant}";
 
 /// A method. `HEAD` is answered as `GET` without its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -342,7 +346,7 @@ pub const ENDPOINTS: &[Endpoint] = &[
     public("/health/live", Op::HealthLive, "Whether the process answers"),
     public("/health/ready", Op::HealthReady, "Whether the process should get requests"),
     public("/openapi.json", Op::OpenApi, "This document"),
-    public("/logs/board", Op::Board, "The live board"),
+    public(BOARD, Op::Board, "The live board"),
     public("/docs", Op::SwaggerUi, "Swagger UI"),
     public("/redoc", Op::ReDoc, "ReDoc"),
     public("/docs/assets/{file}", Op::Asset, "Scripts and styles of the documentation pages"),

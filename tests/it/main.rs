@@ -5,6 +5,7 @@ mod harness;
 mod answers;
 mod cloudtrail;
 mod commands;
+mod contract;
 mod crash;
 mod damage;
 mod disk;

@@ -73,6 +73,7 @@ async fn free_or_any(mut address: std::net::SocketAddr) -> std::net::SocketAddr 
 }
 
 async fn play(args: &DemoArgs, settings: &Settings, running: &app::Running) -> Result<Exit, AppError> {
+    let mut interrupted = std::pin::pin!(crate::shutdown::requested()?);
     let client = Client::new(running.http(), &settings.data_dir)?;
     let tenants: Vec<TenantId> = (0..args.tenants as usize).map(tenant_name).collect();
     for tenant in &tenants {
@@ -98,7 +99,6 @@ async fn play(args: &DemoArgs, settings: &Settings, running: &app::Running) -> R
     }
     let started = Instant::now();
     let mut ticks = tokio::time::interval_at(started + Duration::from_secs(1), Duration::from_secs(1));
-    let mut interrupted = std::pin::pin!(crate::shutdown::requested());
     while args.seconds.is_none_or(|seconds| started.elapsed() < Duration::from_secs(seconds)) {
         tokio::select! {
             _ = ticks.tick() => report(&client, &tenants, &known, started.elapsed()).await?,

@@ -16,6 +16,8 @@ use std::{
 };
 use uuid::Uuid;
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// A whole file decompressed: its SHA-256, from which ids of records without one are made, and what it begins with.
 pub struct Survey {
     /// SHA-256 of the decompressed bytes.
@@ -72,14 +74,17 @@ pub fn recognise(path: &Path, start: &[u8]) -> Format {
     let name = path.to_string_lossy().to_lowercase();
     let name = name.trim_end_matches(".gz").trim_end_matches(".zst").trim_end_matches(".zstd");
     let text = start.trim_ascii_start();
-    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     let looks_like_cloudtrail = [&b"\"eventVersion\""[..], b"\"eventSource\"", b"\"eventName\""]
         .iter()
         .all(|w| memchr::memmem::find(text, w).is_some());
+    // An entry of ours may hold such a record as its metadata.
+    let is_ours = memchr::memmem::find(text, b"\"resource_type\"").is_some();
     match text.first() {
-        Some(b'[' | b'{') if looks_like_cloudtrail => Format::Cloudtrail,
+        Some(b'[' | b'{') if looks_like_cloudtrail && !is_ours => Format::Cloudtrail,
         _ if name.ends_with(".csv") => Format::Csv,
         Some(b'[') => Format::Json,
+        Some(_) if name.ends_with(".ndjson") || name.ends_with(".jsonl") => Format::Ndjson,
         Some(b'{') if is_document(text) => Format::Json,
         Some(b'{') | None => Format::Ndjson,
         Some(_) if name.ends_with("json") => Format::Ndjson,
@@ -87,10 +92,14 @@ pub fn recognise(path: &Path, start: &[u8]) -> Format {
     }
 }
 
-/// Whether an object spans lines or is the `{"logs": […]}` of the API.
+/// Whether an object spans lines or is the `{"logs": […]}` of the API. A first line that is wrong is no sign of it, nor is one
+/// whose end was not seen.
 fn is_document(text: &[u8]) -> bool {
-    let first = text.split(|b| *b == b'\n').next().unwrap_or_default();
-    serde_json::from_slice::<IgnoredAny>(first).is_err() || memchr::memmem::find(&text[..text.len().min(32)], b"\"logs\"").is_some()
+    let spans_lines = || {
+        let end = memchr::memchr(b'\n', text)?;
+        serde_json::from_slice::<IgnoredAny>(&text[..end]).err().filter(serde_json::Error::is_eof)
+    };
+    spans_lines().is_some() || memchr::memmem::find(&text[..text.len().min(32)], b"\"logs\"").is_some()
 }
 
 /// One record of a file: where it stands, and the entry to send or why there is none.
@@ -113,7 +122,10 @@ pub struct Mapping<'a> {
 
 impl Mapping<'_> {
     /// Calls `each` for every record in order. An error of `each` ends it; so does one of the file.
-    pub fn read(&self, file: Box<dyn BufRead>, each: &mut dyn FnMut(Item) -> io::Result<()>) -> io::Result<()> {
+    pub fn read(&self, mut file: Box<dyn BufRead>, each: &mut dyn FnMut(Item) -> io::Result<()>) -> io::Result<()> {
+        if file.fill_buf()?.starts_with(BYTE_ORDER_MARK) {
+            file.consume(BYTE_ORDER_MARK.len());
+        }
         match self.format {
             Format::Csv => self.csv(file, each),
             Format::Json => self.array(file, each),
@@ -131,7 +143,6 @@ impl Mapping<'_> {
         {
             line += 1;
             let record = text.trim_ascii();
-            let record = record.strip_prefix(b"\xef\xbb\xbf").unwrap_or(record);
             if !record.is_empty() {
                 each(Item {
                     line,
@@ -322,14 +333,19 @@ impl<'de> Visitor<'de> for Elements<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut found = false;
         while let Some(name) = map.next_key::<String>()? {
             if matches!(name.as_str(), "logs" | "Records") {
                 map.next_value_seed(Elements(self.0))?;
+                found = true;
             } else {
                 map.next_value::<IgnoredAny>()?;
             }
         }
-        Ok(())
+        found.then_some(()).ok_or_else(|| {
+            let message = "the object has neither `logs` nor `Records`; a single entry stands on one line, or in an array";
+            serde::de::Error::custom(message)
+        })
     }
 }
 
@@ -373,6 +389,9 @@ mod tests {
             .map(|(_, e)| e.unwrap_err())
             .collect();
         assert_eq!(codes, ["malformed_json", "wrong_type", "malformed_json"]);
+        let lone = read(Format::Json, "{\n\"action\": \"A\"\n}");
+        assert_eq!(lone.len(), 1, "an object that is no list of entries is not passed over");
+        assert_eq!(lone[0].1.as_ref().unwrap_err(), "malformed_json");
         let cut = read(Format::Json, "[{\"a\":1},\n{\"b\"");
         assert_eq!((cut.len(), cut[1].1.as_ref().unwrap_err().as_str()), (2, "malformed_json"));
     }
@@ -383,6 +402,7 @@ mod tests {
             "[{\"a\":1},{\"a\":2}]",
             "{\"logs\":[{\"a\":1},\n{\"a\":2}]}",
             "{\"Records\":[{\"a\":1},{\"a\":2}]}",
+            "\u{feff}[{\"a\":1},{\"a\":2}]",
         ] {
             assert_eq!(
                 read(Format::Json, text)
@@ -406,6 +426,15 @@ mod tests {
             ("a.json", "[{\"a\":1}]", Format::Json),
             ("a.json", "{\"logs\":[]}", Format::Json),
             ("a.json", "{\n  \"logs\": []}", Format::Json),
+            ("a.json", "{bad\n{\"a\":1}", Format::Ndjson),
+            ("a.json", "{\"a\":\"a line that does not end in wh", Format::Ndjson),
+            ("a.ndjson", "bad\n{\"a\":1}", Format::Ndjson),
+            ("a.ndjson.zst", "{\n{\"a\":1}", Format::Ndjson),
+            (
+                "a",
+                "{\"resource_type\":1,\"metadata\":{\"eventVersion\":1,\"eventSource\":2,\"eventName\":3}}",
+                Format::Ndjson,
+            ),
             ("a.csv", "action,x", Format::Csv),
             ("a", "action,x", Format::Csv),
             (

@@ -70,11 +70,15 @@ pub fn run(args: IngestArgs, settings: Settings) -> Result<Exit, AppError> {
 
 async fn ingest(args: IngestArgs, settings: Settings) -> Result<Exit, AppError> {
     let sender = Sender::new(&args, &settings)?;
-    sender.ensure_tenant(args.create_tenant).await?;
     for path in &args.files {
         // Before anything is sent: a misspelt name is no half-done import.
-        std::fs::metadata(path).map_err(|e| AppError::failed(format!("cannot read `{}`: {e}", path.display())))?;
+        let what = std::fs::metadata(path).map_err(|e| AppError::failed(format!("cannot read `{}`: {e}", path.display())))?;
+        if !what.is_file() {
+            let message = format!("cannot read `{}`: it is no regular file, and a file is read twice", path.display());
+            return Err(AppError::failed(message));
+        }
     }
+    sender.ensure_tenant(args.create_tenant).await?;
     let mut totals = Totals::default();
     for path in &args.files {
         totals.add(&ingest_file(path.clone(), &args, &sender).await?);
@@ -122,7 +126,8 @@ fn read_file(path: &Path, tenant: &str, format: Format, bar: &ProgressBar, bulks
     let file = formats::open(path, |f| bar.wrap_read(f))?;
     mapping.read(file, &mut |Item { line, entry }| {
         read += 1;
-        match entry {
+        let too_large = || Rejection::new("", "too_large", "the record is far larger than an entry may be".into());
+        match entry.and_then(|entry| if entry.len() > BULK_BYTES { Err(too_large()) } else { Ok(entry) }) {
             Ok(entry) => {
                 if bulk.lines.len() == BULK_ENTRIES || bulk.body.len() + entry.len() > BULK_BYTES {
                     let full = std::mem::replace(&mut bulk, Bulk::new());
@@ -147,9 +152,11 @@ fn read_file(path: &Path, tenant: &str, format: Format, bar: &ProgressBar, bulks
     Ok((read, rejected))
 }
 
-/// `FILE:LINE: FIELD: CODE: message`, above the progress bar.
+/// `FILE:LINE: FIELD: CODE: message`, above the progress bar. One line, whatever the file's names hold.
 fn report(bar: &ProgressBar, path: &Path, line: u64, rejection: &Rejection) {
-    bar.suspend(|| eprintln!("{}:{line}: {}: {}: {}", path.display(), rejection.field, rejection.code, rejection.message));
+    let Rejection { field, code, message } = rejection;
+    let text = format!("{}:{line}: {field}: {code}: {message}", path.display()).replace(char::is_control, " ");
+    bar.suspend(|| eprintln!("{text}"));
 }
 
 fn progress(path: &Path) -> io::Result<ProgressBar> {

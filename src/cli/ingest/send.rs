@@ -143,6 +143,8 @@ impl Sender {
             let request = self
                 .api
                 .request(Method::POST, "/logs/bulk?wait=stored&ids=false")
+                // A token of another tenant is refused; without this the entries would go to that one.
+                .header("X-Tenant-ID", self.tenant.as_str())
                 .header(CONTENT_TYPE, "application/x-ndjson");
             match request.body(body.clone()).send().await {
                 Ok(answer) => match answer.status().as_u16() {

@@ -150,6 +150,9 @@ async fn unknown_paths_are_404_and_other_methods_405_with_allow() {
         got.problem(405, "method_not_allowed");
         assert_eq!(got.headers["allow"], allow);
     }
+    let got = bench.call("POST", "/", "", "").await;
+    got.problem(405, "method_not_allowed");
+    assert_eq!(got.headers["allow"], "GET, HEAD");
 }
 
 #[tokio::test]
@@ -185,6 +188,18 @@ async fn answers_are_compressed_when_asked_and_head_has_no_body() {
             _ => back = zstd::decode_all(&got.bytes[..]).expect("zstd"),
         }
         assert_eq!(back, plain);
+    }
+    for (accepted, encoding) in [
+        ("gzip;q=0.5, identity;q=0", Some("gzip")),
+        ("*;q=0, zstd", Some("zstd")),
+        ("gzip;q=0", None),
+        ("br, *;q=0", None),
+        ("identity;q=0", None),
+    ] {
+        let request = request("GET", "/api/v1/logs", &admin).header("accept-encoding", accepted);
+        let got = bench.send(request.body(Body::empty()).expect("a request")).await;
+        let used = got.headers.get("content-encoding").map(|v| v.to_str().expect("text"));
+        assert_eq!((got.status.as_u16(), used), (200, encoding), "{accepted}");
     }
     let head = bench.call("HEAD", "/api/v1/logs", &admin, "").await;
     assert_eq!((head.status.as_u16(), head.bytes.len()), (200, 0));

@@ -67,6 +67,24 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_connection_outlives_a_body_that_was_refused_unread() {
+    let served = Served::new().await;
+    let mut stream = served.connect().await;
+    let refused = Served::head(1 << 20).replace("/logs ", "/logs?nonsense=1 ");
+    let whole = [refused.as_bytes(), &vec![b' '; 1 << 20], b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n"].concat();
+    stream.write_all(&whole).await.expect("open");
+    let answers = read_until(&mut stream, "HTTP/1.1 200").await;
+    assert!(answers.starts_with("HTTP/1.1 422"), "{answers}");
+
+    // What would take too long to read is not: the answer says that the connection ends.
+    let mut stream = served.connect().await;
+    stream.write_all(Served::head(1 << 40).as_bytes()).await.expect("open");
+    let answer = read_until(&mut stream, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("connection: close"), "{answer}");
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn both_versions_of_http_answer_on_one_port() {
     // Without TLS none is used, but the client wants to know whose it would be.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -99,6 +99,9 @@ async fn another_tenants_path_is_403_in_the_same_words_existing_or_not_and_404_f
         ("PUT", "/tenants/globex"),
         ("GET", "/tenants/globex/usage"),
         ("GET", "/tenants/nobody/usage"),
+        ("GET", "/tenants/globex/keys"),
+        ("DELETE", "/tenants/nobody"),
+        ("POST", "/tenants/NO%20SLUG/users"),
     ] {
         let mut problem = bench.call(method, &format!("/api/v1{path}"), &admin, "{}").await.problem(403, "forbidden");
         problem["request_id"].take();
@@ -106,7 +109,7 @@ async fn another_tenants_path_is_403_in_the_same_words_existing_or_not_and_404_f
     }
     assert!(words.windows(2).all(|pair| pair[0] == pair[1]));
     let platform = token(None, "platform_admin");
-    for path in ["/tenants/nobody", "/tenants/NO%20SLUG"] {
+    for path in ["/tenants/nobody", "/tenants/NO%20SLUG", "/tenants/nobody/usage", "/tenants/nobody/keys"] {
         bench.call("GET", &format!("/api/v1{path}"), &platform, "").await.problem(404, "not_found");
     }
     assert_eq!(bench.call("GET", "/api/v1/tenants/globex", &platform, "").await.status, 200);
