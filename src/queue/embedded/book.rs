@@ -474,7 +474,7 @@ mod tests {
 
     fn take(book: &mut Book, pack: &Arc<Pack>, segment: u64) -> Result<(), AcceptError> {
         let reservation = book.reserve(pack)?;
-        book.durable(reservation, pack, at(segment), None, 0);
+        book.durable(reservation, (pack, short_ids(pack)), at(segment), None, 0);
         Ok(())
     }
 
