@@ -119,6 +119,10 @@ async fn nothing_acknowledged_is_lost_through_random_kills() {
     check(&site.start(), &ledger).await;
     let acked: usize = ledger.lock().unwrap().values().map(|s| s.acked.len()).sum();
     assert!(acked > 1000, "only {acked} entries were acknowledged: the test did not test");
+    let doubtful: usize = ledger.lock().unwrap().values().map(|s| s.tried.len() - s.acked.len()).sum();
+    assert!(doubtful > 0, "no request was under way at any kill: the test did not test");
+    let first = site.data().join("wal/00000000000000000001.seg");
+    assert!(!first.exists(), "the first segment was never trimmed: flush and trim were not tested");
 }
 
 #[tokio::test(flavor = "multi_thread")]
