@@ -32,7 +32,10 @@ pub async fn open(
     dead_letters_settled: watch::Receiver<u64>,
     health: &Health,
 ) -> Result<Opened, AppError> {
-    let (data_dir, store_settings, wal_settings) = (settings.data_dir.clone(), store_settings(settings), wal_settings(settings));
+    let volume = fs
+        .space(&settings.data_dir)
+        .map_err(|e| AppError::cannot_start(format!("the data folder's volume cannot be asked for its room: {e}")))?;
+    let (data_dir, store_settings, wal_settings) = (settings.data_dir.clone(), store_settings(settings, volume.total), wal_settings(settings));
     let read = tokio::task::spawn_blocking(move || {
         let (store, opened) = EmbeddedStore::open(fs.clone(), data_dir.clone(), store_settings, dead_letters_settled).map_err(AppError::failed)?;
         let recovered = recover(fs, data_dir.join("wal"), wal_settings, opened.checkpoint.clone(), opened.rebuild_from).map_err(AppError::failed)?;
@@ -172,14 +175,15 @@ fn report_log(health: &Health, recovered: &Recovered) {
     }
 }
 
-fn store_settings(settings: &Settings) -> StoreSettings {
-    let s = &settings.store;
+/// On a small volume the log is flushed, and so trimmed, before it fills the volume: what is flushed takes a few times less.
+fn store_settings(settings: &Settings, volume: u64) -> StoreSettings {
+    let (s, usual) = (&settings.store, StoreSettings::default().flush_log_bytes);
     StoreSettings {
+        flush_log_bytes: usual.min(volume / 8),
         memtable_bytes: s.memtable_bytes,
         flush_after: s.flush_after,
         queries: s.queries,
         query_timeout: s.query_timeout,
-        ..StoreSettings::default()
     }
 }
 

@@ -87,3 +87,41 @@ async fn a_full_disk_refuses_and_recovers_by_itself() {
     assert_eq!(entries.len() as u64, usage["stored"].as_u64().expect("a number"));
     drop(server);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_of_64_mib_works_with_the_defaults_until_its_reserve() {
+    let mut site = Site::plain();
+    let Some(disk) = SmallDisk::mount(&site, "64m") else { return };
+    site.set("DATA_DIR", disk.0.join("data").to_str().expect("text"));
+    let server = site.start();
+    let token = server.tenant("acme").await;
+    let mut acked = 0;
+    let refused = loop {
+        let (body, ids) = data::bulk(100, &uuid::Uuid::new_v4().to_string().repeat(15));
+        match server.post(&token, "/logs/bulk?ids=false", body).await {
+            (201, _) => acked += ids.len(),
+            (503, problem) => break problem,
+            (status, problem) => panic!("{status}: {problem}"),
+        }
+    };
+    assert!(refused["detail"].as_str().is_some_and(|text| text.contains("disk.reserve")), "{refused}");
+    // A quarter of the volume is the reserve; a segment that was prepared meanwhile and a flush may have used some of it.
+    let free = rustix::fs::statvfs(&disk.0).map(|stat| stat.f_bavail * stat.f_frsize).expect("it is mounted");
+    assert!(free >= 4 << 20, "{free} bytes are left: what drains has no room");
+    assert!(
+        std::fs::read_dir(disk.0.join("data/parts")).is_ok_and(|mut parts| parts.next().is_some()),
+        "nothing was flushed on the way"
+    );
+    let before = server.settled_usage(&token, "acme").await;
+    assert_adds_up(&before);
+    assert_eq!(server.stop(), Some(0));
+
+    let server = site.start();
+    server.ready().await;
+    let after = server.settled_usage(&token, "acme").await;
+    assert_eq!((&after["stored"], &before["stored"]), (&serde_json::json!(acked), &serde_json::json!(acked)));
+    assert_eq!(server.everything(&token).await.len(), acked);
+    let health = server.client.get(format!("http://{}/health", server.http)).send().await.expect("it answers");
+    assert!(health.text().await.expect("text").contains(r#""damage":[]"#), "a full disk is no damage");
+    drop(server);
+}

@@ -71,9 +71,9 @@ pub(super) fn run(shared: &Shared) {
                 }
                 state.wake(shared);
                 drop(state);
-                if was_unprepared {
-                    shared.room_changed();
-                }
+                // It is segments that take room: between two of them a fast writer could use up a small volume within the
+                // time for which an answer about it is believed.
+                shared.room_changed();
                 state = shared.lock();
             }
             Err(error) => {
