@@ -68,7 +68,7 @@ async fn a_bit_flipped_anywhere_in_the_last_segment_costs_no_more_than_its_group
         let site = Site::plain();
         let (mut server, _, before) = filled(&site, 12).await;
         server.kill();
-        let segment = newest(&site, "wal", ".seg");
+        let segment = site.data().join(format!("wal/{:020}.seg", newest_used(&site)));
         let mut bytes = std::fs::read(&segment).expect("readable");
         let used = bytes.iter().rposition(|b| *b != 0).expect("not empty");
         let at = rng.random_range(0..used);
@@ -100,7 +100,7 @@ async fn a_truncated_last_segment_keeps_what_is_before_the_cut() {
         let site = Site::plain();
         let (mut server, _, before) = filled(&site, 12).await;
         server.kill();
-        let segment = newest(&site, "wal", ".seg");
+        let segment = site.data().join(format!("wal/{:020}.seg", newest_used(&site)));
         let bytes = std::fs::read(&segment).expect("readable");
         let used = bytes.iter().rposition(|b| *b != 0).expect("not empty");
         std::fs::write(&segment, &bytes[..(used as f64 * share) as usize]).expect("writable");
