@@ -14,7 +14,7 @@ use sluice::{
     },
     seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant},
     sinks::{
-        Authority, ListQuery, SealFollower, Sort,
+        Authority, ListQuery, SealFollower, Sort, StatsQuery,
         embedded::{EmbeddedStore, StoreSettings},
     },
 };
@@ -240,7 +240,7 @@ fn ask(c: &mut Criterion, smoke: bool) {
         });
     }
     group.bench_function("stats", |b| {
-        b.iter(|| runtime.block_on(store.stats(&scope(next()), Filter::default())).expect("counts"))
+        b.iter(|| runtime.block_on(store.stats(&scope(next()), StatsQuery::default())).expect("counts"))
     });
     group.bench_function("scan 500 from the start", |b| {
         b.iter(|| runtime.block_on(store.scan(&scope(next()), Filter::default(), 0, 500)).expect("scans"));

@@ -12,7 +12,7 @@ use super::{
     reads,
     routes::{Access, BASE, BOARD, ENDPOINTS, Endpoint, Operation as Op, TENANT, Verb},
     state::App,
-    stream, tenants,
+    stats, stream, tenants,
 };
 use crate::auth::{
     Principal,
@@ -152,7 +152,7 @@ async fn perform(call: Call) -> Answer {
         Op::PostLog | Op::PostBulk => ingest::write(call).await,
         Op::ListLogs => reads::list(call).await,
         Op::GetLog => reads::get(call).await,
-        Op::Stats => reads::stats(call).await,
+        Op::Stats => stats::stats(call).await,
         Op::Stream => stream::open(call).await,
         Op::ListTenants => tenants::list(&call),
         Op::CreateTenant => tenants::create(call).await,

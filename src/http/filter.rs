@@ -190,8 +190,8 @@ fn leaf(filter: &mut Filter, key: &str, value: &str) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Splits at dots; `\.` is a literal dot.
-fn path(key: &str) -> Vec<String> {
+/// The path of a leaf: split at dots; `\.` is a literal dot.
+pub fn path(key: &str) -> Vec<String> {
     let (mut path, mut chars) = (vec![String::new()], key.chars().peekable());
     while let Some(c) = chars.next() {
         let last = path.last_mut().expect("never empty");

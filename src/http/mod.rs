@@ -29,6 +29,7 @@ mod routes;
 pub mod server;
 pub mod settings;
 mod state;
+mod stats;
 mod stream;
 mod tenants;
 

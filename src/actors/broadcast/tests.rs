@@ -6,7 +6,7 @@ use crate::{
     model::{feed::FeedItem, pack::Pack},
     queue::Position,
     seal::{Decision, Seal, SealPack, SealTenant},
-    sinks::{ListPage, ListQuery, Scan, Stats, StoreError, VisibleHead},
+    sinks::{ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead},
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -140,7 +140,7 @@ impl Authority for Store {
         unreachable!("the feed only scans")
     }
 
-    fn stats(&self, _: &TenantScope, _: Filter) -> BoxFuture<'static, Result<Stats, StoreError>> {
+    fn stats(&self, _: &TenantScope, _: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
         unreachable!("the feed only scans")
     }
 

@@ -35,7 +35,7 @@ mod tests;
 
 pub use read::{Part, Rows, TenantRows};
 pub use sidecar::Block;
-pub use strings::{DictColumn, StatColumn};
+pub use strings::{BatchError, StatBatch, StatColumn};
 pub use write::write;
 
 use crate::model::{entry::EntryRef, tenant::TenantId};

@@ -162,6 +162,14 @@ impl<'a> Unit<'a> {
         }
     }
 
+    /// All its rows.
+    fn rows(&self) -> Range<u32> {
+        match &self.source {
+            Source::Memory { run, .. } => 0..run.len() as u32,
+            Source::Part { block, .. } => block.rows.clone(),
+        }
+    }
+
     /// The best key that a row of it may have.
     fn best(&self, sort: Sort) -> Key {
         match sort {
@@ -277,6 +285,12 @@ impl<'a> Reader<'a> {
             && filter.max_sequence.is_none_or(|max| unit.sequences.1 <= max);
         let wanted = |severity: usize| filter.severity.is_empty() || filter.severity.iter().any(|s| *s as usize == severity);
         all.then(|| std::array::from_fn(|s| if wanted(s) { u64::from(unit.severities[s]) } else { 0 }))
+    }
+
+    /// Whether all rows of the unit match, as far as that is known without reading them.
+    fn whole(&self, unit: &Unit) -> bool {
+        let total: u64 = unit.severities.iter().map(|n| u64::from(*n)).sum();
+        self.known(unit).is_some_and(|known| known.iter().sum::<u64>() == total)
     }
 
     /// How many rows of the unit match.
