@@ -22,7 +22,7 @@ use crate::{
     objects::{Objects, folder::FolderObjects},
     queue::{AcceptError, Accepted, Counters, Decided, Position, Producer},
     seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant, erasure::ErasureKind},
-    sinks::{Authority, ListPage, ListQuery, Scan, Sort, Stats, StoreError, VisibleHead, dead_letter::DeadLetters, Count},
+    sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StoreError, VisibleHead, dead_letter::DeadLetters},
 };
 use axum::{
     Router,
