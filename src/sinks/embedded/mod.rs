@@ -246,7 +246,11 @@ impl Inner {
     }
 
     fn tenant(&self, scope: &TenantScope) -> TenantView {
-        self.view().tenant(scope, &self.visible)
+        let mut tenant = self.view().tenant(scope, &self.visible);
+        // Seals may have been applied since the view was taken. An erasure is in the view before its seal is visible, so
+        // what is in the view now holds for all rows that were found.
+        tenant.erasures = self.view().erasures.get(scope.tenant()).cloned();
+        tenant
     }
 
     fn ready(&self) -> Result<(), StoreError> {
@@ -433,7 +437,8 @@ impl Authority for EmbeddedStore {
             return Box::pin(std::future::ready(Err(error)));
         }
         let (view, scope) = (inner.view(), scope.clone());
-        if let Some(found) = view.memtables().find_map(|m| m.get(&scope, id, &inner.visible)) {
+        let erasures = view.erasures_of(&scope);
+        if let Some(found) = view.memtables().find_map(|m| m.get(&scope, id, &inner.visible, erasures)) {
             return Box::pin(std::future::ready(Ok(Some(found))));
         }
         self.query(move |_, control| query::get::on_disk(&view, &scope, id, control))
@@ -491,6 +496,10 @@ impl SealFollower for EmbeddedStore {
         let heads = &state.seals;
         let bytes = inner.view().active.apply(seal, |tenant| heads.tenant(tenant).head);
         state.seals.fold(&seal.seal, seal.crc);
+        if !seal.seal.erasures.is_empty() || !seal.seal.removed.is_empty() {
+            let erasures = Arc::new(state.seals.erasures.clone());
+            inner.change_view(|view| view.erasures = erasures);
+        }
         state.active_bytes += bytes;
         state.log_bytes += (seal.encoded_len + seal.packs.iter().map(|p| p.bytes().len()).sum::<usize>()) as u64;
         let first = state.oldest.is_none();
