@@ -176,10 +176,7 @@ impl Flusher<'_> {
         });
         let Some(first) = rows.next() else { return Ok(None) };
         let written = part::write(fs, dir, &name, seals, &mut std::iter::once(first).chain(rows)).and_then(|meta| {
-            let meta = PartMeta {
-                erased_upto: state.n,
-                ..meta
-            };
+            let meta = PartMeta { erased_upto: state.n, ..meta };
             Part::open(fs, dir, meta)
         });
         written.map(|part| Some(Arc::new(part))).map_err(|error| {

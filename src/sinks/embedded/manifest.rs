@@ -38,6 +38,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 const VERSION: u32 = 2;
@@ -85,6 +86,12 @@ impl Manifest {
             crc: self.seal_crc,
             segment: self.log_segment,
             tenants: self.tenants.iter().map(|(id, t)| (id.clone(), t.state)).collect(),
+            erasures: self
+                .tenants
+                .iter()
+                .filter(|(_, t)| !t.erasures.is_empty())
+                .map(|(id, t)| (id.clone(), Arc::new(t.erasures.clone())))
+                .collect(),
         }
     }
 
@@ -219,6 +226,7 @@ mod tests {
                 erased: 0,
             },
             voids: vec![(3, 5)],
+            erasures: Erasures::default(),
         };
         Manifest {
             number,

@@ -413,11 +413,6 @@ impl TableView {
         &self.runs
     }
 
-    /// Number of rows, those above the head included.
-    pub fn len(&self) -> usize {
-        self.chunks.len() * CHUNK + self.tail.len()
-    }
-
     /// Row `place` of a run.
     pub fn row(&self, run: &Run, place: u32) -> &Row {
         row_at(&self.chunks, &self.tail, run.order[place as usize])

@@ -44,7 +44,11 @@ use crate::{
         filter::Filter,
         tenant::{TenantId, TenantScope},
     },
-    seal::{DecidedSeal, state::SealState},
+    seal::{
+        DecidedSeal,
+        erasure::{Erasure, ErasureKind},
+        state::SealState,
+    },
     telemetry::metrics::{self, Lane},
 };
 use futures_util::future::BoxFuture;
@@ -65,6 +69,9 @@ use uuid::Uuid;
 
 /// How many queries may wait for each that runs; more are refused with [`StoreError::Busy`].
 const WAITING_PER_QUERY: usize = 32;
+
+/// An erasure's rows are counted once and by nobody who waits at a terminal for long; it looks at every block of the tenant.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Damage that reads have found is remembered up to this number.
 const DAMAGE_NOTED: usize = 100;
@@ -355,16 +362,25 @@ impl EmbeddedStore {
         }
     }
 
-    /// Runs a query on a thread that may block, when it is its turn. Dropping the future ends the query at its next check.
+    /// Runs a query within the time that queries have.
     fn query<T: Send + 'static>(
         &self,
+        work: impl FnOnce(&Inner, &Control) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        self.query_within(self.0.inner.settings.query_timeout, work)
+    }
+
+    /// Runs a query on a thread that may block, when it is its turn. Dropping the future ends the query at its next check.
+    fn query_within<T: Send + 'static>(
+        &self,
+        timeout: Duration,
         work: impl FnOnce(&Inner, &Control) -> Result<T, StoreError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         let inner = self.0.inner.clone();
         Box::pin(async move {
             inner.ready()?;
             let control = Control {
-                deadline: Instant::now() + inner.settings.query_timeout,
+                deadline: Instant::now() + timeout,
                 abandoned: Arc::new(AtomicBool::new(false)),
             };
             let abandon = SetOnDrop(control.abandoned.clone());
@@ -459,6 +475,26 @@ impl Authority for EmbeddedStore {
         self.query(move |inner, control| {
             let pause_at = Instant::now() + inner.settings.query_timeout / 4;
             query::scan::scan(&inner.tenant(&scope), &filter, after, limit, control, pause_at)
+        })
+    }
+
+    fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
+        let scope = scope.clone();
+        self.query_within(COUNT_TIMEOUT, move |inner, control| {
+            let mut view = inner.tenant(&scope);
+            // It is the hidden rows that are counted.
+            let removal = view.erasures.take().and_then(|all| all.removal(job));
+            removal.map_or(Ok(0), |removal| query::erased::count(&view, &removal, control))
+        })
+    }
+
+    fn count_would_erase(&self, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>> {
+        let scope = scope.clone();
+        self.query_within(COUNT_TIMEOUT, move |inner, control| {
+            let view = inner.tenant(&scope);
+            let (job, head) = (Uuid::nil(), view.head);
+            let before = view.erasures.as_deref().cloned().unwrap_or_default();
+            query::erased::count(&view, &before.removal_of(Erasure { job, kind, cutoff, head }), control)
         })
     }
 
