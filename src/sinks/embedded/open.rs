@@ -43,6 +43,7 @@ impl EmbeddedStore {
             frozen: None,
             parts: found.parts.into(),
             flushed: Arc::new(flush::flushed_of(&found.current)),
+            erasures: Arc::new(opened.checkpoint.erasures.clone()),
         };
         let state = State {
             seals: opened.checkpoint.clone(),

@@ -33,7 +33,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use read::{Part, Rows, TenantRows};
+pub use read::{Found, Part, RowTimes, Rows, TenantRows};
 pub use sidecar::Block;
 pub use strings::{DictColumn, StatColumn};
 pub use write::write;
@@ -78,7 +78,7 @@ pub struct PartMeta {
     pub min_timestamp: i64,
     /// Largest event time, milliseconds.
     pub max_timestamp: i64,
-    /// The largest seal whose erasures were applied when it was written (0: none).
+    /// Rows that were erased and counted by this seal or an earlier one are not in it (0: none was left out).
     pub erased_upto: u64,
 }
 
