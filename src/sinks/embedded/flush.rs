@@ -267,7 +267,7 @@ pub(super) fn flushed_of(manifest: &Manifest) -> HashMap<TenantId, Flushed> {
 }
 
 impl Inner {
-    fn change_view<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
+    pub(super) fn change_view<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
         let mut current = self.view.write().expect("nothing panics while it holds the view");
         let mut next = View::clone(&current);
         let out = change(&mut next);

@@ -31,6 +31,8 @@ pub(super) struct View {
     pub frozen: Option<Arc<Memtable>>,
     /// In the order of their seals.
     pub parts: Arc<[Arc<Part>]>,
+    /// Parts that are left out of the answers because some of their rows cannot be read; the ledger goes by the others.
+    pub quarantined: Arc<[Arc<Part>]>,
     /// What the newest manifest says about each tenant.
     pub flushed: Arc<HashMap<TenantId, Flushed>>,
 }

@@ -1,7 +1,10 @@
 //! One entry by id, and the ledger: memory first, then the parts, newest first.
 
 use super::{
-    super::{part::Part, view::View},
+    super::{
+        part::{Part, PartError},
+        view::View,
+    },
     Control, damaged,
 };
 use crate::{
@@ -30,15 +33,19 @@ fn read_row(part: &Part, scope: &TenantScope, row: u32) -> Result<StoredEntry, S
     entry.ok_or_else(|| StoreError::Damaged("a part knows an id and has no row of it".into()))
 }
 
-/// The content hash of the id's row, whether readers may see it yet or not.
-pub fn content_hash(view: &View, scope: &TenantScope, id: Uuid) -> Result<Option<ContentHash>, StoreError> {
+/// The content hash of the id's row, whether readers may see it yet or not. Goes by parts that are left out of the answers
+/// too, as far as they can be read: that their rows cannot be shown is no reason to store them again. A row that cannot be
+/// read is no row, and `unreadable` is told of it.
+pub fn content_hash(view: &View, scope: &TenantScope, id: Uuid, mut unreadable: impl FnMut(PartError)) -> Option<ContentHash> {
     if let Some(hash) = view.memtables().find_map(|m| m.content_hash(scope, id)) {
-        return Ok(Some(hash));
+        return Some(hash);
     }
-    for part in view.parts.iter().rev() {
-        if let Some((_, hash)) = part.find(scope, id).map_err(damaged)? {
-            return Ok(Some(hash));
+    for part in view.parts.iter().chain(view.quarantined.iter()).rev() {
+        match part.find(scope, id) {
+            Ok(Some((_, hash))) => return Some(hash),
+            Ok(None) => (),
+            Err(error) => unreadable(error),
         }
     }
-    Ok(None)
+    None
 }
