@@ -14,7 +14,7 @@ use crate::{
         pack::{Pack, PackBuilder, PackHeader},
     },
     seal::{Decision, Seal, SealPack, SealTenant},
-    sinks::Sort,
+    sinks::{Count, Sort},
 };
 use smallvec::smallvec;
 use std::collections::{BTreeMap, HashMap};
@@ -341,7 +341,7 @@ impl Bench {
             let query = ListQuery {
                 sort: Sort::SequenceAsc,
                 limit: usize::MAX,
-                count: true,
+                count: Count::Exact,
                 ..ListQuery::default()
             };
             let page = self.ask(self.store.list(&scope, query.clone())).expect("lists");
