@@ -378,7 +378,7 @@ mod tests {
         assert!(recent.covers(&b, before, now + 1), "other tenants are as they were");
         assert!(recent.covers(&a, later, now + 2 * SKEW_MS), "what is sealed from now on is remembered");
         for k in 1..4 {
-            let (seal, rows) = sealed(now + k * GENERATION_MS, &[]);
+            let (seal, rows) = sealed(now + k * GENERATION_MS, &[Uuid::from_u128(k as u128)]);
             recent.add(&seal, &rows);
         }
         assert!(recent.erased.is_empty(), "the erasure is older than the memory");
