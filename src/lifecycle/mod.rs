@@ -1,0 +1,7 @@
+//! Background work on stored entries.
+
+pub mod erasure;
+pub mod retention;
+
+#[cfg(test)]
+mod tests;
