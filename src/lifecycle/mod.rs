@@ -1,0 +1,3 @@
+//! Background work on stored entries.
+
+pub mod export;
