@@ -131,6 +131,8 @@ impl Sealer {
             chain_break: false,
             tenants,
             packs: decided,
+            erasures: Vec::new(),
+            removed: Vec::new(),
         };
         Arc::new(DecidedSeal {
             seal,

@@ -9,7 +9,7 @@ use crate::{
         filter::Filter,
         tenant::{TenantId, TenantScope},
     },
-    seal::DecidedSeal,
+    seal::{DecidedSeal, erasure::ErasureKind},
 };
 use futures_util::future::BoxFuture;
 use std::{sync::Arc, time::Duration};
@@ -182,6 +182,11 @@ pub trait Authority: Send + Sync + 'static {
     fn stats(&self, scope: &TenantScope, filter: Filter) -> BoxFuture<'static, Result<Stats, StoreError>>;
     /// Matching entries after a number, in sequence order.
     fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>>;
+    /// How many rows the pending erasure `job` removed: those that it covers and that nothing before it did
+    /// ([`Erasures::counted_by`](crate::seal::erasure::Erasures::counted_by)). The erasure must be visible; 0 when it is not pending.
+    fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>>;
+    /// How many rows an erasure would remove if it were made now.
+    fn count_would_erase(&self, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>>;
     /// The tenant's visible head.
     fn visible_head(&self, scope: &TenantScope) -> VisibleHead;
     /// The largest seal that is visible to readers.

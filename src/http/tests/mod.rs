@@ -21,7 +21,7 @@ use crate::{
     },
     objects::{Objects, folder::FolderObjects},
     queue::{AcceptError, Accepted, Counters, Decided, Position, Producer},
-    seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant},
+    seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant, erasure::ErasureKind},
     sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StoreError, VisibleHead, dead_letter::DeadLetters},
 };
 use axum::{
@@ -132,6 +132,8 @@ impl Shelf {
                     refusal: None,
                     first_sequence: first,
                 }],
+                erasures: Vec::new(),
+                removed: Vec::new(),
             };
             let seal = DecidedSeal {
                 seal,
@@ -284,6 +286,15 @@ impl Authority for Shelf {
             }
         });
         ready(Ok(scan)).boxed()
+    }
+
+    fn count_erased(&self, _: &TenantScope, _: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
+        ready(Ok(0)).boxed()
+    }
+
+    fn count_would_erase(&self, scope: &TenantScope, _: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>> {
+        let rows = self.with(|state| matching(state, scope, &Filter::default()));
+        ready(Ok(rows.iter().filter(|e| e.entry().timestamp() < cutoff).count() as u64)).boxed()
     }
 
     fn visible_head(&self, scope: &TenantScope) -> VisibleHead {

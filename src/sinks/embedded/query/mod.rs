@@ -8,6 +8,7 @@
 //! Every read begins with [`TenantView`], which cannot be had without a `TenantScope`, and goes through
 //! [`Part::tenant`](super::part::Part::tenant) or a memtable's table of that tenant: other tenants' rows are not reachable.
 
+pub(super) mod erased;
 pub(super) mod get;
 pub(super) mod list;
 pub(super) mod scan;

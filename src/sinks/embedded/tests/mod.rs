@@ -181,6 +181,8 @@ impl Sequencer {
             chain_break,
             tenants,
             packs,
+            erasures: Vec::new(),
+            removed: Vec::new(),
         };
         self.crc = self.crc.wrapping_add(1);
         let sealed = Arc::new(DecidedSeal {
