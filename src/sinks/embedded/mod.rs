@@ -30,7 +30,7 @@ mod query;
 mod view;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use self::{
     memtable::Memtable,

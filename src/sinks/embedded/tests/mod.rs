@@ -433,3 +433,20 @@ impl Bench {
 fn quiet() -> StoreSettings {
     StoreSettings::default()
 }
+
+/// A store on a disk of its own with so many random entries of each tenant, half of them in a part: for tests of what reads
+/// from one.
+pub(crate) fn filled(tenants: &[&str], entries: usize) -> EmbeddedStore {
+    let mut sequencer = Sequencer::new(1);
+    let bench = Bench::open(SimFs::new(), quiet());
+    for i in 0..10 {
+        let packs = tenants.iter().map(|name| sequencer.pack(&tenant(name), entries / 10)).collect();
+        let seal = sequencer.seal_of(packs, |_, _| false);
+        bench.store.expect(seal.seal.n);
+        bench.store.apply(&seal).expect("applies");
+        if i == 4 {
+            bench.store.flush().expect("flushes");
+        }
+    }
+    bench.store.clone()
+}
