@@ -49,7 +49,10 @@ fn dashboards_and_alerts_name_only_metrics_that_exist() {
 fn every_metric_is_on_the_dashboard() {
     let dashboard = read("deploy/grafana/dashboards/sluice.json");
     let shown = named_in(&dashboard);
-    let missing: Vec<_> = metrics().into_keys().filter(|name| !shown.iter().any(|word| word.starts_with(name.as_str()))).collect();
+    let missing: Vec<_> = metrics()
+        .into_keys()
+        .filter(|name| !shown.iter().any(|word| word.starts_with(name.as_str())))
+        .collect();
     assert!(missing.is_empty(), "{missing:?} is on no panel of deploy/grafana/dashboards/sluice.json");
 }
 
@@ -83,11 +86,18 @@ fn the_image_is_built_from_every_file_that_the_crate_needs() {
     let (docker, manifest) = (read("Dockerfile"), read("Cargo.toml"));
     // The layer of dependencies makes an empty file for each target of the manifest.
     let manifest: toml::Table = toml::from_str(&manifest).expect("TOML");
-    let benches = manifest["bench"].as_array().expect("benches").iter().map(|bench| format!("benches/{}", bench["name"].as_str().expect("a name")));
+    let benches = manifest["bench"]
+        .as_array()
+        .expect("benches")
+        .iter()
+        .map(|bench| format!("benches/{}", bench["name"].as_str().expect("a name")));
     let examples = manifest["example"].as_array().expect("examples").iter();
     let examples = examples.map(|example| example["path"].as_str().expect("a path").trim_end_matches(".rs").to_owned());
     for target in benches.chain(examples) {
-        assert!(docker.split([' ', ';']).any(|word| word == target), "Dockerfile: `{target}` is not among the empty targets");
+        assert!(
+            docker.split([' ', ';']).any(|word| word == target),
+            "Dockerfile: `{target}` is not among the empty targets"
+        );
     }
     // What is compiled in lies in a folder that is copied.
     let ignored = read(".dockerignore");
@@ -97,7 +107,10 @@ fn the_image_is_built_from_every_file_that_the_crate_needs() {
     for path in included {
         let folder = path.trim_start_matches("../").split('/').next().expect("a folder").to_owned();
         if path.starts_with("../") {
-            assert!(docker.contains(&format!("COPY {folder} {folder}\n")), "Dockerfile: `{folder}` is not copied, but {path} is compiled in");
+            assert!(
+                docker.contains(&format!("COPY {folder} {folder}\n")),
+                "Dockerfile: `{folder}` is not copied, but {path} is compiled in"
+            );
             assert!(ignored.contains(&format!("!{folder}\n")), ".dockerignore: `{folder}` is left out");
         }
     }
