@@ -158,9 +158,10 @@ impl Table {
                 None => out.push_str(&text),
             }
             if i < last {
-                let padding = (width + GAP.len()).saturating_sub(cells_of(&text)).max(GAP.len()).min(room);
+                let cells = cells_of(&text);
+                let padding = (width + GAP.len()).saturating_sub(cells).max(GAP.len()).min(room - cells);
                 out.extend(std::iter::repeat_n(' ', padding));
-                used += cells_of(&text) + padding;
+                used += cells + padding;
             }
         }
         out.truncate(start + out[start..].trim_end_matches(' ').len());

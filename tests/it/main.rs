@@ -13,3 +13,4 @@ mod duplicates;
 mod intake;
 mod isolation;
 mod stream;
+mod terminal;
