@@ -14,3 +14,4 @@ mod duplicates;
 mod intake;
 mod isolation;
 mod stream;
+mod terminal;
