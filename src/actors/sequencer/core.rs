@@ -150,6 +150,8 @@ impl Core {
             chain_break: true,
             tenants: tenants.collect(),
             packs: Vec::new(),
+            erasures: Vec::new(),
+            removed: Vec::new(),
         };
         Some(Draft {
             seal,
@@ -255,6 +257,8 @@ impl Core {
             chain_break: false,
             tenants: making.tenants,
             packs: making.packs,
+            erasures: Vec::new(),
+            removed: Vec::new(),
         };
         Draft { seal, packs, rows }
     }

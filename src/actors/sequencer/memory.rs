@@ -287,6 +287,8 @@ mod tests {
             chain_break: false,
             tenants: vec![tenant],
             packs: vec![decided],
+            erasures: Vec::new(),
+            removed: Vec::new(),
         };
         let seal = DecidedSeal {
             seal,

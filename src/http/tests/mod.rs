@@ -21,8 +21,8 @@ use crate::{
     },
     objects::{Objects, folder::FolderObjects},
     queue::{AcceptError, Accepted, Counters, Decided, Position, Producer},
-    seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant},
-    sinks::{Authority, ListPage, ListQuery, Scan, Sort, Stats, StoreError, VisibleHead, dead_letter::DeadLetters},
+    seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant, erasure::ErasureKind},
+    sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StoreError, VisibleHead, dead_letter::DeadLetters},
 };
 use axum::{
     Router,
@@ -132,6 +132,8 @@ impl Shelf {
                     refusal: None,
                     first_sequence: first,
                 }],
+                erasures: Vec::new(),
+                removed: Vec::new(),
             };
             let seal = DecidedSeal {
                 seal,
@@ -241,10 +243,25 @@ impl Authority for Shelf {
                 Sort::SequenceAsc => found.sort_by_key(|e| e.sequence),
                 Sort::SequenceDesc => found.sort_by_key(|e| std::cmp::Reverse(e.sequence)),
             }
+            let as_of = query.upto.unwrap_or(u64::MAX).min(head_of(state, scope.tenant()));
+            found.retain(|e| e.sequence <= Some(as_of));
+            let total = found.len() as u64;
+            if let Some(place) = query.after {
+                let (at, place) = (|e: &StoredEntry| (e.entry().timestamp(), e.sequence), (place.timestamp, Some(place.sequence)));
+                found.retain(|e| match query.sort {
+                    Sort::TimestampAsc => at(e) > place,
+                    Sort::TimestampDesc => at(e) < place,
+                    Sort::SequenceAsc => e.sequence > place.1,
+                    Sort::SequenceDesc => e.sequence < place.1,
+                });
+            }
+            let more = found.len() > query.skip.saturating_add(query.limit);
             Ok(ListPage {
-                total: query.count.then_some(found.len() as u64),
+                total: (query.count != Count::None).then_some(total),
+                total_is_exact: query.count != Count::None,
                 entries: found.into_iter().skip(query.skip).take(query.limit).collect(),
-                as_of: head_of(state, scope.tenant()),
+                as_of,
+                more,
             })
         });
         ready(page).boxed()
@@ -269,6 +286,15 @@ impl Authority for Shelf {
             }
         });
         ready(Ok(scan)).boxed()
+    }
+
+    fn count_erased(&self, _: &TenantScope, _: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
+        ready(Ok(0)).boxed()
+    }
+
+    fn count_would_erase(&self, scope: &TenantScope, _: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>> {
+        let rows = self.with(|state| matching(state, scope, &Filter::default()));
+        ready(Ok(rows.iter().filter(|e| e.entry().timestamp() < cutoff).count() as u64)).boxed()
     }
 
     fn visible_head(&self, scope: &TenantScope) -> VisibleHead {

@@ -495,6 +495,8 @@ mod tests {
             chain_break: false,
             tenants: Vec::new(),
             packs: packs.iter().map(decided).collect(),
+            erasures: Vec::new(),
+            removed: Vec::new(),
         }
     }
 

@@ -29,7 +29,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     io,
     path::{Path, PathBuf},
 };
@@ -75,6 +75,7 @@ impl Manifest {
             crc: self.seal_crc,
             segment: self.log_segment,
             tenants: self.tenants.iter().map(|(id, t)| (id.clone(), t.state)).collect(),
+            erasures: HashMap::new(),
         }
     }
 

@@ -423,21 +423,15 @@ impl TableView {
         row_at(&self.chunks, &self.tail, run.order[place as usize])
     }
 
-    /// The places of the rows of `run` that match, ascending.
-    pub fn select(&self, run: &Run, filter: &Filter) -> Vec<u32> {
-        self.select_in(run, 0..run.len() as u32, filter)
-    }
-
-    /// The same for some places: a query that needs few matches looks through a run piece by piece.
-    pub fn select_in(&self, run: &Run, places: Range<u32>, filter: &Filter) -> Vec<u32> {
-        if !may_contain(filter, run.timestamps, run.sequences, &run.severities) || !self.may_match(run, filter) {
+    /// The places of the rows of `run` that match, ascending, of those `within`.
+    pub fn select(&self, run: &Run, within: Range<u32>, filter: &Filter) -> Vec<u32> {
+        if !may_contain(filter, run.timestamps, run.sequences, &run.severities) || !self.may_match(run, &within, filter) {
             return Vec::new();
         }
         let time = |bound: i64| run.order.partition_point(|at| row_at(&self.chunks, &self.tail, *at).timestamp < bound) as u32;
-        let first = filter.from.map_or(0, time).max(places.start);
-        let end = filter.to.map_or(run.len() as u32, time).min(places.end);
+        let places = filter.from.map_or(0, time).max(within.start)..filter.to.map_or(within.end, time).min(within.end);
         let everything = filter.is_empty();
-        (first..end)
+        places
             .filter(|place| {
                 let row = self.row(run, *place);
                 row.sequence <= self.head && (everything || row.matches(filter))
@@ -446,12 +440,16 @@ impl TableView {
     }
 
     /// What the run's filter says, if it has one or it is time to make it. `false` is certain.
-    fn may_match(&self, run: &Run, filter: &Filter) -> bool {
+    fn may_match(&self, run: &Run, within: &Range<u32>, filter: &Filter) -> bool {
         if !run.is_full() || !MemoryFilter::helps(filter) {
             return true;
         }
-        if run.filter.made.get().is_none() && !run.filter.wanted.swap(true, Ordering::Relaxed) {
-            return true;
+        if run.filter.made.get().is_none() {
+            // A query may look through the run in pieces; one of them has its end.
+            let ends = within.end as usize == run.len();
+            if !ends || !run.filter.wanted.swap(true, Ordering::Relaxed) {
+                return true;
+            }
         }
         let made = run.filter.made.get_or_init(|| {
             let rows = run.order.iter().map(|at| row_at(&self.chunks, &self.tail, *at));

@@ -44,7 +44,11 @@ use crate::{
         filter::Filter,
         tenant::{TenantId, TenantScope},
     },
-    seal::{DecidedSeal, state::SealState},
+    seal::{
+        DecidedSeal,
+        erasure::{Erasure, ErasureKind},
+        state::SealState,
+    },
     telemetry::metrics::{self, Lane},
 };
 use futures_util::future::BoxFuture;
@@ -454,6 +458,27 @@ impl Authority for EmbeddedStore {
         self.query(move |inner, control| {
             let pause_at = Instant::now() + inner.settings.query_timeout / 4;
             query::scan::scan(&inner.tenant(&scope), &filter, after, limit, control, pause_at)
+        })
+    }
+
+    fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
+        let scope = scope.clone();
+        self.query(move |inner, control| {
+            let erasures = inner.state().seals.erasures_of(scope.tenant()).cloned().unwrap_or_default();
+            query::erased::count(&inner.tenant(&scope), control, |t, r, s| erasures.counted_by(job, t, r, s))
+        })
+    }
+
+    fn count_would_erase(&self, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>> {
+        let scope = scope.clone();
+        self.query(move |inner, control| {
+            let (erasures, view) = (
+                inner.state().seals.erasures_of(scope.tenant()).cloned().unwrap_or_default(),
+                inner.tenant(&scope),
+            );
+            let (job, head) = (Uuid::nil(), view.head);
+            let wanted = Erasure { job, kind, cutoff, head };
+            query::erased::count(&view, control, |t, r, s| wanted.covers(t, r, s) && !erasures.covers(t, r, s))
         })
     }
 

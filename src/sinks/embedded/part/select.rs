@@ -20,18 +20,10 @@ use uuid::Uuid;
 
 impl TenantRows<'_> {
     /// The rows of the block that match, ascending; agrees with [`Filter::matches`]. Decodes only the columns that the
-    /// filter names, and nothing where the sidecar decides.
+    /// filter names, and nothing where the sidecar decides. A block whose rows have been narrowed gives those of them.
     pub fn select(&self, block: &Block, filter: &Filter) -> Result<Vec<u32>, PartError> {
-        self.select_in(block, block.rows.clone(), filter)
-    }
-
-    /// The same for some rows of the block: a query that needs few matches looks through a block piece by piece.
-    pub fn select_in(&self, block: &Block, rows: Range<u32>, filter: &Filter) -> Result<Vec<u32>, PartError> {
         self.own(block.rows.clone().into())?;
-        if rows.start < block.rows.start || rows.end > block.rows.end {
-            return Err(PartError::Rows("they are not the block's"));
-        }
-        let mut left = Survivors::new(self, rows);
+        let mut left = Survivors::new(self, block.rows.clone());
         self.narrow(&mut left, block, filter)?;
         Ok(left.into_rows())
     }

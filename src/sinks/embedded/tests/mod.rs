@@ -14,7 +14,7 @@ use crate::{
         pack::{Pack, PackBuilder, PackHeader},
     },
     seal::{Decision, Seal, SealPack, SealTenant},
-    sinks::Sort,
+    sinks::{Count, Sort},
 };
 use smallvec::smallvec;
 use std::collections::{BTreeMap, HashMap};
@@ -181,6 +181,8 @@ impl Sequencer {
             chain_break,
             tenants,
             packs,
+            erasures: Vec::new(),
+            removed: Vec::new(),
         };
         self.crc = self.crc.wrapping_add(1);
         let sealed = Arc::new(DecidedSeal {
@@ -339,7 +341,7 @@ impl Bench {
             let query = ListQuery {
                 sort: Sort::SequenceAsc,
                 limit: usize::MAX,
-                count: true,
+                count: Count::Exact,
                 ..ListQuery::default()
             };
             let page = self.ask(self.store.list(&scope, query.clone())).expect("lists");
