@@ -10,6 +10,7 @@ use super::{
 use crate::{
     model::{
         calendar::{Interval, Zone},
+        conditions::{Refused, path as path_of},
         entry::{Field, Severity},
         json::write_str,
         time::write_rfc3339,
@@ -58,8 +59,6 @@ struct Asked {
     /// The keys of the groups as they were asked for.
     names: Vec<String>,
 }
-
-type Refused = (&'static str, String);
 
 impl Asked {
     fn of(query: &Query) -> Result<Self, Problem> {
@@ -153,7 +152,7 @@ fn split(list: &str) -> Vec<String> {
 
 fn group_key(name: &str) -> Result<GroupKey, Refused> {
     if let Some(path) = name.strip_prefix(METADATA).filter(|path| !path.is_empty()) {
-        return Ok(GroupKey::Leaf(filter::path(path)));
+        return Ok(GroupKey::Leaf(path_of(path)));
     }
     if name == SEVERITY {
         return Ok(GroupKey::Severity);

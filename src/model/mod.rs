@@ -2,12 +2,14 @@
 
 pub mod batch;
 pub mod calendar;
+pub mod conditions;
 pub mod credit;
 pub mod entry;
 pub mod feed;
 pub mod filter;
 pub mod json;
 pub mod leaves;
+pub mod names;
 pub mod pack;
 pub mod parse;
 pub mod render;

@@ -1,11 +1,11 @@
 //! The bytes of a seal.
 //!
-//! # Seal, version 1 (fixed integers little endian; `v` is a LEB128 varint of at most 64 bits, in its shortest form)
+//! # Seal, versions 1 and 2 (fixed integers little endian; `v` is a LEB128 varint of at most 64 bits, in its shortest form)
 //!
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 4 | magic `SLSE` |
-//! | 4 | 2 | version, 1 |
+//! | 4 | 2 | version: 1, or 2 if it erases or has results of erasures |
 //! | 6 | 2 | flags: bit 0 chain break; the others 0 |
 //! | 8 | 4 | length of the whole seal in bytes, the checksum included |
 //! | 12 | 8 | n |
@@ -26,18 +26,34 @@
 //! | | v | number of its first new entry, 0 when none is new |
 //! | | v | number of entries, at least 1 |
 //! | | ⌈entries / 4⌉ | 2 bits per entry, the first in the lowest bits: 0 new, 1 duplicate, 2 conflict, 3 refused; unused bits 0 |
+//! | | | in version 2 only: |
+//! | … | v | number of erasures, then each of them: |
+//! | | v | index of its tenant |
+//! | | 16 | job |
+//! | | 1 | kind: 1 cleanup, 2 retention |
+//! | | 8 | cutoff, signed milliseconds since 1970 |
+//! | | v | head |
+//! | … | v | number of results of erasures, then each of them: |
+//! | | v | index of its tenant |
+//! | | 16 | job |
+//! | | v | rows |
 //! | end − 4 | 4 | CRC32C of everything before it; this is the CRC that the next seal names |
 //!
-//! There is one encoding of a seal: what [`decode`] takes, [`encode`] gives back byte by byte. [`decode`] never panics
+//! A seal without erasures and results is written as version 1, so that builds which know no erasures can read logs without
+//! any. There is one encoding of a seal: what [`decode`] takes, [`encode`] gives back byte by byte. [`decode`] never panics
 //! and never allocates more than a small multiple of its input.
 
-use super::{Decision, Refusal, Seal, SealPack, SealTenant};
+use super::{
+    Decision, Refusal, Seal, SealErasure, SealPack, SealRemoved, SealTenant,
+    erasure::{Erasure, ErasureKind},
+};
 use crate::{model::tenant::TenantId, queue::Position};
 use smallvec::SmallVec;
 use uuid::Uuid;
 
 const MAGIC: &[u8; 4] = b"SLSE";
 const VERSION: u16 = 1;
+const VERSION_ERASING: u16 = 2;
 const HEADER_LEN: usize = 48;
 const FLAG_CHAIN_BREAK: u16 = 1;
 
@@ -71,7 +87,8 @@ pub fn encode(seal: &Seal) -> Vec<u8> {
     let entries: usize = seal.packs.iter().map(|p| p.decisions.len()).sum();
     let mut out = Vec::with_capacity(HEADER_LEN + 64 * seal.tenants.len() + 40 * seal.packs.len() + entries / 4 + 8);
     out.extend_from_slice(MAGIC);
-    out.extend_from_slice(&VERSION.to_le_bytes());
+    let erasing = !seal.erasures.is_empty() || !seal.removed.is_empty();
+    out.extend_from_slice(&(if erasing { VERSION_ERASING } else { VERSION }).to_le_bytes());
     out.extend_from_slice(&(if seal.chain_break { FLAG_CHAIN_BREAK } else { 0 }).to_le_bytes());
     out.extend_from_slice(&[0; 4]); // the length, below
     out.extend_from_slice(&seal.n.to_le_bytes());
@@ -110,10 +127,30 @@ pub fn encode(seal: &Seal) -> Vec<u8> {
                 .map(|four| four.iter().enumerate().fold(0, |byte, (i, d)| byte | (*d as u8) << (2 * i))),
         );
     }
+    if erasing {
+        put_erasing(&mut out, seal);
+    }
     let len = (out.len() + 4) as u32;
     out[8..12].copy_from_slice(&len.to_le_bytes());
     out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
     out
+}
+
+fn put_erasing(out: &mut Vec<u8>, seal: &Seal) {
+    put(out, seal.erasures.len() as u64);
+    for SealErasure { tenant, erasure } in &seal.erasures {
+        put(out, u64::from(*tenant));
+        out.extend_from_slice(erasure.job.as_bytes());
+        out.push(erasure.kind as u8);
+        out.extend_from_slice(&erasure.cutoff.to_le_bytes());
+        put(out, erasure.head);
+    }
+    put(out, seal.removed.len() as u64);
+    for SealRemoved { tenant, job, rows } in &seal.removed {
+        put(out, u64::from(*tenant));
+        out.extend_from_slice(job.as_bytes());
+        put(out, *rows);
+    }
 }
 
 /// The CRC by which the next seal names this one: the checksum at its end. `encoded` comes from [`encode`].
@@ -137,7 +174,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Seal, u32), SealError> {
     let (body, checksum) = bytes.split_at(found - 4);
     let mut from = Reader(&body[4..]);
     let version = u16::from_le_bytes(from.array()?);
-    if version != VERSION {
+    if version != VERSION && version != VERSION_ERASING {
         return Err(SealError::Version(version));
     }
     let flags = u16::from_le_bytes(from.array()?);
@@ -152,7 +189,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Seal, u32), SealError> {
     if flags & !FLAG_CHAIN_BREAK != 0 {
         return Err(SealError::Malformed("it has unknown flags"));
     }
-    let seal = Seal {
+    let mut seal = Seal {
         n: u64::from_le_bytes(from.array()?),
         previous_crc: u32::from_le_bytes(from.array()?),
         owner: Uuid::from_bytes(from.array()?),
@@ -160,11 +197,22 @@ pub fn decode(bytes: &[u8]) -> Result<(Seal, u32), SealError> {
         chain_break: flags & FLAG_CHAIN_BREAK != 0,
         tenants: from.many(8, read_tenant)?,
         packs: from.many(22, read_pack)?,
+        erasures: Vec::new(),
+        removed: Vec::new(),
     };
-    if !from.0.is_empty() {
-        return Err(SealError::Malformed("something follows its last pack"));
+    if version == VERSION_ERASING {
+        seal.erasures = from.many(27, read_erasure)?;
+        seal.removed = from.many(18, read_removed)?;
+        if seal.erasures.is_empty() && seal.removed.is_empty() {
+            return Err(SealError::Malformed("it erases nothing"));
+        }
     }
-    if seal.n == 0 || seal.packs.iter().any(|p| p.tenant as usize >= seal.tenants.len()) {
+    if !from.0.is_empty() {
+        return Err(SealError::Malformed("something follows its end"));
+    }
+    let packs = seal.packs.iter().map(|p| p.tenant);
+    let named = packs.chain(seal.erasures.iter().map(|e| e.tenant)).chain(seal.removed.iter().map(|r| r.tenant));
+    if seal.n == 0 || named.max().is_some_and(|tenant| tenant as usize >= seal.tenants.len()) {
         return Err(SealError::Malformed("a number is out of range"));
     }
     Ok((seal, crc))
@@ -240,6 +288,26 @@ fn read_pack(from: &mut Reader<'_>) -> Result<SealPack, SealError> {
         decisions,
         refusal,
         first_sequence,
+    })
+}
+
+fn read_erasure(from: &mut Reader<'_>) -> Result<SealErasure, SealError> {
+    Ok(SealErasure {
+        tenant: from.varint32()?,
+        erasure: Erasure {
+            job: Uuid::from_bytes(from.array()?),
+            kind: ErasureKind::from_number(from.byte()?).ok_or(SealError::Malformed("a kind of erasure is unknown"))?,
+            cutoff: i64::from_le_bytes(from.array()?),
+            head: from.varint()?,
+        },
+    })
+}
+
+fn read_removed(from: &mut Reader<'_>) -> Result<SealRemoved, SealError> {
+    Ok(SealRemoved {
+        tenant: from.varint32()?,
+        job: Uuid::from_bytes(from.array()?),
+        rows: from.varint()?,
     })
 }
 
@@ -335,28 +403,52 @@ mod tests {
                 refusal: Some(Refusal::Poison),
                 first_sequence: 9,
             }],
+            erasures: vec![],
+            removed: vec![],
+        }
+    }
+
+    fn erasing() -> Seal {
+        let erasure = Erasure {
+            job: Uuid::from_u128(7),
+            kind: ErasureKind::Retention,
+            cutoff: -2,
+            head: 300,
+        };
+        let (job, rows) = (Uuid::from_u128(8), 1 << 33);
+        Seal {
+            erasures: vec![SealErasure { tenant: 1, erasure }],
+            removed: vec![SealRemoved { tenant: 0, job, rows }],
+            ..sample()
         }
     }
 
     #[test]
     fn a_seal_reads_back_as_written() {
-        let seal = sample();
-        let bytes = encode(&seal);
-        assert_eq!(decode(&bytes), Ok((seal, crc_of(&bytes))));
+        let without_packs = Seal { packs: vec![], ..erasing() };
+        let result_only = Seal {
+            erasures: vec![],
+            ..without_packs.clone()
+        };
+        for seal in [sample(), erasing(), without_packs, result_only] {
+            let bytes = encode(&seal);
+            assert_eq!(decode(&bytes), Ok((seal, crc_of(&bytes))));
+        }
     }
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
-        let good = encode(&sample());
-        for at in 0..good.len() {
-            for bit in 0..8 {
-                let mut bad = good.clone();
-                bad[at] ^= 1 << bit;
-                assert!(decode(&bad).is_err(), "bit {bit} of byte {at}");
+        for good in [encode(&sample()), encode(&erasing())] {
+            for at in 0..good.len() {
+                for bit in 0..8 {
+                    let mut bad = good.clone();
+                    bad[at] ^= 1 << bit;
+                    assert!(decode(&bad).is_err(), "bit {bit} of byte {at}");
+                }
+                assert!(decode(&good[..at]).is_err(), "cut at {at}");
             }
-            assert!(decode(&good[..at]).is_err(), "cut at {at}");
+            assert!(decode(&[&good[..], b"x"].concat()).is_err());
         }
-        assert!(decode(&[&good[..], b"x"].concat()).is_err());
     }
 
     #[test]
@@ -367,13 +459,38 @@ mod tests {
         assert_eq!(bytes[12], 7);
         assert_eq!(&bytes[48..56], b"\x02\x04acme\x80\x80");
         assert_eq!(bytes[bytes.len() - 7..bytes.len() - 4], [5, 0b01_11_10_00, 0]);
+
+        let (plain, erasing) = (bytes, encode(&erasing()));
+        assert_eq!(erasing[4], 2);
+        assert_eq!(erasing[48..plain.len() - 4], plain[48..plain.len() - 4], "the same up to the packs");
+        let added = &erasing[plain.len() - 4..erasing.len() - 4];
+        assert_eq!(added[..2], [1, 1], "one erasure, of the second tenant");
+        assert_eq!(added[17..19], [7, 2], "the end of its job, and its kind");
+        assert_eq!(added[19..27], (-2i64).to_le_bytes());
+        assert_eq!(added[27..31], [0xac, 2, 1, 0], "its head, one result, of the first tenant");
+        assert_eq!(added[46..], [8, 0x80, 0x80, 0x80, 0x80, 0x20]);
+    }
+
+    /// Seals that were written before there were erasures.
+    #[test]
+    fn a_log_of_version_1_is_read() {
+        const WRITTEN: &[u8] = &[
+            0x53, 0x4c, 0x53, 0x45, 0x01, 0x00, 0x01, 0x00, 0x8a, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xef, 0xbe, 0xad, 0xde,
+            0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+            0x02, 0x04, 0x61, 0x63, 0x6d, 0x65, 0x80, 0x80, 0x80, 0x01, 0x01, 0x06, 0xfa, 0xff, 0x3f, 0x02, 0x01, 0xac, 0x02, 0xaf, 0x02, 0x80, 0x80, 0x80,
+            0x80, 0x80, 0x20, 0x01, 0x62, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0x00, 0x02, 0x01, 0xac, 0x02, 0xaf, 0x02, 0x80, 0x80,
+            0x80, 0x80, 0x80, 0x20, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x01, 0x02, 0x01,
+            0x80, 0x20, 0xac, 0x02, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x02, 0x09, 0x05, 0x78, 0x00, 0x1f, 0xa1, 0x88, 0x2c,
+        ];
+        let (seal, _) = decode(WRITTEN).expect("a seal");
+        assert_eq!(seal, sample());
     }
 
     proptest! {
         /// Bytes with a good checksum but arbitrary contents: an error or a seal with this very encoding, never a panic.
         #[test]
-        fn arbitrary_contents_never_panic_and_have_one_encoding(edits in prop::collection::vec((12usize..200, any::<u8>()), 0..6), cut in 0usize..40) {
-            let mut bytes = encode(&sample());
+        fn arbitrary_contents_never_panic_and_have_one_encoding(edits in prop::collection::vec((12usize..260, any::<u8>()), 0..6), cut in 0usize..60, erases: bool) {
+            let mut bytes = encode(&if erases { erasing() } else { sample() });
             bytes.truncate(bytes.len() - 4 - cut.min(bytes.len() - 60));
             for (at, value) in edits {
                 if let Some(byte) = bytes.get_mut(at) {

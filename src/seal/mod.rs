@@ -1,10 +1,13 @@
 //! Seals: the durable decisions about packs, numbered without a hole. A number exists only in a seal.
 //!
-//! This module holds the seal as plain data; [`codec`] its bytes, [`state`] what a sequence of seals adds up to.
+//! This module holds the seal as plain data; [`codec`] its bytes, [`erasure`] what seals erase, [`state`] what a sequence of
+//! seals adds up to.
 
 pub mod codec;
+pub mod erasure;
 pub mod state;
 
+use self::erasure::Erasure;
 use crate::{
     model::{entry::EntryRef, pack::Pack, tenant::TenantId},
     queue::Position,
@@ -75,6 +78,26 @@ pub struct SealTenant {
     pub bytes: u64,
 }
 
+/// An erasure, sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealErasure {
+    /// Index into [`Seal::tenants`].
+    pub tenant: u32,
+    /// What is erased.
+    pub erasure: Erasure,
+}
+
+/// The result of an earlier erasure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealRemoved {
+    /// Index into [`Seal::tenants`].
+    pub tenant: u32,
+    /// The erasure, the first pending one of this tenant.
+    pub job: Uuid,
+    /// Rows that it removed and no erasure before it.
+    pub rows: u64,
+}
+
 /// Seal `n`: the decision about a set of whole packs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seal {
@@ -92,6 +115,10 @@ pub struct Seal {
     pub tenants: Vec<SealTenant>,
     /// The packs it decides, in numbering order.
     pub packs: Vec<SealPack>,
+    /// What it erases.
+    pub erasures: Vec<SealErasure>,
+    /// What erasures of earlier seals have removed.
+    pub removed: Vec<SealRemoved>,
 }
 
 /// A durable seal as it was found in the log.
@@ -156,7 +183,7 @@ impl DecidedSeal {
         })
     }
 
-    /// The tenant of pack `i` of the seal.
+    /// The tenant of a pack of the seal.
     pub fn tenant_of(&self, pack: &SealPack) -> &TenantId {
         &self.seal.tenants[pack.tenant as usize].tenant
     }

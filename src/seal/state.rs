@@ -1,11 +1,11 @@
-//! What a sequence of seals adds up to: heads and counters. The sequencer keeps it, recovery rebuilds it from the log, and
+//! What a sequence of seals adds up to: heads, counters and erasures. The sequencer keeps it, recovery rebuilds it from the log, and
 //! the store's manifest carries it as the checkpoint. It changes by seals only and is never read from rows, so that
 //! deletion cannot lower a head.
 
-use super::Seal;
+use super::{Seal, erasure::Erasures};
 use crate::model::tenant::TenantId;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 /// The state of one tenant. All counters are cumulative.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,8 @@ pub struct SealState {
     pub segment: u64,
     /// Every tenant that a seal has touched.
     pub tenants: HashMap<TenantId, TenantState>,
+    /// What is erased, of every tenant of which something is.
+    pub erasures: HashMap<TenantId, Arc<Erasures>>,
 }
 
 /// A seal does not follow the one before it: one may be lost.
@@ -77,6 +79,22 @@ impl SealState {
             tenant.dead_lettered = tenant.dead_lettered.saturating_add(change.dead_lettered);
             tenant.bytes = tenant.bytes.saturating_add(change.bytes);
         }
+        for made in &seal.erasures {
+            let tenant = &seal.tenants[made.tenant as usize].tenant;
+            Arc::make_mut(self.erasures.entry(tenant.clone()).or_default()).add(&made.erasure);
+        }
+        for result in &seal.removed {
+            let tenant = &seal.tenants[result.tenant as usize].tenant;
+            let settled = self.erasures.get_mut(tenant).is_some_and(|all| Arc::make_mut(all).settle(result.job));
+            if settled && let Some(state) = self.tenants.get_mut(tenant) {
+                state.erased = state.erased.saturating_add(result.rows);
+            }
+        }
+    }
+
+    /// What is erased of the tenant, if anything is.
+    pub fn erasures_of(&self, tenant: &TenantId) -> Option<&Arc<Erasures>> {
+        self.erasures.get(tenant)
     }
 
     /// The tenant's state; all zeros when no seal has touched it.
@@ -88,7 +106,10 @@ impl SealState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seal::SealTenant;
+    use crate::seal::{
+        SealErasure, SealRemoved, SealTenant,
+        erasure::{Erasure, ErasureKind},
+    };
     use uuid::Uuid;
 
     fn seal(n: u64, previous_crc: u32, chain_break: bool, head: u64) -> Seal {
@@ -110,6 +131,8 @@ mod tests {
             chain_break,
             tenants: vec![tenant],
             packs: vec![],
+            erasures: vec![],
+            removed: vec![],
         }
     }
 
@@ -129,6 +152,46 @@ mod tests {
         };
         assert_eq!((state.n, state.crc, state.tenant(&a)), (2, 6, expected));
         assert_eq!(state.tenant(&TenantId::parse("b").expect("a tenant")), TenantState::default());
+    }
+
+    #[test]
+    fn an_erasure_is_kept_from_its_seal_on_and_its_rows_are_counted_once() {
+        let (mut state, a) = (SealState::default(), TenantId::parse("a").expect("a tenant"));
+        let erasure = Erasure {
+            job: Uuid::from_u128(1),
+            kind: ErasureKind::Cleanup,
+            cutoff: 10,
+            head: 7,
+        };
+        let made = SealErasure { tenant: 0, erasure };
+        let result = SealRemoved {
+            tenant: 0,
+            job: erasure.job,
+            rows: 5,
+        };
+        state.fold(&seal(1, 0, false, 7), 1);
+        let before = state.clone();
+        let erasing = Seal {
+            erasures: vec![made],
+            ..seal(2, 1, false, 7)
+        };
+        state.fold(&erasing, 2);
+        assert_eq!(state.erasures_of(&a).map(|all| all.pending().to_vec()), Some(vec![erasure]));
+        assert_eq!((state.tenant(&a).erased, before.erasures.len()), (0, 0));
+        for n in [3, 4] {
+            let again = Seal {
+                removed: vec![result],
+                ..seal(n, 0, false, 7)
+            };
+            state.fold(&again, 3);
+            assert_eq!(state.tenant(&a).erased, 5, "seal {n}");
+        }
+        assert!(
+            state
+                .erasures_of(&a)
+                .is_some_and(|all| all.pending().is_empty() && all.settled_covers(9, 99, 7))
+        );
+        assert!(state.erasures_of(&TenantId::parse("b").expect("a tenant")).is_none());
     }
 
     #[test]

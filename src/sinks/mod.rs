@@ -10,10 +10,10 @@ use crate::{
         filter::Filter,
         tenant::{TenantId, TenantScope},
     },
-    seal::DecidedSeal,
+    seal::{DecidedSeal, erasure::ErasureKind},
 };
 use futures_util::future::BoxFuture;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -41,6 +41,14 @@ pub enum StoreError {
     /// Data that the store should have cannot be read. The text names the part, never a tenant.
     #[error("the store cannot read its data: {0}")]
     Damaged(Arc<str>),
+    /// A part cannot be read: the store leaves it out of its answers and asks again, so that callers do not meet this.
+    #[error("the store cannot read its data: {what}")]
+    BadPart {
+        /// The part's name.
+        part: Arc<str>,
+        /// What is wrong with it.
+        what: Arc<str>,
+    },
     /// The file system refused (full, read-only, gone).
     #[error("the store cannot write: {0}")]
     Io(Arc<str>),
@@ -60,8 +68,35 @@ pub enum Sort {
     SequenceAsc,
 }
 
-/// One page of a list.
-#[derive(Debug, Clone, Default)]
+/// Where a row stands in every order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its event time, milliseconds. Of no account where the order is by sequence.
+    pub timestamp: i64,
+    /// Its number.
+    pub sequence: u64,
+}
+
+/// Whether the matches of a list are counted. What is counted is all of them, wherever the page begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Count {
+    /// Not at all.
+    #[default]
+    None,
+    /// All of them.
+    Exact,
+    /// Until so many are known beyond the page, or the query has taken so long; the page itself is always complete.
+    Bounded {
+        /// Matches past the page.
+        beyond: u64,
+        /// Time since the query's turn began.
+        within: Duration,
+    },
+}
+
+/// One page of a list. Pages that follow each other by `after` under one `upto` show every row once that was there at
+/// `upto` and still is, whatever is written meanwhile.
+#[derive(Debug, Clone)]
 pub struct ListQuery {
     /// Which entries.
     pub filter: Filter,
@@ -69,10 +104,32 @@ pub struct ListQuery {
     pub sort: Sort,
     /// How many to pass over.
     pub skip: usize,
-    /// How many to return at most (1–1000).
+    /// How many to return at most.
     pub limit: usize,
     /// Whether to count all matches.
-    pub count: bool,
+    pub count: Count,
+    /// Only what comes after this place in the order.
+    pub after: Option<Place>,
+    /// Only numbers up to this one: `as_of` of the first page.
+    pub upto: Option<u64>,
+    /// The page ends early when its records would take more bytes than this; it has at least one entry if there is one.
+    pub max_bytes: usize,
+}
+
+impl Default for ListQuery {
+    /// The newest fifty, of any size, not counted.
+    fn default() -> Self {
+        Self {
+            filter: Filter::default(),
+            sort: Sort::default(),
+            skip: 0,
+            limit: 50,
+            count: Count::None,
+            after: None,
+            upto: None,
+            max_bytes: usize::MAX,
+        }
+    }
 }
 
 /// The answer to a [`ListQuery`].
@@ -80,10 +137,14 @@ pub struct ListQuery {
 pub struct ListPage {
     /// The entries of the page, in order.
     pub entries: Vec<StoredEntry>,
-    /// The exact number of matches, if it was asked for.
+    /// The number of matches, if it was asked for; a lower bound unless it is exact.
     pub total: Option<u64>,
-    /// The tenant's largest visible number when the view was taken.
+    /// Whether `total` is there and counts every match.
+    pub total_is_exact: bool,
+    /// The tenant's largest visible number when the view was taken, or `upto` if that is smaller.
     pub as_of: u64,
+    /// There is at least one more match behind the page.
+    pub more: bool,
 }
 
 /// Buckets that a series has at the most.
@@ -201,8 +262,16 @@ pub trait Authority: Send + Sync + 'static {
     fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>>;
     /// Matching entries after a number, in sequence order.
     fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>>;
+    /// How many rows the pending erasure `job` removed: those that it covers and that nothing before it did
+    /// ([`Erasures::counted_by`](crate::seal::erasure::Erasures::counted_by)). The erasure must be visible; 0 when it is not pending.
+    fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>>;
+    /// How many rows an erasure would remove if it were made now.
+    fn count_would_erase(&self, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>>;
     /// The tenant's visible head.
     fn visible_head(&self, scope: &TenantScope) -> VisibleHead;
+    /// Whether rows that it should have are left out of its answers, because they cannot be read (`meta.degraded`). Asked
+    /// after an answer, it is true if the answer lacks them.
+    fn degraded(&self) -> bool;
     /// The largest seal that is visible to readers.
     fn visible(&self) -> watch::Receiver<u64>;
 }

@@ -5,7 +5,7 @@ use crate::{
     actors::testing::{CRASH, on_virtual_time, pack, tenant, until},
     model::{feed::FeedItem, pack::Pack},
     queue::Position,
-    seal::{Decision, Seal, SealPack, SealTenant},
+    seal::{Decision, Seal, SealPack, SealTenant, erasure::ErasureKind},
     sinks::{ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead},
 };
 use futures_util::{FutureExt, future::BoxFuture};
@@ -41,6 +41,8 @@ impl Store {
             chain_break: false,
             tenants: Vec::new(),
             packs: Vec::new(),
+            erasures: Vec::new(),
+            removed: Vec::new(),
         };
         for (i, (pack, void)) in packs.iter().enumerate() {
             let rows = tenants.entry(pack.tenant().clone()).or_default();
@@ -132,6 +134,10 @@ impl Authority for Store {
         VisibleHead { head }
     }
 
+    fn degraded(&self) -> bool {
+        false
+    }
+
     fn get(&self, _: &TenantScope, _: Uuid) -> BoxFuture<'static, Result<Option<StoredEntry>, StoreError>> {
         unreachable!("the feed only scans")
     }
@@ -141,6 +147,14 @@ impl Authority for Store {
     }
 
     fn stats(&self, _: &TenantScope, _: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
+        unreachable!("the feed only scans")
+    }
+
+    fn count_erased(&self, _: &TenantScope, _: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
+        unreachable!("the feed only scans")
+    }
+
+    fn count_would_erase(&self, _: &TenantScope, _: ErasureKind, _: i64) -> BoxFuture<'static, Result<u64, StoreError>> {
         unreachable!("the feed only scans")
     }
 

@@ -1,5 +1,6 @@
 //! The whole surface, by `oneshot` and over real sockets, on a store that is a list: the contract's sentences one by one.
 
+mod cleanup;
 mod feed;
 mod ingest;
 mod reads;
@@ -8,10 +9,14 @@ mod tenancy;
 
 use super::{Drain, Health, HttpSettings, Services, health::Phase, router};
 use crate::{
-    actors::broadcast::{FeedHandle, FeedSettings, Publisher},
+    actors::{
+        broadcast::{FeedHandle, FeedSettings, Publisher},
+        sequencer::Ended,
+    },
     auth::jwt::{Authenticator, NewToken, mint},
     catalog::{Catalog, NewTenant, SettingsPatch},
     fs::sim::SimFs,
+    lifecycle::erasure::{Eraser, Orders},
     model::{
         entry::StoredEntry,
         filter::{Filter, Surroundings},
@@ -21,8 +26,8 @@ use crate::{
     },
     objects::{Objects, folder::FolderObjects},
     queue::{AcceptError, Accepted, Counters, Decided, Position, Producer},
-    seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant},
-    sinks::{Authority, ListPage, ListQuery, Scan, Sort, Stats, StatsQuery, StoreError, VisibleHead, dead_letter::DeadLetters},
+    seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant, erasure::ErasureKind, state::SealState},
+    sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StatsQuery, StoreError, VisibleHead, dead_letter::DeadLetters},
 };
 use axum::{
     Router,
@@ -63,6 +68,8 @@ struct State {
     /// Packs are durable and stay undecided.
     holds: bool,
     pending: Vec<(TenantId, StoredEntry)>,
+    /// How many rows the last erasure took; `None`: it cannot be said.
+    erased: Option<u64>,
     /// Reads are answered so.
     sick: Option<StoreError>,
 }
@@ -132,6 +139,8 @@ impl Shelf {
                     refusal: None,
                     first_sequence: first,
                 }],
+                erasures: Vec::new(),
+                removed: Vec::new(),
             };
             let seal = DecidedSeal {
                 seal,
@@ -241,10 +250,25 @@ impl Authority for Shelf {
                 Sort::SequenceAsc => found.sort_by_key(|e| e.sequence),
                 Sort::SequenceDesc => found.sort_by_key(|e| std::cmp::Reverse(e.sequence)),
             }
+            let as_of = query.upto.unwrap_or(u64::MAX).min(head_of(state, scope.tenant()));
+            found.retain(|e| e.sequence <= Some(as_of));
+            let total = found.len() as u64;
+            if let Some(place) = query.after {
+                let (at, place) = (|e: &StoredEntry| (e.entry().timestamp(), e.sequence), (place.timestamp, Some(place.sequence)));
+                found.retain(|e| match query.sort {
+                    Sort::TimestampAsc => at(e) > place,
+                    Sort::TimestampDesc => at(e) < place,
+                    Sort::SequenceAsc => e.sequence > place.1,
+                    Sort::SequenceDesc => e.sequence < place.1,
+                });
+            }
+            let more = found.len() > query.skip.saturating_add(query.limit);
             Ok(ListPage {
-                total: query.count.then_some(found.len() as u64),
+                total: (query.count != Count::None).then_some(total),
+                total_is_exact: query.count != Count::None,
                 entries: found.into_iter().skip(query.skip).take(query.limit).collect(),
-                as_of: head_of(state, scope.tenant()),
+                as_of,
+                more,
             })
         });
         ready(page).boxed()
@@ -253,6 +277,10 @@ impl Authority for Shelf {
     fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
         let total = self.with(|state| matching(state, scope, &query.filter).len() as u64);
         ready(Ok(Stats { total, ..Stats::default() })).boxed()
+    }
+
+    fn degraded(&self) -> bool {
+        false
     }
 
     fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>> {
@@ -271,6 +299,15 @@ impl Authority for Shelf {
         ready(Ok(scan)).boxed()
     }
 
+    fn count_erased(&self, _: &TenantScope, _: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
+        ready(self.with(|state| state.erased).ok_or(StoreError::Busy)).boxed()
+    }
+
+    fn count_would_erase(&self, scope: &TenantScope, _: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>> {
+        let rows = self.with(|state| matching(state, scope, &Filter::default()));
+        ready(Ok(rows.iter().filter(|e| e.entry().timestamp() < cutoff).count() as u64)).boxed()
+    }
+
     fn visible_head(&self, scope: &TenantScope) -> VisibleHead {
         VisibleHead {
             head: self.with(|state| head_of(state, scope.tenant())),
@@ -279,6 +316,21 @@ impl Authority for Shelf {
 
     fn visible(&self) -> watch::Receiver<u64> {
         self.visible.subscribe()
+    }
+}
+
+impl Orders for Shelf {
+    fn erase(&self, tenant: TenantId, _: ErasureKind, cutoff: i64, _: Uuid) -> BoxFuture<'static, Result<(), Ended>> {
+        self.with(|state| {
+            let before = state.rows.len();
+            state.rows.retain(|(t, e)| *t != tenant || e.entry().timestamp() >= cutoff);
+            state.erased = state.sick.is_none().then_some((before - state.rows.len()) as u64);
+        });
+        ready(Ok(())).boxed()
+    }
+
+    fn removed(&self, _: TenantId, _: Uuid, _: u64) -> BoxFuture<'static, Result<(), Ended>> {
+        ready(Ok(())).boxed()
     }
 }
 
@@ -362,6 +414,7 @@ impl Bench {
             producer: shelf.clone(),
             authority: shelf.clone(),
             feed,
+            eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
             catalog,
             dead_letters: DeadLetters::open(objects, 0),
             auth: Arc::new(Authenticator::local(SECRET)),

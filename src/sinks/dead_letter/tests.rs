@@ -41,6 +41,8 @@ fn seal(n: u64, sealed_at: i64, packs: Vec<Arc<Pack>>, refusal: Option<Refusal>)
             chain_break: false,
             tenants: Vec::new(),
             packs: packs.iter().map(decide).collect(),
+            erasures: Vec::new(),
+            removed: Vec::new(),
         },
         crc: 0,
         packs,
