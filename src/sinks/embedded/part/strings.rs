@@ -39,7 +39,7 @@ pub struct StatBatch<'b> {
 
 impl<'b> StatBatch<'b> {
     /// Number of rows.
-    pub fn len(&self) -> usize {
+    pub fn rows(&self) -> usize {
         self.batch.num_rows()
     }
 
@@ -70,7 +70,7 @@ impl<'b> StatBatch<'b> {
     /// Visits the text of each row of the `i`-th column that was asked for.
     pub fn texts(&self, i: usize, mut visit: impl FnMut(Option<&'b str>)) -> Result<(), ParquetError> {
         let texts = Texts::of(self.batch, self.places[i])?;
-        (0..self.len()).for_each(|row| visit(texts.get(row)));
+        (0..self.rows()).for_each(|row| visit(texts.get(row)));
         Ok(())
     }
 }

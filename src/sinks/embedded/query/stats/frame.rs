@@ -289,7 +289,7 @@ impl<'a> Read<'a> {
 
     fn batch(&self, batch: &StatBatch<'_>, texts: &mut [Texts], frame: &mut Frame) -> Result<(), BatchError> {
         frame.clear(self.of.all.len());
-        frame.rows = batch.len();
+        frame.rows = batch.rows();
         let place = |column: StatColumn| self.in_part.iter().position(|c| *c == column).unwrap_or_default();
         if self.wanted.times {
             frame.times.extend_from_slice(batch.times(place(StatColumn::Timestamp))?);

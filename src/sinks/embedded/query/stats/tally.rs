@@ -2,7 +2,7 @@
 
 use super::{
     frame::{ACTION, Columns, Frame, Key, RESOURCE_TYPE, USER, severity_code},
-    groups::{GROUPS, Groups},
+    groups::{Cell, GROUPS, Groups},
     series::Series,
     texts::{OUTSIDE, Texts},
 };
@@ -240,18 +240,15 @@ impl<'a> Tally<'a> {
             let least = all.select_nth_unstable_by_key(n.saturating_sub(1), |(count, _)| *count).1.0;
             all.retain(|(count, _)| *count <= least);
         }
-        let mut largest: Vec<(Reverse<u64>, Vec<Option<&str>>, u32)> = all.into_iter().map(|(count, at)| (count, self.key(groups, at), at)).collect();
-        largest.sort_unstable();
+        let mut largest: Vec<_> = all.into_iter().map(|(count, at)| (count, self.key(groups, at), groups.get(at))).collect();
+        largest.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
         largest.truncate(n);
-        let group = |(count, key, at): (Reverse<u64>, Vec<Option<&str>>, u32)| {
-            let cell = groups.get(at);
-            Group {
-                key: key.into_iter().map(|text| text.map(str::to_owned)).collect(),
-                count: count.0,
-                unique_users: cell.users,
-                first: cell.first,
-                last: cell.last,
-            }
+        let group = |(count, key, cell): (Reverse<u64>, Vec<Option<&str>>, Cell)| Group {
+            key: key.into_iter().map(|text| text.map(str::to_owned)).collect(),
+            count: count.0,
+            unique_users: cell.users,
+            first: cell.first,
+            last: cell.last,
         };
         largest.into_iter().map(group).collect()
     }
