@@ -1,6 +1,7 @@
 //! Background work on stored entries.
 
 pub mod erasure;
+pub mod export;
 pub mod retention;
 
 #[cfg(test)]

@@ -74,6 +74,11 @@ pub struct Metrics {
     memtable_bytes: Gauge,
     parts: Gauge,
     store_faults: Counter,
+    parts_quarantined: Counter,
+    ledger_unreadable: Counter,
+    compactions: Counter,
+    compaction_bytes: Counter,
+    compaction: Histogram,
     restarts: Counter,
     live_tenants: Gauge,
     degraded_tenants: Gauge,
@@ -157,6 +162,24 @@ impl Metrics {
     pub fn flushed(&self, n: u64, took: Duration, parts: usize) {
         self.flushed_last.set(n as f64);
         self.flush.record(took);
+        self.parts.set(parts as f64);
+    }
+
+    /// A part was found damaged and is left out of the answers.
+    pub fn part_quarantined(&self) {
+        self.parts_quarantined.increment(1);
+    }
+
+    /// A row that an id was looked up for could not be read.
+    pub fn ledger_unreadable(&self) {
+        self.ledger_unreadable.increment(1);
+    }
+
+    /// Parts were merged, or rewritten without erased rows: the bytes written, the time it took, and how many parts are live.
+    pub fn compacted(&self, bytes: u64, took: Duration, parts: usize) {
+        self.compactions.increment(1);
+        self.compaction_bytes.increment(bytes);
+        self.compaction.record(took);
         self.parts.set(parts as f64);
     }
 
@@ -269,6 +292,11 @@ fn register() -> (Metrics, PrometheusHandle) {
             memtable_bytes: gauge!("sluice_memtable_bytes"),
             parts: gauge!("sluice_parts"),
             store_faults: counter!("sluice_store_faults_total"),
+            parts_quarantined: counter!("sluice_store_parts_quarantined_total"),
+            ledger_unreadable: counter!("sluice_ledger_unreadable_rows_total"),
+            compactions: counter!("sluice_store_compactions_total"),
+            compaction_bytes: counter!("sluice_store_compaction_bytes_total"),
+            compaction: histogram!("sluice_store_compaction_seconds"),
             restarts: counter!("sluice_restarts_total"),
             live_tenants: gauge!("sluice_live_tenants"),
             degraded_tenants: gauge!("sluice_degraded_tenants"),
@@ -293,6 +321,7 @@ const HISTOGRAMS: &[(&str, &[f64])] = &[
     ("sluice_seal_bytes", BYTES),
     ("sluice_visible_lag_seconds", WAIT_SECONDS),
     ("sluice_flush_seconds", WAIT_SECONDS),
+    ("sluice_store_compaction_seconds", WAIT_SECONDS),
     ("sluice_backpressure_seconds", WAIT_SECONDS),
     ("sluice_http_request_seconds", WAIT_SECONDS),
 ];
@@ -318,6 +347,25 @@ fn describe() {
     describe_gauge!("sluice_memtable_bytes", Unit::Bytes, "Bytes of entries that are not in parts yet.");
     describe_gauge!("sluice_parts", "Parts that are live.");
     describe_counter!("sluice_store_faults_total", "Failures of the store that are tried again.");
+    describe_counter!(
+        "sluice_store_parts_quarantined_total",
+        "Parts that were found damaged and are left out of the answers."
+    );
+    describe_counter!(
+        "sluice_ledger_unreadable_rows_total",
+        "Rows that an id was looked up for and that could not be read."
+    );
+    describe_counter!("sluice_store_compactions_total", "Merges and rewrites of parts.");
+    describe_counter!(
+        "sluice_store_compaction_bytes_total",
+        Unit::Bytes,
+        "Bytes that merges and rewrites have written."
+    );
+    describe_histogram!(
+        "sluice_store_compaction_seconds",
+        Unit::Seconds,
+        "Time of one merge or rewrite, its pauses included."
+    );
     describe_counter!("sluice_restarts_total", "Restarts of supervised actors.");
     describe_gauge!("sluice_live_tenants", "Tenants that have an actor.");
     describe_gauge!("sluice_degraded_tenants", "Tenants whose actor crashes again and again.");

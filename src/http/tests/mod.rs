@@ -279,6 +279,10 @@ impl Authority for Shelf {
         ready(Ok(Stats { total, ..Stats::default() })).boxed()
     }
 
+    fn degraded(&self) -> bool {
+        false
+    }
+
     fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>> {
         let scan = self.with(|state| {
             let mut entries = matching(state, scope, &filter);

@@ -3,7 +3,9 @@
 //! Nothing of a payload is copied: a row is a reference into the pack that was made durable. Rows are appended in sequence
 //! order to chunks of 1,024; a full chunk is sorted by (timestamp, sequence) into a *run* with its ranges and its counts by
 //! severity; eight runs are merged into one of 8,192, the size of a block of a part. So a query touches its own tenant's
-//! rows only, and prunes what it touches.
+//! rows only, and prunes what it touches. The second query that looks through a merged run for words or values gives it the
+//! filter that a block has, for those that follow: it costs about four times what looking through the run costs, which is
+//! wasted on a run that nobody asks again.
 //!
 //! A table changes under its own lock, once per seal, and a reader copies out an immutable [`TableView`] (references to
 //! chunks and runs, and the rows of the last, incomplete chunk). Applies go one seal at a time, and a table remembers its
@@ -13,7 +15,10 @@
 //! Bytes are counted when a seal is applied and never fall before the whole table is dropped: the packs (once each, they
 //! are shared by their rows), and what rows, runs, the id index and the table itself take at the most.
 
-use super::query::may_contain;
+use super::{
+    part::{MemoryFilter, RowTimes},
+    query::may_contain,
+};
 use crate::{
     model::{
         entry::{ContentHash, EntryRef, StoredEntry},
@@ -21,15 +26,15 @@ use crate::{
         pack::Pack,
         tenant::{TenantId, TenantScope},
     },
-    seal::{DecidedSeal, Decision},
+    seal::{DecidedSeal, Decision, erasure::Erasures},
 };
 use dashmap::DashMap;
 use hashbrown::HashTable;
 use std::{
     ops::Range,
     sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        Arc, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 use uuid::Uuid;
@@ -39,8 +44,11 @@ const CHUNK: usize = 1_024;
 /// Chunks that are merged into one run.
 const MERGE: usize = 8;
 /// What one row takes besides its pack: the row itself in a vector that may have just doubled (64), its place in the
-/// index (8, in a table that may have just doubled: 20) and in a run (4, twice while runs are merged).
-const ROW_BYTES: usize = 96;
+/// index (8, in a table that may have just doubled: 20), in a run (4, twice while runs are merged), and in its run's filter.
+const ROW_BYTES: usize = 96 + FILTER_BYTES;
+/// What a run's filter takes for each row. One that would take more is not kept: such rows hold so much text that looking
+/// through them is little beside what they take anyway.
+const FILTER_BYTES: usize = 32;
 /// What a pack takes besides its bytes: the header, its three names, and their counters.
 const PACK_BYTES: usize = 320;
 /// What an empty table takes, its entry in the map included.
@@ -73,6 +81,15 @@ impl Row {
         self.pack.header().received_at
     }
 
+    /// What erasures go by.
+    pub fn times(&self) -> RowTimes {
+        RowTimes {
+            timestamp: self.timestamp,
+            received_at: self.received_at(),
+            sequence: self.sequence,
+        }
+    }
+
     /// The row as a reader gets it; it shares the pack's memory.
     pub fn stored(&self) -> StoredEntry {
         let header = self.pack.header();
@@ -102,8 +119,18 @@ pub(super) struct Run {
     pub timestamps: (i64, i64),
     /// Smallest and largest number.
     pub sequences: (u64, u64),
+    /// Smallest and largest `received_at`, milliseconds.
+    pub received: (i64, i64),
     /// Rows by severity, indexed by `Severity as usize`.
     pub severities: [u32; 4],
+    filter: RunFilter,
+}
+
+/// The filter of a merged run, made when it is wanted for the second time.
+#[derive(Debug, Default)]
+struct RunFilter {
+    wanted: AtomicBool,
+    made: OnceLock<MemoryFilter>,
 }
 
 impl Run {
@@ -112,11 +139,18 @@ impl Run {
         self.order.len()
     }
 
+    /// Whether it has as many rows as it ever gets.
+    fn is_full(&self) -> bool {
+        self.len() == CHUNK * MERGE
+    }
+
     /// Sorts the rows at `positions`, which is not empty.
     fn sort<'a>(positions: Range<u32>, row: impl Fn(u32) -> &'a Row) -> Self {
         let (sequences, mut severities) = ((row(positions.start).sequence, row(positions.end - 1).sequence), [0; 4]);
+        let mut received = (i64::MAX, i64::MIN);
         for at in positions.clone() {
             severities[row(at).entry().severity() as usize] += 1;
+            received = span(received, (row(at).received_at(), row(at).received_at()));
         }
         let mut order: Vec<u32> = positions.collect();
         order.sort_by_key(|at| row(*at).timestamp); // stable: ties stay in sequence order
@@ -124,7 +158,9 @@ impl Run {
         Self {
             timestamps: (time(order.first()), time(order.last())),
             sequences,
+            received,
             severities,
+            filter: RunFilter::default(),
             order,
         }
     }
@@ -137,16 +173,21 @@ impl Run {
         for run in runs {
             severities.iter_mut().zip(run.severities).for_each(|(sum, n)| *sum += n);
         }
+        let none = (i64::MAX, i64::MIN);
         Self {
-            timestamps: (
-                runs.iter().map(|r| r.timestamps.0).min().unwrap_or(0),
-                runs.iter().map(|r| r.timestamps.1).max().unwrap_or(0),
-            ),
+            timestamps: runs.iter().map(|r| r.timestamps).fold(none, span),
+            received: runs.iter().map(|r| r.received).fold(none, span),
             sequences: (runs.first().map_or(0, |r| r.sequences.0), runs.last().map_or(0, |r| r.sequences.1)),
             severities,
+            filter: RunFilter::default(),
             order,
         }
     }
+}
+
+/// The smallest span that holds both.
+fn span(a: (i64, i64), b: (i64, i64)) -> (i64, i64) {
+    (a.0.min(b.0), a.1.max(b.1))
 }
 
 /// One tenant's rows.
@@ -208,9 +249,11 @@ impl Table {
         }
     }
 
-    fn find(&self, id: Uuid, hash: u32) -> Option<&Row> {
-        let found = self.ids.find(spread(hash), |(h, at)| *h == hash && self.row(*at).entry().id() == id)?;
-        Some(self.row(found.1))
+    /// The newest row of the id that is not erased and has a number up to `head`.
+    fn find(&self, id: Uuid, hash: u32, head: u64, erasures: Option<&Erasures>) -> Option<&Row> {
+        let same_hash = self.ids.iter_hash(spread(hash)).filter(|(h, _)| *h == hash).map(|(_, at)| self.row(*at));
+        let rows = same_hash.filter(|row| row.entry().id() == id && row.sequence <= head && !erasures.is_some_and(|all| row.times().is_covered(all)));
+        rows.max_by_key(|row| row.sequence)
     }
 
     /// The head that readers may see when `visible` is the largest seal that they may see.
@@ -328,19 +371,19 @@ impl Memtable {
         Some(table.head(visible.load(Ordering::Acquire)))
     }
 
-    /// The row of an id, if readers may see it.
-    pub fn get(&self, scope: &TenantScope, id: Uuid, visible: &AtomicU64) -> Option<StoredEntry> {
+    /// The row of an id that is not erased, if readers may see it.
+    pub fn get(&self, scope: &TenantScope, id: Uuid, visible: &AtomicU64, erasures: Option<&Erasures>) -> Option<StoredEntry> {
         let table = self.table(scope.tenant())?;
         let table = table.read().unwrap_or_else(PoisonError::into_inner);
-        let row = table.find(id, self.hash(id))?;
-        (row.sequence <= table.head(visible.load(Ordering::Acquire))).then(|| row.stored())
+        let head = table.head(visible.load(Ordering::Acquire));
+        table.find(id, self.hash(id), head, erasures).map(Row::stored)
     }
 
-    /// The content hash of an id's row, visible or not (ledger).
-    pub fn content_hash(&self, scope: &TenantScope, id: Uuid) -> Option<ContentHash> {
+    /// The content hash of an id's row that is not erased, visible or not (ledger).
+    pub fn content_hash(&self, scope: &TenantScope, id: Uuid, erasures: Option<&Erasures>) -> Option<ContentHash> {
         let table = self.table(scope.tenant())?;
         let table = table.read().unwrap_or_else(PoisonError::into_inner);
-        table.find(id, self.hash(id)).map(|row| row.entry().hash())
+        table.find(id, self.hash(id), u64::MAX, erasures).map(|row| row.entry().hash())
     }
 
     /// Everything of every tenant, by name. For a memtable to which nothing is applied any more.
@@ -393,11 +436,6 @@ impl TableView {
         &self.runs
     }
 
-    /// Number of rows, those above the head included.
-    pub fn len(&self) -> usize {
-        self.chunks.len() * CHUNK + self.tail.len()
-    }
-
     /// Row `place` of a run.
     pub fn row(&self, run: &Run, place: u32) -> &Row {
         row_at(&self.chunks, &self.tail, run.order[place as usize])
@@ -405,7 +443,7 @@ impl TableView {
 
     /// The places of the rows of `run` that match, ascending, of those `within`.
     pub fn select(&self, run: &Run, within: Range<u32>, filter: &Filter) -> Vec<u32> {
-        if !may_contain(filter, run.timestamps, run.sequences, &run.severities) {
+        if !may_contain(filter, run.timestamps, run.sequences, &run.severities) || !self.may_match(run, &within, filter) {
             return Vec::new();
         }
         let time = |bound: i64| run.order.partition_point(|at| row_at(&self.chunks, &self.tail, *at).timestamp < bound) as u32;
@@ -419,9 +457,32 @@ impl TableView {
             .collect()
     }
 
-    /// The positions of all rows in the order of (timestamp, sequence), for a part.
-    pub fn sorted_rows(&self) -> Vec<&Row> {
+    /// What the run's filter says, if it has one or it is time to make it. `false` is certain.
+    fn may_match(&self, run: &Run, within: &Range<u32>, filter: &Filter) -> bool {
+        if !run.is_full() || !MemoryFilter::helps(filter) {
+            return true;
+        }
+        if run.filter.made.get().is_none() {
+            // A query may look through the run in pieces; one of them has its end.
+            let ends = within.end as usize == run.len();
+            if !ends || !run.filter.wanted.swap(true, Ordering::Relaxed) {
+                return true;
+            }
+        }
+        let made = run.filter.made.get_or_init(|| {
+            let rows = run.order.iter().map(|at| row_at(&self.chunks, &self.tail, *at));
+            MemoryFilter::build(rows.map(|row| (row.actor(), row.entry())), FILTER_BYTES * run.len())
+        });
+        made.may_match(filter)
+    }
+
+    /// The rows that a part has to hold, in the order of (timestamp, sequence): those that are erased and counted are left
+    /// out.
+    pub fn sorted_rows(&self, erasures: Option<&Erasures>) -> Vec<&Row> {
         let mut all: Vec<&Row> = self.chunks.iter().flat_map(|c| c.iter()).chain(&self.tail).collect();
+        if let Some(erasures) = erasures {
+            all.retain(|row| !erasures.settled_covers(row.timestamp, row.received_at(), row.sequence));
+        }
         all.sort_by_key(|row| row.timestamp); // they stand in sequence order, and the sort is stable
         all
     }
