@@ -4,6 +4,7 @@
 mod answers;
 mod faults;
 mod flow;
+mod search;
 
 use super::*;
 use crate::{
