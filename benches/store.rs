@@ -14,7 +14,7 @@ use sluice::{
     },
     seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant},
     sinks::{
-        Authority, ListQuery, SealFollower, Sort,
+        Authority, Count, ListQuery, SealFollower, Sort,
         embedded::{EmbeddedStore, StoreSettings},
     },
 };
@@ -235,7 +235,8 @@ fn ask(c: &mut Criterion, smoke: bool) {
             sort: Sort::TimestampDesc,
             skip: 0,
             limit: 50,
-            count,
+            count: if count { Count::Exact } else { Count::None },
+            ..ListQuery::default()
         };
         group.bench_with_input(BenchmarkId::new("list", name), &query, |b, query| {
             b.iter(|| runtime.block_on(store.list(&scope(next()), query.clone())).expect("lists"));

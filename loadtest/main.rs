@@ -2,9 +2,10 @@
 //! acknowledged id back, and prints a line of figures. See `loadtest/README.md`.
 //!
 //! ```text
-//! cargo run --release --example loadtest -- bulk|single|lag|reads|tenants [--seconds N] [--server PATH]
+//! cargo run --release --example loadtest -- bulk|single|lag|reads|tenants|answers [--seconds N] [--entries N] [--server PATH]
 //! ```
 
+mod answers;
 mod http;
 mod measure;
 mod server;
@@ -31,6 +32,8 @@ struct Options {
     scenario: String,
     seconds: u64,
     server: String,
+    /// How many the `answers` scenario fills in.
+    entries: u64,
 }
 
 fn options() -> anyhow::Result<Options> {
@@ -40,13 +43,15 @@ fn options() -> anyhow::Result<Options> {
         scenario,
         seconds: 15,
         server: "target/release/sluice".into(),
+        entries: 10_000_000,
     };
     while let Some(name) = args.next() {
         let value = args.next().ok_or_else(|| anyhow::anyhow!("`{name}` needs a value"))?;
         match name.as_str() {
             "--seconds" => options.seconds = value.parse()?,
             "--server" => options.server = value,
-            _ => anyhow::bail!("unknown option `{name}`; known are --seconds and --server"),
+            "--entries" => options.entries = value.parse()?,
+            _ => anyhow::bail!("unknown option `{name}`; known are --seconds, --entries and --server"),
         }
     }
     Ok(options)
@@ -61,7 +66,8 @@ async fn main() -> anyhow::Result<()> {
         "lag" => lag(&options).await,
         "reads" => reads(&options).await,
         "tenants" => tenants(&options).await,
-        other => anyhow::bail!("unknown scenario `{other}`; known are bulk, single, lag, reads, tenants"),
+        "answers" => answers::run(&options).await,
+        other => anyhow::bail!("unknown scenario `{other}`; known are bulk, single, lag, reads, tenants, answers"),
     }
 }
 

@@ -27,6 +27,10 @@ pub struct Server {
     admin: SocketAddr,
     folder: tempfile::TempDir,
     secret: LocalSecret,
+    binary: String,
+    settings: Vec<(String, String)>,
+    /// How long the last [`Server::restart`] waited for the old process to end.
+    pub stopped_in: Duration,
 }
 
 impl Drop for Server {
@@ -41,32 +45,58 @@ impl Server {
     /// Starts `binary serve` with the defaults and these settings.
     pub async fn start(binary: &str, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
-        let mut child = Command::new(binary)
-            .arg("serve")
-            .env("SLUICE__DATA_DIR", folder.path())
-            .env("SLUICE__HTTP__LISTEN", "127.0.0.1:0")
-            .env("SLUICE__ADMIN__LISTEN", "127.0.0.1:0")
-            .envs(settings.iter().copied())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("`{binary}` cannot be started; build it with `cargo build --release`"))?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("piped")?).read_line(&mut line)?;
-        let (http, admin) = line
-            .strip_prefix("listening http=")
-            .and_then(|l| l.trim().split_once(" admin="))
-            .context("the server did not start")?;
-        let secret = secret::read(folder.path())?;
+        let settings: Vec<(String, String)> = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (child, http, admin) = spawn(binary, &settings, folder.path())?;
         let server = Self {
-            http: http.parse()?,
-            admin: admin.parse()?,
+            secret: secret::read(folder.path())?,
             child,
+            http,
+            admin,
             folder,
-            secret,
+            binary: binary.to_owned(),
+            settings,
+            stopped_in: Duration::ZERO,
         };
-        let mut connection = Connection::open(server.http).await?;
-        while connection.get("/health/ready", "").await?.0 != 200 {}
+        server.ready().await?;
         Ok(server)
+    }
+
+    /// Ends the process by SIGTERM and starts another on the same folder.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        let asked = Instant::now();
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), rustix::process::Signal::TERM)?;
+        anyhow::ensure!(self.child.wait()?.success(), "the server did not end well");
+        self.stopped_in = asked.elapsed();
+        (self.child, self.http, self.admin) = spawn(&self.binary, &self.settings, self.folder.path())?;
+        self.ready().await
+    }
+
+    async fn ready(&self) -> anyhow::Result<()> {
+        let mut connection = Connection::open(self.http).await?;
+        while connection.get("/health/ready", "").await?.0 != 200 {}
+        Ok(())
+    }
+
+    /// Waits until the number of parts has not changed for ten seconds; that number.
+    pub async fn compacted(&self) -> anyhow::Result<usize> {
+        let (mut parts, mut since) = (self.parts()?, Instant::now());
+        while since.elapsed() < Duration::from_secs(10) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let now = self.parts()?;
+            if now != parts {
+                (parts, since) = (now, Instant::now());
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Bytes of everything in the folder of the parts.
+    pub fn part_bytes(&self) -> anyhow::Result<u64> {
+        let mut bytes = 0;
+        for file in std::fs::read_dir(self.folder.path().join("parts"))? {
+            bytes += file?.metadata()?.len();
+        }
+        Ok(bytes)
     }
 
     fn token(&self, tenant: Option<&str>, role: &str) -> String {
@@ -184,6 +214,26 @@ impl Server {
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// Starts the process and waits for the line with its addresses.
+fn spawn(binary: &str, settings: &[(String, String)], folder: &Path) -> anyhow::Result<(Child, SocketAddr, SocketAddr)> {
+    let mut child = Command::new(binary)
+        .arg("serve")
+        .env("SLUICE__DATA_DIR", folder)
+        .env("SLUICE__HTTP__LISTEN", "127.0.0.1:0")
+        .env("SLUICE__ADMIN__LISTEN", "127.0.0.1:0")
+        .envs(settings.iter().map(|(name, value)| (name, value)))
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("`{binary}` cannot be started; build it with `cargo build --release`"))?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().context("piped")?).read_line(&mut line)?;
+    let (http, admin) = line
+        .strip_prefix("listening http=")
+        .and_then(|l| l.trim().split_once(" admin="))
+        .context("the server did not start")?;
+    Ok((child, http.parse()?, admin.parse()?))
 }
 
 #[derive(serde::Deserialize)]

@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod export;
 pub mod fs;
 pub mod http;
 pub mod model;

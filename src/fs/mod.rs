@@ -6,7 +6,11 @@ pub mod real;
 pub mod sim;
 
 use bytes::Bytes;
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// What direct writes are aligned to, bytes: no block device or memory page in use asks for more.
 pub const DIRECT_BLOCK: usize = 4096;
@@ -63,12 +67,17 @@ pub trait Fs: Send + Sync + 'static {
     fn space(&self, dir: &Path) -> io::Result<Space>;
 }
 
+/// Where [`write_atomic`] writes what is to become `path`.
+pub fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".tmp");
+    path.with_file_name(name)
+}
+
 /// Writes a whole file so that a crash leaves the old contents or the new ones: temporary file, sync, rename, sync of the folder.
 pub fn write_atomic(fs: &dyn Fs, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".tmp");
-    let temporary = dir.join(name);
+    let temporary = temporary(path);
     match fs.remove(&temporary) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}

@@ -11,7 +11,7 @@ use crate::{
         time::{parse_date, parse_rfc3339},
         words::for_each_word,
     },
-    sinks::Sort,
+    sinks::{Count, Sort},
 };
 use std::net::IpAddr;
 use uuid::Uuid;
@@ -36,7 +36,7 @@ pub struct Page {
     /// How many to pass over.
     pub skip: usize,
     /// Whether to count.
-    pub count: bool,
+    pub count: Count,
 }
 
 type Errors = Vec<FieldError>;
@@ -251,11 +251,11 @@ pub fn page(query: &Query) -> Result<Page, Problem> {
         }
     };
     let count = match query.get("total") {
-        None | Some("true" | "exact") => true,
-        Some("false") => false,
+        None | Some("true" | "exact") => Count::Exact,
+        Some("false") => Count::None,
         Some(_) => {
             errors.push(FieldError::new("total", "invalid_value", "`total` is one of true, false, exact"));
-            true
+            Count::None
         }
     };
     let skips = query.get("skip").is_some();
@@ -422,13 +422,13 @@ mod tests {
         let default = page_of("");
         assert_eq!(
             (default.page, default.page_size, default.skip, default.count, default.sort),
-            (1, 50, 0, true, Sort::TimestampDesc)
+            (1, 50, 0, Count::Exact, Sort::TimestampDesc)
         );
         assert_eq!(page_of("page=3&size=20").skip, 40);
         assert_eq!(page_of("page=10&limit=1000").skip, 9000);
         assert_eq!((page_of("skip=100&limit=50").page, page_of("skip=100&limit=50").skip), (3, 100));
         assert_eq!(page_of("sort=sequence:asc&total=false").sort, Sort::SequenceAsc);
-        assert!(!page_of("total=false").count);
+        assert_eq!(page_of("total=false").count, Count::None);
         for bad in [
             "page=0",
             "page_size=0",

@@ -39,6 +39,7 @@ pub async fn list(call: Call) -> Answer {
         skip: page.skip,
         limit: page.page_size,
         count: page.count,
+        ..ListQuery::default()
     };
     let found = call.app.services.authority.list(&scope, query).await?;
     let meta = meta(&page, &found, call.app.services.health.is_lagging());
@@ -53,7 +54,7 @@ fn meta(page: &Page, found: &ListPage, lagging: bool) -> String {
     format!(
         "{{\"total\":{},\"total_is_exact\":{},\"page\":{page},\"page_size\":{page_size},\"pages\":{},\"next_cursor\":null,\"as_of\":{}{degraded}}}",
         number(found.total),
-        found.total.is_some(),
+        found.total_is_exact,
         number(pages),
         found.as_of,
     )

@@ -16,6 +16,7 @@ use std::{
     collections::HashSet,
     fmt::Write,
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -65,6 +66,11 @@ impl Objects for FolderObjects {
         self.blocking(move |inner| inner.locked(&key, |path| inner.read(path)))
     }
 
+    fn get_range(&self, key: &Key, range: Range<u64>) -> BoxFuture<'static, Result<Option<Bytes>, ObjectError>> {
+        let key = key.clone();
+        self.blocking(move |inner| inner.locked(&key, |path| inner.read_range(path, &range)))
+    }
+
     fn put(&self, key: &Key, bytes: Bytes, when: Precondition) -> BoxFuture<'static, Result<Version, ObjectError>> {
         let key = key.clone();
         self.blocking(move |inner| inner.locked(&key, |path| inner.put(path, &bytes, &when)))
@@ -111,6 +117,22 @@ impl Inner {
         }
     }
 
+    fn read_range(&self, path: &Path, range: &Range<u64>) -> Result<Option<Bytes>, ObjectError> {
+        if !self.settle(path.parent().unwrap_or(&self.root))? {
+            return Ok(None);
+        }
+        let file = match self.fs.open(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|e| failed(&e))?,
+        };
+        let end = range.end.min(file.len().map_err(|e| failed(&e))?);
+        let mut bytes = vec![0; end.saturating_sub(range.start) as usize];
+        if !bytes.is_empty() {
+            file.read_at(&mut bytes, range.start).map_err(|e| failed(&e))?;
+        }
+        Ok(Some(bytes.into()))
+    }
+
     fn put(&self, path: &Path, bytes: &[u8], when: &Precondition) -> Result<Version, ObjectError> {
         if *when != Precondition::Any {
             let found = self.read(path)?.map(|(_, version)| version);
@@ -133,6 +155,10 @@ impl Inner {
         let folder = path.parent().unwrap_or(&self.root);
         if !self.settle(folder)? {
             return Ok(());
+        }
+        match self.fs.remove(&fs::temporary(path)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(&e)),
+            _ => {}
         }
         match self.fs.remove(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -281,6 +307,29 @@ mod tests {
             Err(ObjectError::Conflict)
         ));
         objects.put(&key, "4".into(), Precondition::Any).await.expect("written");
+    }
+
+    #[tokio::test]
+    async fn a_range_is_what_there_is_of_it() {
+        let (_dir, objects) = real();
+        let key = key("a/b.part");
+        assert_eq!(objects.get_range(&key, 0..4).await.expect("read"), None);
+        objects.put(&key, "0123456789".into(), Precondition::Absent).await.expect("written");
+        for (range, want) in [(0..4, "0123"), (8..99, "89"), (10..12, ""), (99..u64::MAX, ""), (3..3, "")] {
+            let got = objects.get_range(&key, range.clone()).await.expect("read").expect("there");
+            assert_eq!(got, want, "{range:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deletion_takes_what_a_cut_short_write_left() {
+        let (dir, objects) = real();
+        objects.put(&key("x/a.json"), "1".into(), Precondition::Any).await.expect("written");
+        let left = dir.path().join("objects/x/b.json.tmp");
+        std::fs::write(&left, "cut short").expect("written");
+        objects.delete(&key("x/b.json")).await.expect("deleted");
+        assert!(!left.exists());
+        assert!(objects.get(&key("x/a.json")).await.expect("read").is_some());
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Small named objects with conditional writes: the catalog, dead letters, later exports and archives.
+//! Named objects with conditional writes: the catalog, dead letters, exports, later archives.
 //!
 //! Every engine keeps the same contract: a `put` that returned `Ok` is durable; a conditional `put` compares and writes as
 //! one step, so that two writers who read the same version cannot both win; a reader sees a whole old or a whole new
@@ -8,7 +8,7 @@ pub mod folder;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 /// Names one content of an object. Equal versions of one key mean equal contents. Opaque; only its engine makes them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -101,9 +101,13 @@ fn is_file(segment: &str) -> bool {
 pub trait Objects: Send + Sync + 'static {
     /// The object and its version; `None` when there is none. What it returns survives a crash.
     fn get(&self, key: &Key) -> BoxFuture<'static, Result<Option<(Bytes, Version)>, ObjectError>>;
+    /// The bytes of the object inside `range`: fewer where it ends before, `None` when there is no such object. For objects
+    /// too large to be read whole; what it returns survives a crash.
+    fn get_range(&self, key: &Key, range: Range<u64>) -> BoxFuture<'static, Result<Option<Bytes>, ObjectError>>;
     /// Writes the whole object if `when` holds; durable when it returns.
     fn put(&self, key: &Key, bytes: Bytes, when: Precondition) -> BoxFuture<'static, Result<Version, ObjectError>>;
-    /// Deletes the object; one that is not there is fine. Durable when it returns.
+    /// Deletes the object, with what a write of it left that was cut short; one that is not there is fine. Durable when it
+    /// returns.
     fn delete(&self, key: &Key) -> BoxFuture<'static, Result<(), ObjectError>>;
     /// The names of all objects in this folder (without a `/` at its end) and the folders below it, sorted.
     fn list(&self, folder: &str) -> BoxFuture<'static, Result<Vec<Key>, ObjectError>>;

@@ -12,7 +12,7 @@ use crate::{
     seal::{DecidedSeal, erasure::ErasureKind},
 };
 use futures_util::future::BoxFuture;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -53,8 +53,35 @@ pub enum Sort {
     SequenceAsc,
 }
 
-/// One page of a list.
-#[derive(Debug, Clone, Default)]
+/// Where a row stands in every order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Its event time, milliseconds. Of no account where the order is by sequence.
+    pub timestamp: i64,
+    /// Its number.
+    pub sequence: u64,
+}
+
+/// Whether the matches of a list are counted. What is counted is all of them, wherever the page begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Count {
+    /// Not at all.
+    #[default]
+    None,
+    /// All of them.
+    Exact,
+    /// Until so many are known beyond the page, or the query has taken so long; the page itself is always complete.
+    Bounded {
+        /// Matches past the page.
+        beyond: u64,
+        /// Time since the query's turn began.
+        within: Duration,
+    },
+}
+
+/// One page of a list. Pages that follow each other by `after` under one `upto` show every row once that was there at
+/// `upto` and still is, whatever is written meanwhile.
+#[derive(Debug, Clone)]
 pub struct ListQuery {
     /// Which entries.
     pub filter: Filter,
@@ -62,10 +89,32 @@ pub struct ListQuery {
     pub sort: Sort,
     /// How many to pass over.
     pub skip: usize,
-    /// How many to return at most (1–1000).
+    /// How many to return at most.
     pub limit: usize,
     /// Whether to count all matches.
-    pub count: bool,
+    pub count: Count,
+    /// Only what comes after this place in the order.
+    pub after: Option<Place>,
+    /// Only numbers up to this one: `as_of` of the first page.
+    pub upto: Option<u64>,
+    /// The page ends early when its records would take more bytes than this; it has at least one entry if there is one.
+    pub max_bytes: usize,
+}
+
+impl Default for ListQuery {
+    /// The newest fifty, of any size, not counted.
+    fn default() -> Self {
+        Self {
+            filter: Filter::default(),
+            sort: Sort::default(),
+            skip: 0,
+            limit: 50,
+            count: Count::None,
+            after: None,
+            upto: None,
+            max_bytes: usize::MAX,
+        }
+    }
 }
 
 /// The answer to a [`ListQuery`].
@@ -73,10 +122,14 @@ pub struct ListQuery {
 pub struct ListPage {
     /// The entries of the page, in order.
     pub entries: Vec<StoredEntry>,
-    /// The exact number of matches, if it was asked for.
+    /// The number of matches, if it was asked for; a lower bound unless it is exact.
     pub total: Option<u64>,
-    /// The tenant's largest visible number when the view was taken.
+    /// Whether `total` is there and counts every match.
+    pub total_is_exact: bool,
+    /// The tenant's largest visible number when the view was taken, or `upto` if that is smaller.
     pub as_of: u64,
+    /// There is at least one more match behind the page.
+    pub more: bool,
 }
 
 /// The answer to a statistics query; maps are sorted largest first, ties by key, at most 100 keys, rest in `other`.

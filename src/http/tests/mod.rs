@@ -22,7 +22,7 @@ use crate::{
     objects::{Objects, folder::FolderObjects},
     queue::{AcceptError, Accepted, Counters, Decided, Position, Producer},
     seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant, erasure::ErasureKind},
-    sinks::{Authority, ListPage, ListQuery, Scan, Sort, Stats, StoreError, VisibleHead, dead_letter::DeadLetters},
+    sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StoreError, VisibleHead, dead_letter::DeadLetters},
 };
 use axum::{
     Router,
@@ -243,10 +243,25 @@ impl Authority for Shelf {
                 Sort::SequenceAsc => found.sort_by_key(|e| e.sequence),
                 Sort::SequenceDesc => found.sort_by_key(|e| std::cmp::Reverse(e.sequence)),
             }
+            let as_of = query.upto.unwrap_or(u64::MAX).min(head_of(state, scope.tenant()));
+            found.retain(|e| e.sequence <= Some(as_of));
+            let total = found.len() as u64;
+            if let Some(place) = query.after {
+                let (at, place) = (|e: &StoredEntry| (e.entry().timestamp(), e.sequence), (place.timestamp, Some(place.sequence)));
+                found.retain(|e| match query.sort {
+                    Sort::TimestampAsc => at(e) > place,
+                    Sort::TimestampDesc => at(e) < place,
+                    Sort::SequenceAsc => e.sequence > place.1,
+                    Sort::SequenceDesc => e.sequence < place.1,
+                });
+            }
+            let more = found.len() > query.skip.saturating_add(query.limit);
             Ok(ListPage {
-                total: query.count.then_some(found.len() as u64),
+                total: (query.count != Count::None).then_some(total),
+                total_is_exact: query.count != Count::None,
                 entries: found.into_iter().skip(query.skip).take(query.limit).collect(),
-                as_of: head_of(state, scope.tenant()),
+                as_of,
+                more,
             })
         });
         ready(page).boxed()

@@ -418,13 +418,13 @@ impl TableView {
         row_at(&self.chunks, &self.tail, run.order[place as usize])
     }
 
-    /// The places of the rows of `run` that match, ascending.
-    pub fn select(&self, run: &Run, filter: &Filter) -> Vec<u32> {
+    /// The places of the rows of `run` that match, ascending, of those `within`.
+    pub fn select(&self, run: &Run, within: Range<u32>, filter: &Filter) -> Vec<u32> {
         if !may_contain(filter, run.timestamps, run.sequences, &run.severities) {
             return Vec::new();
         }
         let time = |bound: i64| run.order.partition_point(|at| row_at(&self.chunks, &self.tail, *at).timestamp < bound) as u32;
-        let places = filter.from.map_or(0, time)..filter.to.map_or(run.len() as u32, time);
+        let places = filter.from.map_or(0, time).max(within.start)..filter.to.map_or(within.end, time).min(within.end);
         let everything = filter.is_empty();
         places
             .filter(|place| {

@@ -324,15 +324,23 @@ impl<'a> Reader<'a> {
 
     /// The rows of the unit that match.
     fn select(&self, unit: &Unit) -> Result<Rows, StoreError> {
+        self.select_in(unit, unit.rows())
+    }
+
+    /// Those of some rows of the unit that match.
+    fn select_in(&self, unit: &Unit, rows: Range<u32>) -> Result<Rows, StoreError> {
         self.control.check()?;
         let total = unit.severities.iter().map(|n| u64::from(*n)).sum::<u64>();
-        let all = self.known(unit).is_some_and(|known| known.iter().sum::<u64>() == total);
+        if self.known(unit).is_some_and(|known| known.iter().sum::<u64>() == total) {
+            return Ok(Rows::All(rows));
+        }
         match &unit.source {
-            Source::Memory { run, .. } if all => Ok(Rows::All(0..run.len() as u32)),
-            Source::Memory { table, run } => self.uncovered(unit, table.select(run, self.filter)),
-            Source::Part { block, .. } if all => Ok(Rows::All(block.rows.clone())),
+            Source::Memory { table, run } => self.uncovered(unit, table.select(run, rows, self.filter)),
             Source::Part { at, block } if self.parts[*at].may_match(block, self.filter) => {
-                self.uncovered(unit, self.parts[*at].select(block, self.filter).map_err(damaged)?)
+                // What is said about the block holds for a piece of it.
+                let mut piece = block.clone();
+                piece.rows = rows;
+                self.uncovered(unit, self.parts[*at].select(&piece, self.filter).map_err(damaged)?)
             }
             Source::Part { .. } => Ok(Rows::Some(Vec::new())),
         }

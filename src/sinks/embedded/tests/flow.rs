@@ -212,7 +212,7 @@ fn readers_see_all_of_a_seal_or_nothing_of_it() {
                     let query = ListQuery {
                         sort: Sort::SequenceDesc,
                         limit: 1,
-                        count: true,
+                        count: Count::Exact,
                         ..ListQuery::default()
                     };
                     let page = runtime.block_on(bench.store.list(&scope(name), query)).expect("lists");

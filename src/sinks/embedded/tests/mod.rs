@@ -15,7 +15,7 @@ use crate::{
         pack::{Pack, PackBuilder, PackHeader},
     },
     seal::{Decision, Seal, SealErasure, SealPack, SealRemoved, SealTenant},
-    sinks::Sort,
+    sinks::{Count, Sort},
 };
 use smallvec::smallvec;
 use std::collections::{BTreeMap, HashMap};
@@ -396,7 +396,7 @@ impl Bench {
             let query = ListQuery {
                 sort: Sort::SequenceAsc,
                 limit: usize::MAX,
-                count: true,
+                count: Count::Exact,
                 ..ListQuery::default()
             };
             let page = self.ask(self.store.list(&scope, query.clone())).expect("lists");

@@ -1,0 +1,290 @@
+//! The `answers` scenario: a filled, compacted folder of 100 tenants with a year of entries, and how long each kind of
+//! question takes; then exports, ingest beside queries, disk per entry, and the time to open the folder again.
+//!
+//! Times of entries go from a year ago to now in the order of sending, with a minute of jitter; one in 5,000 holds a rare
+//! word. Everything is sent once and counted: the statistics of each tenant must add up to what was acknowledged.
+
+use crate::{Options, http::Connection, measure::Latencies, server::Server};
+use sluice::{cli::demo::generator::Generator, model::time::rfc3339};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{task::JoinSet, time::Instant};
+
+const TENANTS: usize = 100;
+const YEAR_MS: i64 = 365 * 86_400_000;
+/// Entries of one request.
+const BULK: u64 = 500;
+/// Clients that fill.
+const CLIENTS: usize = 16;
+/// Each question is asked so many times.
+const ROUNDS: usize = 40;
+const RARE: &str = "quokka";
+
+type Tenants = Vec<(String, String)>;
+
+/// Runs it.
+pub async fn run(options: &Options) -> anyhow::Result<()> {
+    let mut server = Server::start(&options.server, &[]).await?;
+    let tenants = server.make_tenants(TENANTS).await?;
+    let (cpu, began) = (server.cpu_seconds()?, Instant::now());
+    let needles = fill(&server, &tenants, options.entries).await?;
+    let stored = server.wait_stored(&tenants).await?;
+    anyhow::ensure!(stored == options.entries, "{stored} stored");
+    let filled = server.cpu_seconds()? - cpu;
+    println!(
+        "fill: entries={stored} stored/s={:.0} cpu_us/entry={:.2}",
+        stored as f64 / began.elapsed().as_secs_f64(),
+        filled * 1e6 / stored as f64
+    );
+    let (before, reopened) = (server.cpu_seconds()?, Instant::now());
+    let parts = server.compacted().await?;
+    println!(
+        "compaction: parts={parts} took_s={:.0} cpu_us/entry_after_the_fill={:.2} written_mib={:.0} bytes/entry={:.1}",
+        reopened.elapsed().as_secs_f64(),
+        (server.cpu_seconds()? - before) * 1e6 / stored as f64,
+        server.metric("sluice_compaction_bytes_total").await.unwrap_or(f64::NAN) / (1 << 20) as f64,
+        server.part_bytes()? as f64 / stored as f64
+    );
+    let reopened = Instant::now();
+    server.restart().await?;
+    println!(
+        "open: seconds={:.2} (stop excluded, until reads are answered)",
+        reopened.elapsed().as_secs_f64() - server.stopped_in.as_secs_f64()
+    );
+    check(&server, &tenants, stored).await?;
+    questions(&server, &tenants, &needles).await?;
+    export(&server, &tenants).await?;
+    beside(&server, &tenants, options.seconds).await
+}
+
+/// Sends everything; a few request ids of each tenant.
+async fn fill(server: &Server, tenants: &Tenants, entries: u64) -> anyhow::Result<Vec<(usize, String)>> {
+    let (taken, start) = (Arc::new(AtomicU64::new(0)), sluice::model::time::now_ms() - YEAR_MS);
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let (taken, tenants) = (taken.clone(), tenants.clone());
+        let mut connection = Connection::open(server.http).await?;
+        let mut maker = Maker::new(client as u64);
+        clients.spawn(async move {
+            let mut needles = Vec::new();
+            loop {
+                let from = taken.fetch_add(BULK, Ordering::Relaxed);
+                if from >= entries {
+                    return anyhow::Ok(needles);
+                }
+                let tenant = (from / BULK) as usize % TENANTS;
+                let at = |i: u64| start + (YEAR_MS as f64 * ((from + i) as f64 / entries as f64)) as i64;
+                let body = maker.bulk(BULK.min(entries - from), at);
+                send(&mut connection, &tenants[tenant].1, body).await?;
+                if from % (BULK * 64) < BULK {
+                    needles.push((tenant, maker.last_request.clone()));
+                }
+            }
+        });
+    }
+    let mut needles = Vec::new();
+    while let Some(done) = clients.join_next().await {
+        needles.extend(done??);
+    }
+    Ok(needles)
+}
+
+async fn send(connection: &mut Connection, token: &str, body: &[u8]) -> anyhow::Result<()> {
+    loop {
+        match connection.post("/api/v1/logs/bulk?ids=false", token, body).await? {
+            201 => return Ok(()),
+            429 | 503 => tokio::time::sleep(Duration::from_millis(100)).await,
+            status => anyhow::bail!("status {status}"),
+        }
+    }
+}
+
+/// Makes bodies of new entries with times of our own.
+struct Maker {
+    generator: Generator,
+    body: Vec<u8>,
+    one: Vec<u8>,
+    made: u64,
+    last_request: String,
+}
+
+impl Maker {
+    fn new(seed: u64) -> Self {
+        Self {
+            generator: Generator::new(seed),
+            body: Vec::new(),
+            one: Vec::new(),
+            made: 0,
+            last_request: String::new(),
+        }
+    }
+
+    fn bulk(&mut self, n: u64, at: impl Fn(u64) -> i64) -> &[u8] {
+        self.body.clear();
+        for i in 0..n {
+            self.one.clear();
+            self.generator.write(&mut self.one);
+            self.made += 1;
+            self.body.push(if i == 0 { b'[' } else { b',' });
+            let jitter = (self.made.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as i64 % 60_000;
+            self.body
+                .extend_from_slice(format!("{{\"timestamp\":\"{}\",", rfc3339(at(i) - jitter)).as_bytes());
+            let text = std::str::from_utf8(&self.one[1..]).expect("the generator makes text");
+            let rare = self.made % 5_000 == 0;
+            let text = if rare {
+                text.replacen("\"message\":\"", &format!("\"message\":\"{RARE} "), 1)
+            } else {
+                text.to_owned()
+            };
+            if i + 1 == n {
+                let request = text.split("\"request_id\":\"").nth(1).and_then(|t| t.get(..36));
+                self.last_request = request.unwrap_or_default().to_owned();
+            }
+            self.body.extend_from_slice(text.as_bytes());
+        }
+        self.body.push(b']');
+        &self.body
+    }
+}
+
+/// Every entry is found by the statistics of its tenant.
+async fn check(server: &Server, tenants: &Tenants, stored: u64) -> anyhow::Result<()> {
+    let (mut connection, mut sum) = (Connection::open(server.http).await?, 0);
+    for (_, token) in tenants {
+        let (status, body) = connection.get("/api/v1/logs/stats", token).await?;
+        anyhow::ensure!(status == 200, "stats: {status}");
+        let stats: serde_json::Value = serde_json::from_slice(&body)?;
+        sum += stats["total"].as_u64().unwrap_or(0);
+    }
+    anyhow::ensure!(sum == stored, "{sum} of {stored} are counted");
+    Ok(())
+}
+
+/// Asks each question of one tenant after the other.
+async fn questions(server: &Server, tenants: &Tenants, needles: &[(usize, String)]) -> anyhow::Result<()> {
+    let now = sluice::model::time::now_ms();
+    let month = format!("from={}&to={}", &rfc3339(now - 120 * 86_400_000)[..10], &rfc3339(now - 90 * 86_400_000)[..10]);
+    let questions: [(&str, f64, Box<dyn Fn(usize) -> String>); 9] = [
+        ("newest 50", 10.0, Box::new(|_| "?page_size=50&total=false".into())),
+        ("newest 50 with total", 10.0, Box::new(|_| "?page_size=50".into())),
+        (
+            "needle by request_id",
+            20.0,
+            Box::new(|i| format!("?request_id={}", needles[i * 31 % needles.len()].1)),
+        ),
+        (
+            "two words in a month, newest 50",
+            30.0,
+            Box::new(|_| format!("?search=login%20failed&total=false&{month}")),
+        ),
+        ("two words in a month, counted", 30.0, Box::new(|_| format!("?search=login%20failed&{month}"))),
+        ("a rare word over everything", 50.0, Box::new(|_| format!("?search={RARE}"))),
+        ("stats by severity", 20.0, Box::new(|_| "/stats".into())),
+        ("stats by day and action", 100.0, Box::new(|_| "/stats?interval=1d&group_by=action".into())),
+        (
+            "group by user with unique counts",
+            300.0,
+            Box::new(|_| "/stats?group_by=user_id&limit=1000".into()),
+        ),
+    ];
+    let mut connection = Connection::open(server.http).await?;
+    for (name, target, path) in &questions {
+        let (mut latencies, mut found) = (Latencies::default(), 0);
+        for round in 0..ROUNDS {
+            let tenant = if name.starts_with("needle") {
+                needles[round * 31 % needles.len()].0
+            } else {
+                round * 7 % tenants.len()
+            };
+            let path = format!("/api/v1/logs{}", path(round));
+            let sent = Instant::now();
+            let (status, body) = connection.get(&path, &tenants[tenant].1).await?;
+            latencies.push(sent.elapsed());
+            anyhow::ensure!(status == 200, "{path}: {status}");
+            found += usize::from(body.len() > 200); // neither an empty page nor empty statistics
+        }
+        println!(
+            "{name}: p50_ms={:.1} p99_ms={:.1} target_ms={target} answers_with_matches={found}/{ROUNDS}",
+            latencies.quantile(0.5),
+            latencies.quantile(0.99)
+        );
+    }
+    Ok(())
+}
+
+/// One export of NDJSON after the other: entries a second, CPU, and memory above what there was.
+async fn export(server: &Server, tenants: &Tenants) -> anyhow::Result<()> {
+    let (cpu, memory, began) = (server.cpu_seconds()?, server.anonymous_mib()?, Instant::now());
+    let (mut rows, mut peak) = (0u64, 0f64);
+    for (_, token) in tenants.iter().take(20) {
+        let mut connection = Connection::open(server.http).await?;
+        let (status, body) = connection.get("/api/v1/logs/export?format=ndjson", token).await?;
+        anyhow::ensure!(status == 200, "export: {status}");
+        rows += memchr::memchr_iter(b'\n', &body).count() as u64;
+        peak = peak.max(server.anonymous_mib()?);
+    }
+    let cpu = server.cpu_seconds()? - cpu;
+    println!(
+        "export ndjson: rows={rows} rows/s={:.0} rows_per_cpu_second={:.0} more_memory_mib={:.0}",
+        rows as f64 / began.elapsed().as_secs_f64(),
+        rows as f64 / cpu,
+        peak - memory
+    );
+    Ok(())
+}
+
+/// The intake of bulks with and without twenty queries a second, in turns.
+async fn beside(server: &Server, tenants: &Tenants, seconds: u64) -> anyhow::Result<()> {
+    let mut rates = [0.0; 2];
+    for turn in 0..4 {
+        let (queries, share) = (turn % 2, Duration::from_secs(seconds.div_ceil(4)));
+        let asking = Arc::new(AtomicBool::new(queries == 1));
+        let asker = tokio::spawn(ask(server.http, tenants.clone(), asking.clone()));
+        let (began, sent) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+        let mut clients = JoinSet::new();
+        for client in 0..CLIENTS {
+            let (token, sent) = (tenants[client].1.clone(), sent.clone());
+            let mut connection = Connection::open(server.http).await?;
+            let mut maker = Maker::new(1000 + (turn * CLIENTS + client) as u64);
+            clients.spawn(async move {
+                while began.elapsed() < share {
+                    send(&mut connection, &token, maker.bulk(BULK, |_| sluice::model::time::now_ms())).await?;
+                    sent.fetch_add(BULK, Ordering::Relaxed);
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(done) = clients.join_next().await {
+            done??;
+        }
+        asking.store(false, Ordering::Relaxed);
+        let asked = asker.await??;
+        server.wait_stored(tenants).await?;
+        let rate = sent.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
+        rates[queries] += rate / 2.0;
+        println!("intake: stored/s={rate:.0} queries={asked}");
+    }
+    println!("intake with 20 queries/s against without: {:.2} (target 0.80)", rates[1] / rates[0]);
+    Ok(())
+}
+
+/// Twenty queries a second while `asking` holds; how many.
+async fn ask(server: std::net::SocketAddr, tenants: Tenants, asking: Arc<AtomicBool>) -> anyhow::Result<u64> {
+    let (mut connection, mut asked) = (Connection::open(server).await?, 0);
+    let mut ticks = tokio::time::interval(Duration::from_millis(50));
+    while asking.load(Ordering::Relaxed) {
+        ticks.tick().await;
+        let path = ["?page_size=50", "?search=login%20failed", "/stats", "/stats?interval=1d&group_by=action"][asked as usize % 4];
+        let (status, _) = connection
+            .get(&format!("/api/v1/logs{path}"), &tenants[asked as usize % tenants.len()].1)
+            .await?;
+        anyhow::ensure!(status == 200, "{path}: {status}");
+        asked += 1;
+    }
+    Ok(asked)
+}

@@ -1,0 +1,81 @@
+//! The matches of an export, in portions.
+
+use crate::{
+    model::{entry::StoredEntry, filter::Filter, tenant::TenantScope},
+    sinks::{Authority, Count, ListQuery, Place, Sort, StoreError},
+};
+use std::sync::Arc;
+
+/// Most entries of a portion.
+const BATCH_ROWS: usize = 8_192;
+/// Most bytes of records of a portion, but for a single entry.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Reads every match, in order, as of one number. Between portions it holds nothing of the store.
+pub struct Source {
+    authority: Arc<dyn Authority>,
+    scope: TenantScope,
+    filter: Filter,
+    sort: Sort,
+    upto: Option<u64>,
+    after: Option<Place>,
+    done: bool,
+}
+
+impl Source {
+    /// From the first match on; the first portion fixes up to which number.
+    pub fn new(authority: Arc<dyn Authority>, scope: TenantScope, filter: Filter, sort: Sort) -> Self {
+        Self {
+            authority,
+            scope,
+            filter,
+            sort,
+            upto: None,
+            after: None,
+            done: false,
+        }
+    }
+
+    /// From behind a place on, up to the number that was fixed before.
+    pub fn resumed(mut self, upto: Option<u64>, after: Option<Place>) -> Self {
+        (self.upto, self.after) = (upto, after);
+        self
+    }
+
+    /// Up to which number it reads; `None` before the first portion.
+    pub fn upto(&self) -> Option<u64> {
+        self.upto
+    }
+
+    /// Behind which place the next portion begins.
+    pub fn after(&self) -> Option<Place> {
+        self.after
+    }
+
+    /// The next entries, never none of them; `None` at the end. After an error the same portion may be asked for again.
+    /// Dropping the future abandons the read and loses nothing.
+    pub async fn next(&mut self) -> Result<Option<Vec<StoredEntry>>, StoreError> {
+        if self.done {
+            return Ok(None);
+        }
+        let query = ListQuery {
+            filter: self.filter.clone(),
+            sort: self.sort,
+            skip: 0,
+            limit: BATCH_ROWS,
+            count: Count::None,
+            after: self.after,
+            upto: self.upto,
+            max_bytes: BATCH_BYTES,
+        };
+        let page = self.authority.list(&self.scope, query).await?;
+        self.upto.get_or_insert(page.as_of);
+        self.done = !page.more;
+        let Some(last) = page.entries.last() else { return Ok(None) };
+        self.after = Some(Place {
+            timestamp: last.entry().timestamp(),
+            sequence: last.sequence.unwrap_or_default(),
+        });
+        Ok(Some(page.entries))
+    }
+}
