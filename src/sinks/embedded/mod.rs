@@ -25,11 +25,12 @@ mod manifest;
 mod memtable;
 mod open;
 pub mod part;
+mod quarantine;
 mod query;
 mod view;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use self::{
     memtable::Memtable,
@@ -72,9 +73,6 @@ const WAITING_PER_QUERY: usize = 32;
 
 /// An erasure's rows are counted once and by nobody who waits at a terminal for long; it looks at every block of the tenant.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// Damage that reads have found is remembered up to this number.
-const DAMAGE_NOTED: usize = 100;
 
 /// What may be chosen about the store.
 #[derive(Debug, Clone)]
@@ -172,6 +170,8 @@ struct Inner {
     manifests: PathBuf,
     /// What the start found wrong, and reads since.
     damage: Mutex<Vec<StoreDamage>>,
+    /// Rows that should be there are left out of the answers. Written before the answer that lacks them.
+    degraded: AtomicBool,
     /// Files that the start found and no manifest names.
     orphans: Mutex<Vec<PathBuf>>,
     state: Mutex<State>,
@@ -268,27 +268,6 @@ impl Inner {
         }
     }
 
-    fn damage(&self) -> MutexGuard<'_, Vec<StoreDamage>> {
-        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Remembers damage that a read has found, once and within a bound.
-    fn noting<T>(&self, read: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(StoreError::Damaged(what)) = &read {
-            let mut damage = self.damage();
-            if damage.len() < DAMAGE_NOTED && !damage.iter().any(|known| *known.what == **what) {
-                damage.push(StoreDamage {
-                    what: what.to_string(),
-                    file: "parts".into(),
-                    seals: None,
-                    rows: None,
-                    rebuilt: false,
-                });
-            }
-        }
-        read
-    }
-
     fn close(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).closing = true;
         self.closing.send_replace(true);
@@ -363,18 +342,16 @@ impl EmbeddedStore {
     }
 
     /// Runs a query within the time that queries have.
-    fn query<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Inner, &Control) -> Result<T, StoreError> + Send + 'static,
-    ) -> BoxFuture<'static, Result<T, StoreError>> {
+    fn query<T: Send + 'static>(&self, work: impl Fn(&Inner, &Control) -> Result<T, StoreError> + Send + 'static) -> BoxFuture<'static, Result<T, StoreError>> {
         self.query_within(self.0.inner.settings.query_timeout, work)
     }
 
-    /// Runs a query on a thread that may block, when it is its turn. Dropping the future ends the query at its next check.
+    /// Runs a query on a thread that may block, when it is its turn, and again without a part that it finds damaged. Dropping
+    /// the future ends the query at its next check.
     fn query_within<T: Send + 'static>(
         &self,
         timeout: Duration,
-        work: impl FnOnce(&Inner, &Control) -> Result<T, StoreError> + Send + 'static,
+        work: impl Fn(&Inner, &Control) -> Result<T, StoreError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         let inner = self.0.inner.clone();
         Box::pin(async move {
@@ -392,7 +369,7 @@ impl EmbeddedStore {
             };
             let done = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
-                inner.noting(work(&inner, &control))
+                inner.without_bad_parts(|| work(&inner, &control))
             })
             .await;
             drop(abandon);
@@ -457,7 +434,7 @@ impl Authority for EmbeddedStore {
         if let Some(found) = view.memtables().find_map(|m| m.get(&scope, id, &inner.visible, erasures)) {
             return Box::pin(std::future::ready(Ok(Some(found))));
         }
-        self.query(move |_, control| query::get::on_disk(&view, &scope, id, control))
+        self.query(move |inner, control| query::get::on_disk(&inner.view(), &scope, id, control))
     }
 
     fn list(&self, scope: &TenantScope, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>> {
@@ -476,6 +453,10 @@ impl Authority for EmbeddedStore {
             let pause_at = Instant::now() + inner.settings.query_timeout / 4;
             query::scan::scan(&inner.tenant(&scope), &filter, after, limit, control, pause_at)
         })
+    }
+
+    fn degraded(&self) -> bool {
+        self.0.inner.degraded.load(Ordering::Acquire)
     }
 
     fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
@@ -549,9 +530,13 @@ impl SealFollower for EmbeddedStore {
     }
 
     fn lookup(&self, keys: &[(TenantId, Uuid)]) -> Result<Vec<Option<ContentHash>>, StoreError> {
-        let view = self.0.inner.view();
-        let hash = |(tenant, id): &(TenantId, Uuid)| query::get::content_hash(&view, &TenantScope::new(tenant.clone()), *id);
-        self.0.inner.noting(keys.iter().map(hash).collect())
+        let inner = &self.0.inner;
+        let view = inner.view();
+        let hash = |(tenant, id): &(TenantId, Uuid)| {
+            let unreadable = |error| inner.ledger_row_unreadable(&error);
+            query::get::content_hash(&view, &TenantScope::new(tenant.clone()), *id, unreadable)
+        };
+        Ok(keys.iter().map(hash).collect())
     }
 
     fn trimmable(&self) -> watch::Receiver<u64> {

@@ -34,6 +34,8 @@ pub(super) struct View {
     pub frozen: Option<Arc<Memtable>>,
     /// In the order of their seals.
     pub parts: Arc<[Arc<Part>]>,
+    /// Parts that are left out of the answers because some of their rows cannot be read; the ledger goes by the others.
+    pub quarantined: Arc<[Arc<Part>]>,
     /// What the newest manifest says about each tenant.
     pub flushed: Arc<HashMap<TenantId, Flushed>>,
     /// What is erased, of every tenant of which something is. It is there before the erasure's seal is visible.

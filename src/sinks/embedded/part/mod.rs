@@ -119,6 +119,11 @@ pub fn data_file(name: &str) -> String {
     format!("{name}.parquet")
 }
 
+/// The part that one of its files belongs to.
+pub fn name_of(file: &str) -> &str {
+    file.split_once('.').map_or(file, |(name, _)| name)
+}
+
 /// Name of the sidecar of a part.
 pub fn sidecar_file(name: &str) -> String {
     format!("{name}.idx")

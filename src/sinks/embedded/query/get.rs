@@ -4,7 +4,10 @@
 //! erased rows, goes on to the next, and finds the one that is there.
 
 use super::{
-    super::{part::Part, view::View},
+    super::{
+        part::{Part, PartError},
+        view::View,
+    },
     Control, damaged,
 };
 use crate::{
@@ -23,7 +26,7 @@ pub fn on_disk(view: &View, scope: &TenantScope, id: Uuid, control: &Control) ->
     let erasures = view.erasures_of(scope);
     for part in view.parts.iter().rev() {
         control.check()?;
-        if let Some((row, _)) = find(part, scope, id, erasures)? {
+        if let Some((row, _)) = find(part, scope, id, erasures).map_err(damaged)? {
             return read_row(part, scope, row).map(Some);
         }
     }
@@ -31,11 +34,11 @@ pub fn on_disk(view: &View, scope: &TenantScope, id: Uuid, control: &Control) ->
 }
 
 /// The newest row of the id that is not erased.
-fn find(part: &Part, scope: &TenantScope, id: Uuid, erasures: Option<&Erasures>) -> Result<Option<(u32, ContentHash)>, StoreError> {
-    let mut found = part.find(scope, id).map_err(damaged)?;
+fn find(part: &Part, scope: &TenantScope, id: Uuid, erasures: Option<&Erasures>) -> Result<Option<(u32, ContentHash)>, PartError> {
+    let mut found = part.find(scope, id)?;
     if let (Some(erasures), Some(rows)) = (erasures, part.tenant(scope)) {
         let numbers: SmallVec<[u32; 1]> = found.iter().map(|(row, _)| *row).collect();
-        let mut times = rows.times(numbers.as_slice()).map_err(damaged)?.into_iter();
+        let mut times = rows.times(numbers.as_slice())?.into_iter();
         found.retain(|_| times.next().is_some_and(|row| !row.is_covered(erasures)));
     }
     Ok(found.pop())
@@ -47,16 +50,20 @@ fn read_row(part: &Part, scope: &TenantScope, row: u32) -> Result<StoredEntry, S
     entry.ok_or_else(|| StoreError::Damaged("a part knows an id and has no row of it".into()))
 }
 
-/// The content hash of the id's row, whether readers may see it yet or not.
-pub fn content_hash(view: &View, scope: &TenantScope, id: Uuid) -> Result<Option<ContentHash>, StoreError> {
+/// The content hash of the id's row, whether readers may see it yet or not. Goes by parts that are left out of the answers
+/// too, as far as they can be read: that their rows cannot be shown is no reason to store them again. A row that cannot be
+/// read is no row, and `unreadable` is told of it.
+pub fn content_hash(view: &View, scope: &TenantScope, id: Uuid, mut unreadable: impl FnMut(PartError)) -> Option<ContentHash> {
     let erasures = view.erasures_of(scope);
     if let Some(hash) = view.memtables().find_map(|m| m.content_hash(scope, id, erasures)) {
-        return Ok(Some(hash));
+        return Some(hash);
     }
-    for part in view.parts.iter().rev() {
-        if let Some((_, hash)) = find(part, scope, id, erasures)? {
-            return Ok(Some(hash));
+    for part in view.parts.iter().chain(view.quarantined.iter()).rev() {
+        match find(part, scope, id, erasures) {
+            Ok(Some((_, hash))) => return Some(hash),
+            Ok(None) => (),
+            Err(error) => unreadable(error),
         }
     }
-    Ok(None)
+    None
 }

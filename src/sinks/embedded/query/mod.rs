@@ -57,8 +57,20 @@ impl Control {
 
 /// Data of a part cannot be read. The text names the part and never a tenant.
 pub(super) fn damaged(error: PartError) -> StoreError {
+    unreadable(&error)
+}
+
+/// The same, borrowed.
+pub(super) fn unreadable(error: &PartError) -> StoreError {
     tracing::error!(%error, "a part cannot be read");
-    StoreError::Damaged(error.to_string().into())
+    let what = error.to_string().into();
+    match error {
+        PartError::Damaged { file, .. } => StoreError::BadPart {
+            part: part::name_of(file).into(),
+            what,
+        },
+        PartError::Io { .. } | PartError::Rows(_) => StoreError::Damaged(what),
+    }
 }
 
 /// False only if no row inside these bounds can match.

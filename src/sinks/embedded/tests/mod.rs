@@ -15,7 +15,7 @@ use crate::{
         pack::{Pack, PackBuilder, PackHeader},
     },
     seal::{Decision, Seal, SealErasure, SealPack, SealRemoved, SealTenant},
-    sinks::{Count, Sort},
+    sinks::{Count, Place, Sort},
 };
 use smallvec::smallvec;
 use std::collections::{BTreeMap, HashMap};
@@ -306,16 +306,36 @@ impl Model {
         self.rows.iter().filter(matches).collect()
     }
 
-    fn list(&self, query: &ListQuery) -> (Vec<StoredEntry>, u64) {
+    /// The page as its sentences say it, the number of matches, and whether there are more behind the page.
+    fn list(&self, query: &ListQuery) -> (Vec<StoredEntry>, u64, bool) {
         let mut rows = self.matching(&query.filter);
+        rows.retain(|r| query.upto.is_none_or(|upto| r.sequence <= Some(upto)));
+        let total = rows.len() as u64;
+        if let Some(place) = query.after {
+            let (time, number) = (place.timestamp, Some(place.sequence));
+            rows.retain(|r| match query.sort {
+                Sort::TimestampDesc => (r.entry().timestamp(), r.sequence) < (time, number),
+                Sort::TimestampAsc => (r.entry().timestamp(), r.sequence) > (time, number),
+                Sort::SequenceDesc => r.sequence < number,
+                Sort::SequenceAsc => r.sequence > number,
+            });
+        }
         match query.sort {
             Sort::TimestampDesc => rows.sort_by_key(|r| std::cmp::Reverse((r.entry().timestamp(), r.sequence))),
             Sort::TimestampAsc => rows.sort_by_key(|r| (r.entry().timestamp(), r.sequence)),
             Sort::SequenceDesc => rows.sort_by_key(|r| std::cmp::Reverse(r.sequence)),
             Sort::SequenceAsc => rows.sort_by_key(|r| r.sequence),
         }
-        let page = rows.iter().skip(query.skip).take(query.limit).map(|r| (*r).clone());
-        (page.collect(), rows.len() as u64)
+        let mut bytes = 0;
+        let mut page: Vec<StoredEntry> = rows.iter().skip(query.skip).take(query.limit).map(|r| (*r).clone()).collect();
+        let fits = |e: &StoredEntry| {
+            bytes += e.record.len();
+            bytes <= query.max_bytes
+        };
+        let fitting = page.iter().map(fits).take_while(|fits| *fits).count();
+        page.truncate(fitting.max(1));
+        let more = query.skip.saturating_add(page.len()) < rows.len();
+        (page, total, more)
     }
 
     fn stats(&self, filter: &Filter) -> Stats {
@@ -412,4 +432,21 @@ impl Bench {
 /// Small enough that tests flush when they say so.
 fn quiet() -> StoreSettings {
     StoreSettings::default()
+}
+
+/// A store on a disk of its own with so many random entries of each tenant, half of them in a part: for tests of what reads
+/// from one.
+pub(crate) fn filled(tenants: &[&str], entries: usize) -> EmbeddedStore {
+    let mut sequencer = Sequencer::new(1);
+    let bench = Bench::open(SimFs::new(), quiet());
+    for i in 0..10 {
+        let packs = tenants.iter().map(|name| sequencer.pack(&tenant(name), entries / 10)).collect();
+        let seal = sequencer.seal_of(packs, |_, _| false);
+        bench.store.expect(seal.seal.n);
+        bench.store.apply(&seal).expect("applies");
+        if i == 4 {
+            bench.store.flush().expect("flushes");
+        }
+    }
+    bench.store.clone()
 }
