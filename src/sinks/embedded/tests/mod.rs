@@ -15,7 +15,7 @@ use crate::{
         pack::{Pack, PackBuilder, PackHeader},
     },
     seal::{Decision, Seal, SealErasure, SealPack, SealRemoved, SealTenant},
-    sinks::{Count, Sort, Place},
+    sinks::{Count, Place, Sort},
 };
 use smallvec::smallvec;
 use std::collections::{BTreeMap, HashMap};
