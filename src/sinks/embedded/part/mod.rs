@@ -22,6 +22,7 @@
 mod chunks;
 mod fuse;
 mod keys;
+mod merge;
 mod prune;
 mod read;
 mod schema;
@@ -33,6 +34,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use merge::{Interrupted, Keep, Limits, Merge};
 pub use read::{Part, Rows, TenantRows};
 pub use sidecar::Block;
 pub use strings::{DictColumn, StatColumn};
@@ -80,6 +82,9 @@ pub struct PartMeta {
     pub max_timestamp: i64,
     /// The largest seal whose erasures were applied when it was written (0: none).
     pub erased_upto: u64,
+    /// How often its rows were merged with others: at most so often each of them was rewritten for that.
+    #[serde(default)]
+    pub rewrites: u8,
 }
 
 /// Why a part cannot be written or read.

@@ -189,7 +189,7 @@ fn the_ids_of_a_part_that_cannot_be_shown_stay_known() {
     let (bench, sequencer) = grown_by(39, 3, 900);
     let fs = bench.fs.crash(1, CrashMode::Lose);
     let oldest = oldest_data(&fs);
-    fs.flip(&oldest, fs.bytes(&oldest).len() as u64 / 2, 1); // text, not ids
+    fs.flip(&oldest, fs.bytes(&oldest).len() as u64 * 3 / 4, 1); // text, not ids
     let again = Bench::recover(fs, quiet(), &sequencer.log);
     let query = ListQuery {
         limit: usize::MAX,
