@@ -8,6 +8,7 @@ mod commands;
 mod contract;
 mod crash;
 mod damage;
+mod differential;
 mod disk;
 mod duplicates;
 mod intake;

@@ -47,6 +47,7 @@ impl EmbeddedStore {
             parts: found.parts.into(),
             quarantined: Arc::default(),
             flushed: Arc::new(flush::flushed_of(&found.current)),
+            erasures: Arc::new(opened.checkpoint.erasures.clone()),
         };
         let state = State {
             seals: opened.checkpoint.clone(),

@@ -19,7 +19,7 @@ use super::{
     chunks::ChunkWriter,
     fuse::{self, Width},
     keys::KeySet,
-    read::{Rows, Texts, dictionary, numbers, odd, random, times},
+    read::{Texts, numbers, odd, random, times},
     schema::{self, Column, Layout},
     sidecar::{Block, SidecarBuilder},
     write::{Content, Shape, WriteError, empty_block, widen, write_files},
@@ -31,7 +31,7 @@ use crate::{
         tenant::{TenantId, TenantScope},
     },
 };
-use arrow_array::{Array, ArrayRef, DictionaryArray, Int32Array, RecordBatch, StringArray, types::Int32Type};
+use arrow_array::{ArrayRef, DictionaryArray, Int32Array, RecordBatch, StringArray, types::Int32Type};
 use arrow_select::interleave::interleave_record_batch;
 use parquet::{
     arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReader, arrow_writer::ArrowWriterOptions},

@@ -35,7 +35,7 @@ mod write;
 mod tests;
 
 pub use merge::{Interrupted, Keep, Limits, Merge};
-pub use read::{Part, Rows, TenantRows};
+pub use read::{Found, Part, RowTimes, Rows, TenantRows};
 pub use sidecar::Block;
 pub use strings::{DictColumn, StatColumn};
 pub use write::write;
@@ -80,7 +80,7 @@ pub struct PartMeta {
     pub min_timestamp: i64,
     /// Largest event time, milliseconds.
     pub max_timestamp: i64,
-    /// The largest seal whose erasures were applied when it was written (0: none).
+    /// Rows that were erased and counted by this seal or an earlier one are not in it (0: none was left out).
     pub erased_upto: u64,
     /// How often its rows were merged with others: at most so often each of them was rewritten for that.
     #[serde(default)]

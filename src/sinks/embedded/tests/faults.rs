@@ -198,6 +198,7 @@ fn the_ids_of_a_part_that_cannot_be_shown_stay_known() {
     again.ask(again.store.list(&scope("a"), query.clone())).expect("lists");
     again.ask(again.store.list(&scope("b"), query)).expect("lists");
     assert!(again.store.degraded());
+    assert_eq!(again.opened.damage, [], "{}", again.fs.bytes(&oldest).len());
     let ids = sequencer.log[..2].iter().flat_map(|s| s.entries().filter(|e| e.sequence.is_some()));
     let ids: Vec<_> = ids.map(|e| (e.pack.tenant().clone(), e.pack.entry(e.index).id())).collect();
     let known = again.store.lookup(&ids).expect("no error").into_iter().flatten().count();
