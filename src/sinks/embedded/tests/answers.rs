@@ -144,7 +144,10 @@ fn bounded(bench: &Bench, scope: &TenantScope, query: &ListQuery, total: u64, di
     }
     if !hurry {
         let least = (query.skip + query.limit) as u64 + beyond;
-        assert!(known >= total.min(least) && (page.total_is_exact || known >= least), "{context}: {known} of {total}");
+        assert!(
+            known >= total.min(least) && (page.total_is_exact || known >= least),
+            "{context}: {known} of {total}"
+        );
     }
 }
 
