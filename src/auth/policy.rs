@@ -26,11 +26,13 @@ pub enum Action {
     ReadUsage,
     /// See what could not be stored.
     ReadDeadLetters,
+    /// Erase entries.
+    Erase,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Action; 10] = [
+    pub const ALL: [Action; 11] = [
         Self::WriteEntries,
         Self::ReadEntries,
         Self::Export,
@@ -41,6 +43,7 @@ impl Action {
         Self::CreateTenant,
         Self::ReadUsage,
         Self::ReadDeadLetters,
+        Self::Erase,
     ];
 }
 
@@ -61,6 +64,7 @@ fn grants(role: Role) -> &'static [Action] {
             ListTenants,
             ReadUsage,
             ReadDeadLetters,
+            Erase,
         ],
         Role::PlatformAdmin => &[ReadTenant, UpdateTenant, ListTenants, CreateTenant],
     }
@@ -103,12 +107,12 @@ mod tests {
     #[test]
     fn every_cell_of_the_table_is_the_contracts() {
         let table = [
-            //                     write read export stream tenant update list create usage dead
-            (Role::Writer, "x........."),
-            (Role::Viewer, ".x.x......"),
-            (Role::Auditor, ".xxx......"),
-            (Role::Admin, "xxxxxxx.xx"),
-            (Role::PlatformAdmin, "....xxxx.."),
+            //                     write read export stream tenant update list create usage dead erase
+            (Role::Writer, "x.........."),
+            (Role::Viewer, ".x.x......."),
+            (Role::Auditor, ".xxx......."),
+            (Role::Admin, "xxxxxxx.xxx"),
+            (Role::PlatformAdmin, "....xxxx..."),
         ];
         for (role, row) in table {
             for (action, cell) in Action::ALL.into_iter().zip(row.chars()) {

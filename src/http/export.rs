@@ -49,6 +49,8 @@ const PIECE: usize = 256 << 10;
 const LAST_SECONDS: Duration = Duration::from_secs(5);
 /// How many rows a whole export has.
 const X_EXPORT_ROWS: HeaderName = HeaderName::from_static("x-export-rows");
+/// Rows are missing: a part of the store is damaged and was left out. What `meta.degraded` is to a list.
+const X_EXPORT_DEGRADED: HeaderName = HeaderName::from_static("x-export-degraded");
 
 /// `GET /logs/export`, `/logs/export/json`, `/logs/export/csv`.
 pub async fn stream(call: Call) -> Answer {
@@ -59,6 +61,7 @@ pub async fn stream(call: Call) -> Answer {
     let slot = call.app.exports.enter(scope.tenant())?;
     let mut source = Source::new(services.authority.clone(), scope.clone(), filter, form.sort);
     let first = source.next().await?;
+    let degraded = source.degraded();
     let (pieces, body) = mpsc::channel(1);
     let writer = Writer {
         encoder: Encoder::new(form.format, scope.tenant().clone(), form.csv_safe),
@@ -82,6 +85,9 @@ pub async fn stream(call: Call) -> Answer {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.format.media_type()));
     headers.insert(header::CONTENT_DISPOSITION, disposition(scope.tenant(), form.format));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if degraded {
+        headers.insert(X_EXPORT_DEGRADED, HeaderValue::from_static("true"));
+    }
     if trailers {
         headers.insert(header::TRAILER, HeaderValue::from_name(X_EXPORT_ROWS));
     }

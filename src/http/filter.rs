@@ -8,7 +8,7 @@ use crate::{
     model::{
         entry::Severity,
         filter::{Filter, IpRange, LeafFilter},
-        time::{parse_date, parse_rfc3339},
+        time::{DAY_MS, parse_date, parse_rfc3339},
         words::for_each_word,
     },
     sinks::Sort,
@@ -22,7 +22,6 @@ const LEAF_BYTES: usize = 512;
 const DEEPEST: usize = 10_000;
 const LARGEST_PAGE: usize = 1_000;
 const DEFAULT_PAGE: usize = 50;
-const DAY_MS: i64 = 86_400_000;
 
 /// Which page of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +127,8 @@ fn widen<T: Copy>(bound: &mut Option<T>, value: T, wider: fn(T, T) -> T) {
     *bound = Some(bound.map_or(value, |old| wider(old, value)));
 }
 
-fn time(name: &str, value: &str) -> Result<i64, Refused> {
+/// An instant, or a date: midnight UTC at its start.
+pub fn time(name: &str, value: &str) -> Result<i64, Refused> {
     // A `+` that was not escaped arrives as a space: only a zone can have stood there.
     let mended = || value.rfind(' ').map(|at| format!("{}+{}", &value[..at], &value[at + 1..]));
     parse_date(value)

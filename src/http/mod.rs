@@ -12,6 +12,7 @@
 
 mod access;
 mod body;
+mod cleanup;
 mod cursor;
 mod dispatch;
 mod docs;

@@ -102,7 +102,7 @@ async fn page(app: &App, scope: &TenantScope, query: &Query) -> Answer {
         exact: found.total_is_exact,
         next,
         as_of: found.as_of,
-        degraded: app.services.health.is_lagging(),
+        degraded: app.services.health.is_lagging() || app.services.authority.degraded(),
     };
     Ok(pieces(scope.tenant().clone(), found.entries, meta.render()))
 }

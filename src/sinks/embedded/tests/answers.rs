@@ -3,7 +3,7 @@
 use super::*;
 use crate::fs::sim::CrashMode;
 
-const TENANTS: [&str; 3] = ["hot", "warm", "cold"];
+pub(super) const TENANTS: [&str; 3] = ["hot", "warm", "cold"];
 
 fn some<T>(dice: &mut Dice, percent: u64, make: impl FnOnce(&mut Dice) -> T) -> Option<T> {
     dice.chance(percent).then(|| make(dice))
@@ -77,7 +77,7 @@ fn filter(dice: &mut Dice, model: &Model) -> Filter {
 }
 
 /// Asks `questions` random questions of each tenant and compares the answers.
-fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, questions: usize, context: &str) {
+pub(super) fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, questions: usize, context: &str) {
     let models = Model::of(log);
     for name in TENANTS {
         let (scope, model) = (scope(name), &models[&tenant(name)]);
@@ -181,10 +181,13 @@ fn walk(bench: &Bench, scope: &TenantScope, model: &Model, filter: &Filter, dice
     let passed: u64 = voids.iter().map(|v| v.1 - v.0 + 1).sum();
     let there: u64 = model.voids.iter().map(|v| (v.1 + 1).saturating_sub(v.0.max(start + 1))).sum();
     assert!(!complete || passed == there, "{context}: voids {voids:?} from {start}");
+    assert!(voids.is_sorted_by(|a, b| a.1 < b.0), "{context}: voids ascend");
+    let is_void = |v: &(u64, u64)| model.voids.iter().any(|m| m.0 <= v.0 && v.1 <= m.1);
+    assert!(voids.iter().all(is_void), "{context}: voids {voids:?}");
 }
 
 fn gets(bench: &Bench, scope: &TenantScope, model: &Model, dice: &mut Dice, context: &str) {
-    for _ in 0..10 {
+    for _ in 0..10.min(model.rows.len()) {
         let row = &model.rows[dice.below(model.rows.len() as u64) as usize];
         let id = row.entry().id();
         let found = bench.ask(bench.store.get(scope, id)).expect("gets").expect("is there");
