@@ -68,7 +68,7 @@ pub enum Term<'t> {
 }
 
 /// Calls `visit` with each word that an entry is found by: those of its message, action, resource, ids, user, e-mail,
-/// user agent and address, and of the values (not the keys) of its metadata and both states. Repeats included.
+/// user agent, and of the values (not the keys) of its metadata and both states. Repeats included.
 pub fn entry_words(entry: &EntryRef, visit: &mut dyn FnMut(&str)) {
     entry_terms(entry, &entry.texts(), &mut |term| {
         if let Term::Word(word) = term {
@@ -83,12 +83,6 @@ pub fn entry_terms(entry: &EntryRef, texts: &[Option<&str>; Field::COUNT], visit
     let words = |text: &str, visit: &mut dyn FnMut(Term<'_>)| for_each_word(text, &mut |word| visit(Term::Word(word)));
     words(entry.id().hyphenated().encode_lower(&mut [0; 36]), visit);
     for field in Field::ALL {
-        if field == Field::IpAddress {
-            if let Some(ip) = entry.ip() {
-                words(&ip.to_string(), visit);
-            }
-            continue;
-        }
         let Some(text) = texts[field as usize] else { continue };
         if !field.is_object() {
             words(text, visit);
@@ -164,7 +158,7 @@ mod tests {
         });
         let mut found = Vec::new();
         entry_words(&builder.entry(0), &mut |word| found.push(word.to_owned()));
-        let expected = "01234567 89ab cdef 0123 456789abcdef user login 10 0 0 9 old value été true 1 5";
+        let expected = "01234567 89ab cdef 0123 456789abcdef user login old value été true 1 5";
         assert_eq!(found, expected.split(' ').collect::<Vec<_>>());
     }
 

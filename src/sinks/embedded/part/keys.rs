@@ -224,6 +224,11 @@ impl<'a> KeySet<'a> {
         self.keys.add(by, entry, texts);
     }
 
+    /// How many distinct keys it has; 0 while there are too few rows for a filter.
+    pub(super) fn len(&self) -> usize {
+        self.keys.set.len()
+    }
+
     /// Whether an entry of the block had more leaves than are in the set. A block without a filter has no such set.
     pub(super) fn overflow(&self) -> bool {
         self.keys.overflow

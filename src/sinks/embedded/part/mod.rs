@@ -25,6 +25,7 @@ mod keys;
 mod prune;
 mod read;
 mod schema;
+mod search;
 mod select;
 mod sidecar;
 mod strings;
@@ -33,6 +34,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use prune::MemoryFilter;
 pub use read::{Found, Part, RowTimes, Rows, TenantRows};
 pub use sidecar::Block;
 pub use strings::{DictColumn, StatColumn};
