@@ -22,6 +22,9 @@ mod grammar;
 mod needle;
 mod tree;
 
+#[cfg(test)]
+mod tests;
+
 pub use grammar::{MAX_BYTES, MAX_DEPTH, MAX_TERMS, SearchError, parse};
 pub use needle::Needle;
 pub use tree::{Named, SEARCHED, Scope, Search, Start, in_field};

@@ -139,6 +139,12 @@ impl Run {
         self.order.len()
     }
 
+    /// Whether its filter has been made.
+    #[cfg(test)]
+    pub fn has_filter(&self) -> bool {
+        self.filter.made.get().is_some()
+    }
+
     /// Whether it has as many rows as it ever gets.
     fn is_full(&self) -> bool {
         self.len() == CHUNK * MERGE

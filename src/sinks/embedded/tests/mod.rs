@@ -5,7 +5,8 @@ mod answers;
 mod erasure;
 mod faults;
 mod flow;
-pub mod stats;
+mod search;
+mod stats;
 
 use super::*;
 use crate::{
