@@ -12,6 +12,7 @@ pub mod error;
 pub mod export;
 pub mod fs;
 pub mod http;
+pub mod lifecycle;
 pub mod model;
 pub mod objects;
 pub mod queue;

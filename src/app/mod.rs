@@ -26,6 +26,7 @@ use crate::{
         server::Drain,
         settings::HttpSettings,
     },
+    lifecycle::{erasure::Eraser, retention::Retention},
     objects::{Objects, folder::FolderObjects},
     queue::embedded::{EmbeddedQueue, QueueSettings, book::Limits},
     shutdown::Shutdown,
@@ -49,6 +50,7 @@ pub struct Running {
     closing: CancellationToken,
     servers: [JoinHandle<()>; 2],
     feed: FeedHandle,
+    eraser: Eraser,
     actors: Actors,
     sequencer: Sequencer,
     queue: EmbeddedQueue,
@@ -114,13 +116,23 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         dead_letters: Arc::new(dead_letters.clone()),
         publisher: Arc::new(feed.clone()),
     };
+    let pending = sequencer.state.clone();
     let (sequencer, decider) =
         Sequencer::start(parts, sequencer, sequencer_settings(settings)).map_err(|e| AppError::failed(format!("a thread cannot be started: {e}")))?;
     let deliveries = queue.start(Arc::new(decider.clone()), crate::sinks::SealFollower::trimmable(&store));
+    let eraser = Eraser::new(Arc::new(decider.clone()), Arc::new(store.clone()), &pending);
     let actors = Actors::start(&actor_settings(settings), deliveries, Arc::new(queue.clone()), Arc::new(decider));
 
     let (drain, closing) = (Drain::new(), CancellationToken::new());
+    let retention = Retention {
+        eraser: eraser.clone(),
+        authority: Arc::new(store.clone()),
+        catalog: catalog.clone(),
+        interval: settings.retention.interval,
+    };
+    retention.start();
     let services = Services {
+        eraser: eraser.clone(),
         producer: Arc::new(queue.clone()),
         authority: Arc::new(store.clone()),
         feed: feed.clone(),
@@ -155,6 +167,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         closing,
         servers,
         feed,
+        eraser,
         actors,
         sequencer,
         queue,
@@ -205,7 +218,7 @@ impl Running {
         }
     }
 
-    /// Stops in order, under one deadline: not ready · no new requests · sessions closed · deliveries end, tenants hand over ·
+    /// Stops in order, under one deadline: not ready · no new requests · sessions closed · erasures end · deliveries end, tenants hand over ·
     /// the last seal is applied · dead letters and store are flushed · the log is closed. What a phase that ran out of time
     /// leaves is delivered or applied again at the next start.
     pub async fn stop(self) -> Result<(), AppError> {
@@ -215,6 +228,7 @@ impl Running {
             closing,
             servers: [http, admin],
             feed,
+            eraser,
             actors,
             sequencer,
             queue,
@@ -230,6 +244,7 @@ impl Running {
         drain.stop();
         shutdown.phase("sessions", blocking(move || feed.close()), || "the live feed".into()).await;
         shutdown.phase("requests", http, || "requests in hand".into()).await;
+        shutdown.phase("erasures", eraser.stop(), || "erasures".into()).await;
         queue.stop_accepting();
         queue.stop_delivery();
         shutdown.phase("tenants", actors.stop(), || "tenant actors".into()).await;

@@ -24,11 +24,13 @@ pub enum Action {
     ReadUsage,
     /// See what could not be stored.
     ReadDeadLetters,
+    /// Erase entries.
+    Erase,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Action; 9] = [
+    pub const ALL: [Action; 10] = [
         Self::WriteEntries,
         Self::ReadEntries,
         Self::Stream,
@@ -38,6 +40,7 @@ impl Action {
         Self::CreateTenant,
         Self::ReadUsage,
         Self::ReadDeadLetters,
+        Self::Erase,
     ];
 }
 
@@ -56,6 +59,7 @@ fn grants(role: Role) -> &'static [Action] {
             ListTenants,
             ReadUsage,
             ReadDeadLetters,
+            Erase,
         ],
         Role::PlatformAdmin => &[ReadTenant, UpdateTenant, ListTenants, CreateTenant],
     }
@@ -98,12 +102,12 @@ mod tests {
     #[test]
     fn every_cell_of_the_table_is_the_contracts() {
         let table = [
-            //                     write read stream tenant update list create usage dead
-            (Role::Writer, "x........"),
-            (Role::Viewer, ".xx......"),
-            (Role::Auditor, ".xx......"),
-            (Role::Admin, "xxxxxx.xx"),
-            (Role::PlatformAdmin, "...xxxx.."),
+            //                     write read stream tenant update list create usage dead erase
+            (Role::Writer, "x........."),
+            (Role::Viewer, ".xx......."),
+            (Role::Auditor, ".xx......."),
+            (Role::Admin, "xxxxxx.xxx"),
+            (Role::PlatformAdmin, "...xxxx..."),
         ];
         for (role, row) in table {
             for (action, cell) in Action::ALL.into_iter().zip(row.chars()) {

@@ -19,6 +19,7 @@ pub struct Source {
     sort: Sort,
     upto: Option<u64>,
     after: Option<Place>,
+    portion: usize,
     done: bool,
 }
 
@@ -32,8 +33,15 @@ impl Source {
             sort,
             upto: None,
             after: None,
+            portion: BATCH_ROWS,
             done: false,
         }
+    }
+
+    /// In portions of at most so many entries.
+    pub fn in_portions_of(mut self, entries: usize) -> Self {
+        self.portion = entries;
+        self
     }
 
     /// From behind a place on, up to the number that was fixed before.
@@ -62,7 +70,7 @@ impl Source {
             filter: self.filter.clone(),
             sort: self.sort,
             skip: 0,
-            limit: BATCH_ROWS,
+            limit: self.portion,
             count: Count::None,
             after: self.after,
             upto: self.upto,

@@ -2,7 +2,7 @@
 //! caller without rights learns nothing about parameters, and nothing of a body is read for a request that is refused.
 
 use super::{
-    access, docs,
+    access, cleanup, docs,
     error::{Answer, Code, Problem},
     health::Probe,
     ingest,
@@ -154,6 +154,7 @@ async fn perform(call: Call) -> Answer {
         Op::GetLog => reads::get(call).await,
         Op::Stats => reads::stats(call).await,
         Op::Stream => stream::open(call).await,
+        Op::Cleanup => cleanup::cleanup(call).await,
         Op::ListTenants => tenants::list(&call),
         Op::CreateTenant => tenants::create(call).await,
         Op::GetTenant => tenants::get(&call),

@@ -311,7 +311,7 @@ impl From<StoreError> for Problem {
                 Code::TooManyGroups,
                 "there are too many distinct actions, resource types or users to count; narrow the query by time or by further filters",
             ),
-            StoreError::Damaged(_) | StoreError::Io(_) => {
+            StoreError::Damaged(_) | StoreError::BadPart { .. } | StoreError::Io(_) => {
                 tracing::error!(%error, "a read failed");
                 unavailable("the store cannot read its data; see `/health`", 30)
             }

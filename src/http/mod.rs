@@ -12,6 +12,7 @@
 
 mod access;
 mod body;
+mod cleanup;
 mod dispatch;
 mod docs;
 mod error;

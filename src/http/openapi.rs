@@ -74,7 +74,7 @@ fn operation_id(endpoint: &Endpoint) -> String {
 
 fn tag(endpoint: &Endpoint) -> &'static str {
     match endpoint.operation {
-        Op::PostLog | Op::PostBulk => "write",
+        Op::PostLog | Op::PostBulk | Op::Cleanup => "write",
         Op::ListLogs | Op::GetLog | Op::Stats | Op::Stream => "read",
         Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::Usage => "tenants",
         Op::ListDeadLetters | Op::GetDeadLetter => "dead letters",
@@ -190,6 +190,10 @@ fn responses(endpoint: &Endpoint) -> Value {
             "200": {"description": "Server-Sent Events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
             "426": problem(),
         }),
+        Op::Cleanup => json!({
+            "200": of("The entries are gone, or counted", "Cleanup"),
+            "202": of("The entries are gone and still being counted: `deleted_count` is null, `erased` in the tenant's usage will have it", "Cleanup"),
+        }),
         Op::ListTenants => json!({"200": of("The tenants", "TenantList")}),
         Op::CreateTenant => json!({"201": of("The tenant", "Tenant"), "409": problem()}),
         Op::GetTenant | Op::UpdateTenant => json!({"200": of("The tenant", "Tenant")}),
@@ -206,6 +210,7 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::ListLogs | Op::Stats => &["401", "403", "422", "501", "503", "504"],
         Op::GetLog | Op::GetDeadLetter => &["401", "403", "404", "422", "503"],
         Op::Stream | Op::ListDeadLetters => &["401", "403", "422", "503"],
+        Op::Cleanup => &["401", "403", "422", "429", "503", "504"],
         Op::ListTenants => &["401", "403", "422"],
         Op::CreateTenant => &["401", "403", "413", "415", "422", "501", "503"],
         Op::GetTenant | Op::Usage => &["401", "403", "404", "422"],
@@ -297,6 +302,9 @@ fn schemas() -> Value {
         "Tenant": {"type": "object", "required": ["tenant_id", "name", "settings", "created_at", "updated_at"], "properties": {
             "tenant_id": text(63), "name": text(256), "settings": schema("TenantSettings"), "created_at": time(), "updated_at": time(),
         }},
+        "Cleanup": {"type": "object", "required": ["deleted_count", "cutoff", "dry_run"], "properties": {
+            "deleted_count": {"type": ["integer", "null"], "minimum": 0}, "cutoff": time(), "dry_run": {"type": "boolean"},
+        }},
         "TenantList": list("Tenant"),
         "Usage": {"type": "object", "properties": {
             "accepted": count(), "stored": count(), "duplicate": count(), "dead_lettered": count(), "pending": {"type": ["integer", "null"]},
@@ -357,6 +365,7 @@ mod tests {
             ("/logs/stream", "get", vec!["viewer", "auditor", "admin"]),
             ("/tenants", "post", vec!["platform_admin"]),
             ("/deadletters", "get", vec!["admin"]),
+            ("/logs/cleanup", "delete", vec!["admin"]),
         ] {
             assert_eq!(document["paths"][format!("/api/v1{path}")][method]["x-roles"], json!(want), "{method} {path}");
         }

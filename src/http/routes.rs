@@ -58,6 +58,7 @@ pub enum Operation {
     GetLog,
     Stats,
     Stream,
+    Cleanup,
     ListTenants,
     CreateTenant,
     GetTenant,
@@ -228,6 +229,21 @@ const WAIT_STORED: &[Param] = &[once(
     "Answer when every store has committed the entries; 202 past 10 s",
 )];
 
+const CLEANUP: &[Param] = &[
+    once(
+        "days",
+        Form::Integer,
+        "Entries older than so many days; 0 is everything up to now and needs `confirm`",
+    ),
+    once(
+        "before",
+        Form::Time,
+        "Entries before this time, instead of `days`: RFC 3339 with a zone, or a date (midnight UTC)",
+    ),
+    once("dry_run", Form::Flag, "`true` only counts"),
+    once("confirm", Form::Text, "The id of the tenant; needed when the cutoff is not in the past"),
+];
+
 const IDS: &[Param] = &[once("ids", Form::Flag, "`false` leaves the ids out of the answer")];
 
 const FEED: &[Param] = &[
@@ -304,6 +320,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
     ),
     end(Get, "/logs/{id}", May(Action::ReadEntries), Op::GetLog, &[WAIT_SECONDS], "Get one entry"),
     end(
+        Delete,
+        "/logs/cleanup",
+        May(Action::Erase),
+        Op::Cleanup,
+        &[CLEANUP],
+        "Erase the entries whose timestamp is before a cutoff, by default the tenant's retention",
+    ),
+    end(Delete, "/logs", May(Action::Erase), Op::Cleanup, &[CLEANUP], "The same as /logs/cleanup"),
+    end(
         Get,
         "/tenants",
         May(Action::ListTenants),
@@ -363,8 +388,6 @@ pub const ENDPOINTS: &[Endpoint] = &[
     later(Get, "/logs/export/{id}", "the export job"),
     later(Delete, "/logs/export/{id}", "the export job"),
     later(Get, "/logs/export/{id}/download", "the export job"),
-    later(Delete, "/logs/cleanup", "the cleanup"),
-    later(Delete, "/logs", "the cleanup"),
     later(Post, "/logs/index/bulk", "rebuilding the search store"),
     later(Delete, "/tenants/{tenant}", "deleting a tenant"),
     later(Get, "/tenants/{tenant}/keys", "API keys"),

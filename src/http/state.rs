@@ -5,6 +5,7 @@ use crate::{
     actors::broadcast::FeedHandle,
     auth::jwt::Authenticator,
     catalog::Catalog,
+    lifecycle::erasure::Eraser,
     model::tenant::TenantId,
     queue::Producer,
     sinks::{Authority, dead_letter::DeadLetters},
@@ -25,6 +26,8 @@ pub struct Services {
     pub feed: FeedHandle,
     /// The tenants.
     pub catalog: Catalog,
+    /// Erases.
+    pub eraser: Eraser,
     /// What could not be stored.
     pub dead_letters: DeadLetters,
     /// Checks credentials.

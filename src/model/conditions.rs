@@ -4,14 +4,13 @@
 use super::{
     entry::Severity,
     filter::{Filter, IpRange, LeafFilter},
-    time::{parse_date, parse_rfc3339},
+    time::{DAY_MS, parse_date, parse_rfc3339},
     words::for_each_word,
 };
 use uuid::Uuid;
 
 /// Longest text of a leaf that can be asked for, bytes.
 pub const LEAF_BYTES: usize = 512;
-const DAY_MS: i64 = 86_400_000;
 
 /// What is wrong with a value: a code for programs, and for people what is wrong and what would be right.
 pub type Refused = (&'static str, String);
@@ -70,7 +69,8 @@ fn widen<T: Copy>(bound: &mut Option<T>, value: T, wider: fn(T, T) -> T) {
     *bound = Some(bound.map_or(value, |old| wider(old, value)));
 }
 
-fn time(name: &str, value: &str) -> Result<i64, Refused> {
+/// An instant, or a date: midnight UTC at its start.
+pub fn time(name: &str, value: &str) -> Result<i64, Refused> {
     // A `+` that was not escaped arrives as a space: only a zone can have stood there.
     let mended = || value.rfind(' ').map(|at| format!("{}+{}", &value[..at], &value[at + 1..]));
     parse_date(value)

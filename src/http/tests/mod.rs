@@ -1,5 +1,6 @@
 //! The whole surface, by `oneshot` and over real sockets, on a store that is a list: the contract's sentences one by one.
 
+mod cleanup;
 mod feed;
 mod ingest;
 mod reads;
@@ -8,10 +9,14 @@ mod tenancy;
 
 use super::{Drain, Health, HttpSettings, Services, health::Phase, router};
 use crate::{
-    actors::broadcast::{FeedHandle, FeedSettings, Publisher},
+    actors::{
+        broadcast::{FeedHandle, FeedSettings, Publisher},
+        sequencer::Ended,
+    },
     auth::jwt::{Authenticator, NewToken, mint},
     catalog::{Catalog, NewTenant, SettingsPatch},
     fs::sim::SimFs,
+    lifecycle::erasure::{Eraser, Orders},
     model::{
         entry::StoredEntry,
         filter::{Filter, Surroundings},
@@ -21,7 +26,7 @@ use crate::{
     },
     objects::{Objects, folder::FolderObjects},
     queue::{AcceptError, Accepted, Counters, Decided, Position, Producer},
-    seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant, erasure::ErasureKind},
+    seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant, erasure::ErasureKind, state::SealState},
     sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StoreError, VisibleHead, dead_letter::DeadLetters},
 };
 use axum::{
@@ -63,6 +68,8 @@ struct State {
     /// Packs are durable and stay undecided.
     holds: bool,
     pending: Vec<(TenantId, StoredEntry)>,
+    /// How many rows the last erasure took; `None`: it cannot be said.
+    erased: Option<u64>,
     /// Reads are answered so.
     sick: Option<StoreError>,
 }
@@ -272,6 +279,10 @@ impl Authority for Shelf {
         ready(Ok(Stats { total, ..Stats::default() })).boxed()
     }
 
+    fn degraded(&self) -> bool {
+        false
+    }
+
     fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>> {
         let scan = self.with(|state| {
             let mut entries = matching(state, scope, &filter);
@@ -289,7 +300,7 @@ impl Authority for Shelf {
     }
 
     fn count_erased(&self, _: &TenantScope, _: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
-        ready(Ok(0)).boxed()
+        ready(self.with(|state| state.erased).ok_or(StoreError::Busy)).boxed()
     }
 
     fn count_would_erase(&self, scope: &TenantScope, _: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>> {
@@ -305,6 +316,21 @@ impl Authority for Shelf {
 
     fn visible(&self) -> watch::Receiver<u64> {
         self.visible.subscribe()
+    }
+}
+
+impl Orders for Shelf {
+    fn erase(&self, tenant: TenantId, _: ErasureKind, cutoff: i64, _: Uuid) -> BoxFuture<'static, Result<(), Ended>> {
+        self.with(|state| {
+            let before = state.rows.len();
+            state.rows.retain(|(t, e)| *t != tenant || e.entry().timestamp() >= cutoff);
+            state.erased = state.sick.is_none().then_some((before - state.rows.len()) as u64);
+        });
+        ready(Ok(())).boxed()
+    }
+
+    fn removed(&self, _: TenantId, _: Uuid, _: u64) -> BoxFuture<'static, Result<(), Ended>> {
+        ready(Ok(())).boxed()
     }
 }
 
@@ -388,6 +414,7 @@ impl Bench {
             producer: shelf.clone(),
             authority: shelf.clone(),
             feed,
+            eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
             catalog,
             dead_letters: DeadLetters::open(objects, 0),
             auth: Arc::new(Authenticator::local(SECRET)),
