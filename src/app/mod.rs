@@ -139,6 +139,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         catalog,
         dead_letters: dead_letters.clone(),
         auth: Arc::new(Authenticator::local(secret.key())),
+        cursors: http::CursorKey::derive(secret.key()),
         health: health.clone(),
         drain: drain.clone(),
         settings: http_settings(settings),

@@ -4,6 +4,7 @@
 use super::{
     access, cleanup, docs,
     error::{Answer, Code, Problem},
+    export,
     health::Probe,
     ingest,
     layers::RequestId,
@@ -151,6 +152,8 @@ async fn perform(call: Call) -> Answer {
     match call.endpoint.operation {
         Op::PostLog | Op::PostBulk => ingest::write(call).await,
         Op::ListLogs => reads::list(call).await,
+        Op::SearchLogs => reads::search(call).await,
+        Op::Export | Op::ExportJson | Op::ExportCsv => export::stream(call).await,
         Op::GetLog => reads::get(call).await,
         Op::Stats => reads::stats(call).await,
         Op::Stream => stream::open(call).await,

@@ -1,7 +1,7 @@
 //! The HTTP surface: writing, reading, the live feed, tenants, health, documentation.
 //!
 //! ```text
-//! server ─▶ layers ─▶ dispatch ─▶ access (who) ─▶ query (what) ─▶ ingest | reads | stream | tenants | letters | health | docs
+//! server ─▶ layers ─▶ dispatch ─▶ access (who) ─▶ query (what) ─▶ ingest | reads | export | stream | tenants | letters | health | docs
 //!           ids,      routes: the one table            │
 //!           problems                                   └─▶ Producer · Authority · FeedHandle · Catalog · DeadLetters
 //! ```
@@ -13,9 +13,11 @@
 mod access;
 mod body;
 mod cleanup;
+mod cursor;
 mod dispatch;
 mod docs;
 mod error;
+mod export;
 mod filter;
 pub mod health;
 mod ingest;
@@ -27,6 +29,7 @@ mod openapi;
 mod query;
 mod reads;
 mod routes;
+mod search;
 pub mod server;
 pub mod settings;
 mod state;
@@ -37,6 +40,7 @@ mod tenants;
 mod tests;
 
 pub use self::{
+    cursor::CursorKey,
     health::Health,
     routes::BASE,
     server::{Drain, serve},

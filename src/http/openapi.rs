@@ -75,7 +75,8 @@ fn operation_id(endpoint: &Endpoint) -> String {
 fn tag(endpoint: &Endpoint) -> &'static str {
     match endpoint.operation {
         Op::PostLog | Op::PostBulk | Op::Cleanup => "write",
-        Op::ListLogs | Op::GetLog | Op::Stats | Op::Stream => "read",
+        Op::ListLogs | Op::SearchLogs | Op::GetLog | Op::Stats | Op::Stream => "read",
+        Op::Export | Op::ExportJson | Op::ExportCsv => "export",
         Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::Usage => "tenants",
         Op::ListDeadLetters | Op::GetDeadLetter => "dead letters",
         Op::HealthReport | Op::HealthLive | Op::HealthReady => "health",
@@ -168,6 +169,7 @@ fn request_body(operation: Op) -> Option<Value> {
                 "application/x-ndjson": {"schema": {"type": "string", "description": "One entry on each line; blank lines are skipped"}},
             }))
         }
+        Op::SearchLogs => Some(json!({"required": false, "content": {"application/json": {"schema": schema("Search")}}})),
         Op::CreateTenant => body(json!({"application/json": {"schema": schema("NewTenant")}})),
         Op::UpdateTenant => body(json!({"application/json": {"schema": schema("TenantChange")}})),
         _ => None,
@@ -182,7 +184,8 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::PostBulk => json!({
             "201": of("All accepted", "BulkResult"), "202": of("Durable, not yet stored", "BulkResult"), "207": of("Some accepted", "BulkResult"),
         }),
-        Op::ListLogs => json!({"200": of("A page", "LogPage")}),
+        Op::Export | Op::ExportJson | Op::ExportCsv => json!({"200": export(endpoint.operation)}),
+        Op::ListLogs | Op::SearchLogs => json!({"200": of("A page", "LogPage")}),
         Op::GetLog => json!({"200": of("The entry", "LogEntry")}),
         Op::Stats => json!({"200": of("The counts", "Stats")}),
         Op::Stream => json!({
@@ -208,6 +211,8 @@ fn responses(endpoint: &Endpoint) -> Value {
     let also: &[&str] = match endpoint.operation {
         Op::PostLog | Op::PostBulk => &["401", "403", "413", "415", "422", "429", "503", "504"],
         Op::ListLogs | Op::Stats => &["401", "403", "422", "501", "503", "504"],
+        Op::SearchLogs => &["401", "403", "413", "415", "422", "429", "501", "503", "504"],
+        Op::Export | Op::ExportJson | Op::ExportCsv => &["401", "403", "422", "429", "501", "503", "504"],
         Op::GetLog | Op::GetDeadLetter => &["401", "403", "404", "422", "503"],
         Op::Stream | Op::ListDeadLetters => &["401", "403", "422", "503"],
         Op::Cleanup => &["401", "403", "422", "429", "503", "504"],
@@ -221,6 +226,29 @@ fn responses(endpoint: &Endpoint) -> Value {
         out[*status] = problem();
     }
     out
+}
+
+fn export(operation: Op) -> Value {
+    let (entries, text) = (json!({"type": "array", "items": schema("LogEntry")}), json!({"type": "string"}));
+    let mut content = json!({});
+    if operation != Op::ExportCsv {
+        content["application/json"] = json!({"schema": entries});
+    }
+    if operation == Op::Export {
+        content["application/x-ndjson"] = json!({"schema": text});
+    }
+    if operation != Op::ExportJson {
+        content["text/csv"] = json!({"schema": text});
+    }
+    json!({
+        "description": "Every match. A stream that lacks its last chunk (or END_STREAM) broke off and is not whole",
+        "headers": {
+            "Content-Disposition": {"description": "Names `audit_logs_TENANT_DATE`", "schema": text},
+            "X-Export-Degraded": {"description": "`true`: a damaged part of the store was left out", "schema": {"type": "boolean"}},
+            "X-Export-Rows": {"description": "Trailer, to `TE: trailers`: the number of rows", "schema": {"type": "integer"}},
+        },
+        "content": content,
+    })
 }
 
 fn schemas() -> Value {
@@ -285,6 +313,15 @@ fn schemas() -> Value {
                 "pages": {"type": ["integer", "null"]}, "next_cursor": {"type": ["string", "null"]}, "as_of": count(), "degraded": {"type": "boolean"},
             }},
         }},
+        "Search": {
+            "type": "object",
+            "description": "The parameters of GET /logs by their names; a list repeats a parameter; `query` is `search`",
+            "properties": {
+                "filters": {"type": "object", "description": "May hold any of them"},
+                "metadata": {"type": "object", "description": "Leaves, nested as in the entry"},
+            },
+            "additionalProperties": {"type": ["string", "number", "boolean", "array"]},
+        },
         "Stats": {"type": "object", "properties": {
             "total": count(), "from": maybe_time(), "to": maybe_time(), "by_severity": counts(), "by_action": counts(), "by_resource_type": counts(),
             "top_users": {"type": "array", "items": {"type": "object", "properties": {"user_id": {"type": "string"}, "count": count()}}},

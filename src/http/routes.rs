@@ -55,6 +55,10 @@ pub enum Operation {
     PostLog,
     PostBulk,
     ListLogs,
+    SearchLogs,
+    Export,
+    ExportJson,
+    ExportCsv,
     GetLog,
     Stats,
     Stream,
@@ -201,21 +205,42 @@ pub const FILTERS: &[Param] = &[
     unbuilt("log", "`access`: the tenant's access log"),
 ];
 
+const SORT: Param = once(
+    "sort",
+    Form::OneOf(&["timestamp:desc", "timestamp:asc", "sequence:desc", "sequence:asc", "relevance"]),
+    "Order; ties break by sequence in the same direction",
+);
+
 const PAGING: &[Param] = &[
-    once(
-        "sort",
-        Form::OneOf(&["timestamp:desc", "timestamp:asc", "sequence:desc", "sequence:asc", "relevance"]),
-        "Order; ties break by sequence in the same direction",
-    ),
+    SORT,
     once("page", Form::Integer, "From 1; page × page_size is at most 10,000"),
     Param {
         aliases: &["size", "limit"],
         ..once("page_size", Form::Integer, "1 to 1000, default 50")
     },
     once("skip", Form::Integer, "How many to pass over, instead of `page`"),
-    once("total", Form::OneOf(&["true", "false", "exact"]), "`false` skips the count"),
-    unbuilt("cursor", "Where the last answer ended"),
+    once(
+        "total",
+        Form::OneOf(&["true", "false", "exact"]),
+        "`false` skips the count; with `search` the count ends early unless it is `exact`",
+    ),
+    once(
+        "cursor",
+        Form::Text,
+        "`next_cursor` of the last answer, with the same filters and `sort`; instead of `page`",
+    ),
 ];
+
+const EXPORT: &[Param] = &[
+    SORT,
+    once(
+        "csv_safe",
+        Form::Flag,
+        "In CSV, a leading ' keeps spreadsheets from taking a text for a formula",
+    ),
+];
+
+const FORMAT: &[Param] = &[once("format", Form::OneOf(&["json", "ndjson", "csv"]), "Default json")];
 
 const GROUPING: &[Param] = &[
     unbuilt("interval", "Width of the buckets of a series"),
@@ -309,6 +334,38 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "Write many entries: a JSON array, {\"logs\": […]}, or NDJSON",
     ),
     end(Get, "/logs", May(Action::ReadEntries), Op::ListLogs, &[FILTERS, PAGING], "Find entries"),
+    end(
+        Post,
+        "/logs/search",
+        May(Action::ReadEntries),
+        Op::SearchLogs,
+        &[FILTERS, PAGING],
+        "Find entries, with the parameters in a JSON object",
+    ),
+    end(
+        Get,
+        "/logs/export",
+        May(Action::Export),
+        Op::Export,
+        &[FILTERS, EXPORT, FORMAT],
+        "Every match as one stream, as of one sequence",
+    ),
+    end(
+        Get,
+        "/logs/export/json",
+        May(Action::Export),
+        Op::ExportJson,
+        &[FILTERS, EXPORT],
+        "Every match as one JSON array",
+    ),
+    end(
+        Get,
+        "/logs/export/csv",
+        May(Action::Export),
+        Op::ExportCsv,
+        &[FILTERS, EXPORT],
+        "Every match as CSV",
+    ),
     end(Get, "/logs/stats", May(Action::ReadEntries), Op::Stats, &[FILTERS, GROUPING], "Count entries"),
     end(
         Get,
@@ -380,10 +437,6 @@ pub const ENDPOINTS: &[Endpoint] = &[
     public("/redoc", Op::ReDoc, "ReDoc"),
     public("/docs/assets/{file}", Op::Asset, "Scripts and styles of the documentation pages"),
     // Of the contract, not of this version.
-    later(Post, "/logs/search", "search with a body"),
-    later(Get, "/logs/export", "the export"),
-    later(Get, "/logs/export/json", "the export"),
-    later(Get, "/logs/export/csv", "the export"),
     later(Post, "/logs/export", "the export job"),
     later(Get, "/logs/export/{id}", "the export job"),
     later(Delete, "/logs/export/{id}", "the export job"),

@@ -1,6 +1,6 @@
 //! What the handlers share.
 
-use super::{health::Health, memory::BodyMemory, server::Drain, settings::HttpSettings};
+use super::{cursor::CursorKey, export::Exports, health::Health, memory::BodyMemory, server::Drain, settings::HttpSettings};
 use crate::{
     actors::broadcast::FeedHandle,
     auth::jwt::Authenticator,
@@ -32,6 +32,8 @@ pub struct Services {
     pub dead_letters: DeadLetters,
     /// Checks credentials.
     pub auth: Arc<Authenticator>,
+    /// Signs the cursors of lists.
+    pub cursors: CursorKey,
     /// How the process is.
     pub health: Arc<Health>,
     /// Tells the sessions to end, and knows when they have.
@@ -50,6 +52,8 @@ pub struct App {
     pub parsing: Arc<Semaphore>,
     /// Sockets of the live feed that have not named a credential yet.
     pub strangers: Arc<Semaphore>,
+    /// Exports under way.
+    pub exports: Arc<Exports>,
     /// Entries rejected since the start, per tenant of the catalog: best effort, not durable.
     rejected: DashMap<TenantId, u64>,
 }
@@ -62,6 +66,7 @@ impl App {
             memory: BodyMemory::new(settings.body_memory_bytes, settings.body_memory_tenant_bytes),
             parsing: Arc::new(Semaphore::new(available_parallelism().map_or(2, usize::from))),
             strangers: Arc::new(Semaphore::new(settings.feed_unauthenticated)),
+            exports: Exports::new(settings),
             rejected: DashMap::new(),
             services,
         })

@@ -9,6 +9,7 @@ use super::{
     leaves::for_each_leaf,
 };
 use std::borrow::Cow;
+use uuid::Uuid;
 
 /// The longest word in bytes.
 pub const MAX_WORD_LEN: usize = 256;
@@ -80,9 +81,17 @@ pub fn entry_words(entry: &EntryRef, visit: &mut dyn FnMut(&str)) {
 /// Calls `visit` with the words of [`entry_words`] and with the leaves of `metadata`, which are parsed but once. `texts` are
 /// [`EntryRef::texts`] of the entry.
 pub fn entry_terms(entry: &EntryRef, texts: &[Option<&str>; Field::COUNT], visit: &mut dyn FnMut(Term<'_>)) {
+    row_terms(entry.id(), texts, visit);
+}
+
+/// [`entry_terms`] of an entry that is given by its id and its texts.
+pub fn row_terms(id: Uuid, texts: &[Option<&str>; Field::COUNT], visit: &mut dyn FnMut(Term<'_>)) {
     let words = |text: &str, visit: &mut dyn FnMut(Term<'_>)| for_each_word(text, &mut |word| visit(Term::Word(word)));
-    words(entry.id().hyphenated().encode_lower(&mut [0; 36]), visit);
+    words(id.hyphenated().encode_lower(&mut [0; 36]), visit);
     for field in Field::ALL {
+        if field == Field::IpAddress {
+            continue; // addresses are found by `ip_address`, as ranges
+        }
         let Some(text) = texts[field as usize] else { continue };
         if !field.is_object() {
             words(text, visit);
@@ -105,7 +114,6 @@ mod tests {
         pack::PackBuilder,
     };
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     fn words(text: &str) -> Vec<String> {
         let mut found = Vec::new();

@@ -1,13 +1,15 @@
 //! The whole surface, by `oneshot` and over real sockets, on a store that is a list: the contract's sentences one by one.
 
 mod cleanup;
+mod export;
 mod feed;
 mod ingest;
+mod lists;
 mod reads;
 mod server;
 mod tenancy;
 
-use super::{Drain, Health, HttpSettings, Services, health::Phase, router};
+use super::{CursorKey, Drain, Health, HttpSettings, Services, dispatch, health::Phase, layers, state::App};
 use crate::{
     actors::{
         broadcast::{FeedHandle, FeedSettings, Publisher},
@@ -72,6 +74,8 @@ struct State {
     erased: Option<u64>,
     /// Reads are answered so.
     sick: Option<StoreError>,
+    /// After so many lists the store cannot read its data.
+    lists_left: Option<usize>,
 }
 
 impl Shelf {
@@ -243,6 +247,9 @@ impl Authority for Shelf {
             if let Some(error) = &state.sick {
                 return Err(error.clone());
             }
+            if let Some(left) = &mut state.lists_left {
+                *left = left.checked_sub(1).ok_or_else(|| StoreError::Damaged("a part".into()))?;
+            }
             let mut found = matching(state, scope, &query.filter);
             match query.sort {
                 Sort::TimestampAsc => found.sort_by_key(|e| (e.entry().timestamp(), e.sequence)),
@@ -262,13 +269,19 @@ impl Authority for Shelf {
                     Sort::SequenceDesc => e.sequence < place.1,
                 });
             }
-            let more = found.len() > query.skip.saturating_add(query.limit);
+            let mut page: Vec<_> = found.iter().skip(query.skip).take(query.limit).cloned().collect();
+            let mut bytes = 0;
+            let fits = |e: &&StoredEntry| {
+                bytes += e.record.len();
+                bytes <= query.max_bytes
+            };
+            page.truncate(page.iter().take_while(fits).count().max(1));
             Ok(ListPage {
                 total: (query.count != Count::None).then_some(total),
                 total_is_exact: query.count != Count::None,
-                entries: found.into_iter().skip(query.skip).take(query.limit).collect(),
+                more: query.skip + page.len() < found.len(),
+                entries: page,
                 as_of,
-                more,
             })
         });
         ready(page).boxed()
@@ -338,6 +351,7 @@ impl Orders for Shelf {
 struct Bench {
     shelf: Arc<Shelf>,
     services: Services,
+    app: Arc<App>,
     router: Router,
 }
 
@@ -418,12 +432,14 @@ impl Bench {
             catalog,
             dead_letters: DeadLetters::open(objects, 0),
             auth: Arc::new(Authenticator::local(SECRET)),
+            cursors: CursorKey::derive(SECRET),
             health,
             drain: Drain::new(),
             settings,
         };
-        let router = router(services.clone());
-        Self { shelf, services, router }
+        let app = App::new(services.clone());
+        let router = layers::around(dispatch::routes(app.clone()));
+        Self { shelf, services, app, router }
     }
 
     async fn send(&self, request: Request<Body>) -> Got {
@@ -455,6 +471,22 @@ impl Bench {
     async fn post(&self, path: &str, body: &Value) -> Got {
         self.call("POST", &format!("/api/v1{path}"), &token(Some("acme"), "admin"), body.to_string())
             .await
+    }
+
+    /// Exports under way.
+    fn exports(&self) -> usize {
+        self.app.exports.running()
+    }
+
+    /// Waits until so many exports are under way.
+    async fn exports_are(&self, n: usize) {
+        while self.exports() != n {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn exports_end(&self) {
+        self.exports_are(0).await;
     }
 
     fn packs(&self) -> usize {

@@ -268,15 +268,19 @@ struct Fixture {
     part: Part,
 }
 
-fn write_part(rows: &[Row], shape: Shape) -> Fixture {
-    let dir = tempfile::tempdir().unwrap();
-    let mut iter = rows.iter().map(|row| RowIn {
+fn row_in(row: &Row) -> RowIn<'_> {
+    RowIn {
         tenant: &row.tenant,
         sequence: row.sequence,
         received_at: row.received_at,
         actor: &row.actor,
         entry: row.entry(),
-    });
+    }
+}
+
+fn write_part(rows: &[Row], shape: Shape) -> Fixture {
+    let dir = tempfile::tempdir().unwrap();
+    let mut iter = rows.iter().map(row_in);
     let meta = super::write::write_with(&RealFs, dir.path(), "p", (3, 9), &mut iter, shape).expect("written");
     let part = Part::open_with(&RealFs, dir.path(), meta, shape.id_key).expect("opened");
     Fixture { dir, part }
@@ -543,6 +547,116 @@ fn every_id_is_found_whatever_collides_and_only_by_its_tenant() {
         let selected: Vec<u32> = of.blocks().flat_map(|block| of.select(&block, &filter).unwrap()).collect();
         assert_eq!(selected.len(), 1);
         assert_eq!(rows[selected[0] as usize].entry().id(), id_of(120));
+    }
+}
+
+/// Keeps what is not older than this, and of `a` only even numbers.
+struct Younger(i64);
+
+impl Keep for Younger {
+    fn block(&self, tenant: &TenantId, timestamps: (i64, i64), _: (i64, i64), _: (u64, u64)) -> Option<bool> {
+        if timestamps.1 < self.0 {
+            Some(false)
+        } else {
+            (timestamps.0 >= self.0 && tenant.as_str() != "a").then_some(true)
+        }
+    }
+
+    fn row(&self, tenant: &TenantId, timestamp: i64, _: i64, sequence: u64) -> bool {
+        timestamp >= self.0 && (tenant.as_str() != "a" || sequence.is_multiple_of(2))
+    }
+}
+
+/// Deals the rows out to parts, merges these, and gives the results.
+fn merged(rows: &[Row], parts: u64, runs: u64, keep: &dyn Keep, bytes: u64, seed: u64) -> (TempDir, Vec<Part>, (u64, u64)) {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut dice, mut dealt) = (Dice(seed), vec![Vec::new(); parts as usize]);
+    let mut at = 0;
+    for row in rows {
+        if dice.below(runs) == 0 {
+            at = dice.below(parts) as usize;
+        }
+        dealt[at].push(row);
+    }
+    let dealt = dealt.into_iter().filter(|rows| !rows.is_empty()).enumerate();
+    let sources: Vec<Arc<Part>> = dealt
+        .map(|(i, rows)| {
+            let name = format!("source-{i}");
+            let shape = Shape {
+                block: (1_000, 1 << 20),
+                group: (3_000, 1 << 20),
+                ..Shape::DEFAULT
+            };
+            let mut rows = rows.iter().map(|row| row_in(row));
+            let meta = write::write_with(&RealFs, dir.path(), &name, (i as u64 + 1, i as u64 + 1), &mut rows, shape).unwrap();
+            Arc::new(Part::open(&RealFs, dir.path(), meta).unwrap())
+        })
+        .collect();
+    let mut merge = Merge::new(&sources, keep).unwrap();
+    let between = || Ok(());
+    let (limits, mut results) = (Limits { bytes, between: &between }, Vec::new());
+    while !merge.is_done().unwrap() {
+        let meta = merge
+            .next_part(&RealFs, dir.path(), &format!("result-{}", results.len()), &limits)
+            .unwrap()
+            .unwrap();
+        assert_eq!(meta.seals, (1, sources.len() as u64));
+        let part = Part::open(&RealFs, dir.path(), meta).unwrap();
+        part.verify().unwrap();
+        results.push(part);
+    }
+    (dir, results, merge.rows())
+}
+
+#[test]
+fn a_merge_has_every_row_that_is_kept_once_and_finds_what_a_fresh_part_finds() {
+    let tenants = [("a", 9_000), ("b", 70), ("c", 2_500), ("d", 1)];
+    for (seed, parts, runs, oldest, bytes) in [
+        (1, 3, 1, i64::MIN, u64::MAX),
+        (2, 8, 40, i64::MIN, u64::MAX),
+        (3, 5, 7, 30, u64::MAX),
+        (4, 9, 1_000, 10, 40_000),
+        (5, 1, 1, 50, u64::MAX),
+    ] {
+        let rows = random_rows(seed, &tenants);
+        let keep = Younger(oldest);
+        let kept: Vec<&Row> = rows
+            .iter()
+            .filter(|r| keep.row(&r.tenant, r.entry().timestamp(), r.received_at, r.sequence))
+            .collect();
+        let (_dir, results, counts) = merged(&rows, parts, runs, &keep, bytes, seed);
+        assert_eq!(counts, (kept.len() as u64, (rows.len() - kept.len()) as u64), "seed {seed}");
+        assert_eq!(results.len() > 1, bytes < u64::MAX, "seed {seed}");
+        // Results follow each other in the order of their rows.
+        let read: Vec<Read> = tenants
+            .iter()
+            .flat_map(|(name, _)| results.iter().flat_map(move |part| read_all(part, &[name]).unwrap()))
+            .collect();
+        let expected: Vec<Read> = kept
+            .iter()
+            .map(|r| (r.record.clone(), r.received_at, r.actor.as_str().into(), Some(r.sequence)))
+            .collect();
+        assert!(read == expected, "seed {seed}");
+        let mut dice = Dice(seed);
+        for _ in 0..60 {
+            let filter = random_filter(&mut dice, 9_000);
+            for (name, _) in tenants {
+                let wanted = kept.iter().filter(|r| r.tenant.as_str() == name && r.matches(&filter)).count();
+                let mut found = 0;
+                for of in results.iter().filter_map(|part| part.tenant(&scope(name))) {
+                    for block in of.blocks() {
+                        found += of.select(&block, &filter).unwrap().len();
+                    }
+                }
+                assert_eq!(found, wanted, "seed {seed}: {name} {filter:?}");
+            }
+        }
+        for row in kept.iter().step_by(97) {
+            let found = results
+                .iter()
+                .any(|part| !part.find(&TenantScope::new(row.tenant.clone()), row.entry().id()).unwrap().is_empty());
+            assert!(found, "seed {seed}: {}", row.sequence);
+        }
     }
 }
 
