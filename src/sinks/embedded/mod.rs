@@ -465,10 +465,9 @@ impl Authority for EmbeddedStore {
     fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
         let scope = scope.clone();
         self.query_within(COUNT_TIMEOUT, move |inner, control| {
-            let mut view = inner.tenant(&scope);
-            // It is the hidden rows that are counted.
-            let removal = view.erasures.take().and_then(|all| all.removal(job));
-            removal.map_or(Ok(0), |removal| query::erased::count(&view, &removal, control))
+            let view = inner.tenant(&scope);
+            let removal = view.erasures.as_ref().and_then(|all| all.removal(job));
+            removal.map_or(Ok(0), |removal| query::erased::count(view, &removal, control))
         })
     }
 
@@ -478,7 +477,7 @@ impl Authority for EmbeddedStore {
             let view = inner.tenant(&scope);
             let (job, head) = (Uuid::nil(), view.head);
             let before = view.erasures.as_deref().cloned().unwrap_or_default();
-            query::erased::count(&view, &before.removal_of(Erasure { job, kind, cutoff, head }), control)
+            query::erased::count(view, &before.removal_of(Erasure { job, kind, cutoff, head }), control)
         })
     }
 
