@@ -34,10 +34,10 @@ pub(crate) mod tests;
 
 use self::{
     memtable::Memtable,
-    query::Control,
+    query::{Control, stats::Helpers},
     view::{TenantView, View},
 };
-use super::{Authority, ListPage, ListQuery, Scan, SealFollower, Stats, StoreError, VisibleHead};
+use super::{Authority, ListPage, ListQuery, Scan, SealFollower, Stats, StatsQuery, StoreError, VisibleHead};
 use crate::{
     fs::Fs,
     model::{
@@ -442,9 +442,12 @@ impl Authority for EmbeddedStore {
         self.query(move |inner, control| query::list::list(&inner.tenant(&scope), &query, control))
     }
 
-    fn stats(&self, scope: &TenantScope, filter: Filter) -> BoxFuture<'static, Result<Stats, StoreError>> {
+    fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
         let scope = scope.clone();
-        self.query(move |inner, control| query::stats::stats(&inner.tenant(&scope), &filter, control))
+        self.query(move |inner, control| {
+            let spare = |wanted| Helpers::spare(&inner.queries, inner.settings.queries, wanted);
+            query::stats::stats(&inner.tenant(&scope), &query, control, spare)
+        })
     }
 
     fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>> {

@@ -17,9 +17,9 @@ fn check(bench: &Bench, log: &[Arc<DecidedSeal>], context: &str) {
     bench.check_rows(log, context);
     for (name, model) in Model::of(log) {
         let scope = TenantScope::new(name.clone());
-        let expected = model.stats(&Filter::default());
+        let expected = model.stats(&StatsQuery::default());
         assert_eq!(
-            bench.ask(bench.store.stats(&scope, Filter::default())).expect("counts"),
+            bench.ask(bench.store.stats(&scope, StatsQuery::default())).expect("counts"),
             expected,
             "{context}: {name}"
         );
