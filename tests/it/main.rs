@@ -10,6 +10,7 @@ mod crash;
 mod damage;
 mod disk;
 mod duplicates;
+mod export_jobs;
 mod intake;
 mod isolation;
 mod stream;
