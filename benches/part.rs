@@ -158,7 +158,7 @@ fn parts(c: &mut Criterion) {
     group.bench_function("get by id", |b| {
         b.iter(|| {
             n += 1;
-            let (row, _) = part.find(&scope, id_of(mix(n) % count / 10 * 10 + 1)).expect("good").expect("there");
+            let row = part.find(&scope, id_of(mix(n) % count / 10 * 10 + 1)).expect("good")[0].0;
             of.read(&[row]).expect("good")
         });
     });

@@ -26,7 +26,11 @@ use crate::{
         server::Drain,
         settings::HttpSettings,
     },
-    lifecycle::export::{self, ExportSettings, Exports, Room},
+    lifecycle::{
+        erasure::Eraser,
+        export::{self, ExportSettings, Exports, Room},
+        retention::Retention,
+    },
     model::time::now_ms,
     objects::{Objects, folder::FolderObjects},
     queue::{
@@ -54,6 +58,7 @@ pub struct Running {
     closing: CancellationToken,
     servers: [JoinHandle<()>; 2],
     feed: FeedHandle,
+    eraser: Eraser,
     actors: Actors,
     sequencer: Sequencer,
     queue: EmbeddedQueue,
@@ -120,14 +125,24 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         dead_letters: Arc::new(dead_letters.clone()),
         publisher: Arc::new(feed.clone()),
     };
+    let pending = sequencer.state.clone();
     let (sequencer, decider) =
         Sequencer::start(parts, sequencer, sequencer_settings(settings)).map_err(|e| AppError::failed(format!("a thread cannot be started: {e}")))?;
     let deliveries = queue.start(Arc::new(decider.clone()), crate::sinks::SealFollower::trimmable(&store));
+    let eraser = Eraser::new(Arc::new(decider.clone()), Arc::new(store.clone()), &pending);
     let actors = Actors::start(&actor_settings(settings), deliveries, Arc::new(queue.clone()), Arc::new(decider));
 
     let (drain, closing) = (Drain::new(), CancellationToken::new());
     let export_jobs = export_jobs(fs, objects, Arc::new(store.clone()), catalog.clone(), settings)?;
+    let retention = Retention {
+        eraser: eraser.clone(),
+        authority: Arc::new(store.clone()),
+        catalog: catalog.clone(),
+        interval: settings.retention.interval,
+    };
+    retention.start();
     let services = Services {
+        eraser: eraser.clone(),
         producer: Arc::new(queue.clone()),
         authority: Arc::new(store.clone()),
         feed: feed.clone(),
@@ -135,6 +150,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         dead_letters: dead_letters.clone(),
         export_jobs: export_jobs.clone(),
         auth: Arc::new(Authenticator::local(secret.key())),
+        cursors: http::CursorKey::derive(secret.key()),
         health: health.clone(),
         drain: drain.clone(),
         settings: http_settings(settings),
@@ -163,6 +179,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         closing,
         servers,
         feed,
+        eraser,
         actors,
         sequencer,
         queue,
@@ -247,8 +264,8 @@ impl Running {
         }
     }
 
-    /// Stops in order, under one deadline: not ready · no new requests · sessions closed ·
-    /// export jobs stop at their last chunk · deliveries end, tenants hand over ·
+    /// Stops in order, under one deadline: not ready · no new requests · sessions closed · export jobs stop at their last chunk ·
+    /// erasures end · deliveries end, tenants hand over ·
     /// the last seal is applied · dead letters and store are flushed · the log is closed. What a phase that ran out of time
     /// leaves is delivered or applied again at the next start.
     pub async fn stop(self) -> Result<(), AppError> {
@@ -258,6 +275,7 @@ impl Running {
             closing,
             servers: [http, admin],
             feed,
+            eraser,
             actors,
             sequencer,
             queue,
@@ -275,6 +293,7 @@ impl Running {
         shutdown.phase("sessions", blocking(move || feed.close()), || "the live feed".into()).await;
         shutdown.phase("exports", async move { export_jobs.stop().await }, || "export jobs".into()).await;
         shutdown.phase("requests", http, || "requests in hand".into()).await;
+        shutdown.phase("erasures", eraser.stop(), || "erasures".into()).await;
         queue.stop_accepting();
         queue.stop_delivery();
         shutdown.phase("tenants", actors.stop(), || "tenant actors".into()).await;

@@ -44,6 +44,7 @@ pub struct Settings {
     pub store: StoreSettings,
     pub actors: ActorSettings,
     pub seal: SealSettings,
+    pub retention: RetentionSettings,
     pub feed: FeedSettings,
     pub exports: ExportSettings,
     pub shutdown: ShutdownSettings,
@@ -121,6 +122,13 @@ pub struct ActorSettings {
 pub struct SealSettings {
     pub target_bytes: usize,
     pub window_bytes: usize,
+}
+
+/// `[retention]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct RetentionSettings {
+    pub interval: Duration,
 }
 
 /// `[feed]`
@@ -234,6 +242,9 @@ impl Settings {
             seal: SealSettings {
                 target_bytes: r.size("seal.target_bytes", 64 * KIB..=64 * MIB) as usize,
                 window_bytes: r.size("seal.window_bytes", MIB..=16 * GIB) as usize,
+            },
+            retention: RetentionSettings {
+                interval: r.span("retention.interval", SECOND..=7 * DAY),
             },
             feed: FeedSettings {
                 sessions: r.count("feed.sessions", 1..=100_000),

@@ -20,6 +20,8 @@ pub struct Source {
     upto: Option<u64>,
     after: Option<Place>,
     portion: usize,
+    /// Whether rows were known to be missing when it began.
+    degraded: bool,
     done: bool,
 }
 
@@ -27,6 +29,7 @@ impl Source {
     /// From the first match on; the first portion fixes up to which number.
     pub fn new(authority: Arc<dyn Authority>, scope: TenantScope, filter: Filter, sort: Sort) -> Self {
         Self {
+            degraded: authority.degraded(),
             authority,
             scope,
             filter,
@@ -48,6 +51,12 @@ impl Source {
     pub fn resumed(mut self, upto: Option<u64>, after: Option<Place>) -> Self {
         (self.upto, self.after) = (upto, after);
         self
+    }
+
+    /// Whether it was known from the start that the store has lost rows. When it finds that out on the way it fails: what it
+    /// has given would not be told from a whole.
+    pub fn degraded(&self) -> bool {
+        self.degraded
     }
 
     /// Up to which number it reads; `None` before the first portion.
@@ -77,6 +86,9 @@ impl Source {
             max_bytes: BATCH_BYTES,
         };
         let page = self.authority.list(&self.scope, query).await?;
+        if self.authority.degraded() && !self.degraded {
+            return Err(StoreError::Damaged("a part was left out while it was exported".into()));
+        }
         self.upto.get_or_insert(page.as_of);
         self.done = !page.more;
         let Some(last) = page.entries.last() else { return Ok(None) };

@@ -39,11 +39,13 @@ pub enum Code {
     NotFound,
     MethodNotAllowed,
     Conflict,
+    NotReady,
     TooLarge,
     TooManyEntries,
     UnsupportedMediaType,
     UnsupportedEncoding,
     InvalidParameter,
+    InvalidCursor,
     InvalidBody,
     InvalidEntry,
     AllRejected,
@@ -53,6 +55,7 @@ pub enum Code {
     Unavailable,
     Internal,
     UnknownOutcome,
+    RangeNotSatisfiable,
     QueryTimeout,
     TooManyGroups,
 }
@@ -74,11 +77,14 @@ impl Code {
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "There is nothing here"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not know this method"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "It exists already"),
+            Self::NotReady => (StatusCode::CONFLICT, "not_ready", "It is not there yet"),
+            Self::RangeNotSatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", "There is nothing in this range"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request is too large"),
             Self::TooManyEntries => (StatusCode::PAYLOAD_TOO_LARGE, "too_many_entries", "Too many entries in one request"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unknown media type"),
             Self::UnsupportedEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "Unknown content encoding"),
             Self::InvalidParameter => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_parameter", "A parameter is not valid"),
+            Self::InvalidCursor => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_cursor", "The cursor is not valid"),
             Self::InvalidBody => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", "The body is not valid"),
             Self::InvalidEntry => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_entry", "The entry is not valid"),
             Self::AllRejected => (StatusCode::UNPROCESSABLE_ENTITY, "all_rejected", "No entry was accepted"),
@@ -216,7 +222,6 @@ impl Problem {
     }
 
     /// The explanation.
-    #[cfg(test)]
     pub fn detail(&self) -> &str {
         &self.0.detail
     }
@@ -302,7 +307,7 @@ impl From<StoreError> for Problem {
                 Code::TooManyGroups,
                 "there are too many distinct actions, resource types or users to count; narrow the query by time or by further filters",
             ),
-            StoreError::Damaged(_) | StoreError::Io(_) => {
+            StoreError::Damaged(_) | StoreError::BadPart { .. } | StoreError::Io(_) => {
                 tracing::error!(%error, "a read failed");
                 unavailable("the store cannot read its data; see `/health`", 30)
             }

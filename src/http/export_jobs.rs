@@ -15,7 +15,7 @@ use super::{
     search,
 };
 use crate::{
-    lifecycle::export::{Ended, ExportError, Job, ReadError, Request, Status},
+    lifecycle::export::{Ended, ExportError, Exports, Job, ReadError, Request, Status},
     model::{filter::Filter, tenant::TenantScope, time::rfc3339},
     sinks::{Count, ListQuery, Sort},
 };
@@ -48,6 +48,9 @@ struct Shown {
     expires_at: Option<String>,
     download_url: Option<String>,
     error: Option<String>,
+    /// Entries may be missing, because the store could not read all that it has.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    degraded: bool,
 }
 
 impl Shown {
@@ -65,6 +68,7 @@ impl Shown {
             expires_at: job.expires_at.map(rfc3339),
             download_url: (job.status == Status::Done).then(|| format!("{}/download", address(job.id))),
             error: job.error.clone(),
+            degraded: job.degraded,
         }
     }
 }
@@ -90,12 +94,12 @@ pub async fn create(call: Call) -> Answer {
     let (scope, _) = access::own_tenant(&call.app, caller, action)?;
     let (app, operation) = (call.app.clone(), call.endpoint.operation);
     let query = search::parameters(call, &scope).await?;
-    let (filter, form) = filter::both(filter::filter(&query), Form::of(operation, &query))?;
+    let (_, form) = filter::both(filter::filter(&query), Form::of(operation, &query))?;
     // The number as of which it is; and the store says now if it cannot answer.
     let newest = ListQuery {
         filter: Filter {
             max_sequence: Some(0),
-            ..filter
+            ..Filter::default()
         },
         limit: 1,
         count: Count::None,
@@ -118,15 +122,13 @@ pub async fn create(call: Call) -> Answer {
 
 /// `GET /logs/export/{id}`.
 pub async fn get(call: Call) -> Answer {
-    let (_, job) = find(&call).await?;
-    Ok(shown(&job))
+    let (scope, id) = named(&call)?;
+    Ok(shown(&find(&call.app.services.export_jobs, &scope, id).await?))
 }
 
 /// `DELETE /logs/export/{id}`: 200 with the job if that has cancelled it, 204 if it was over and is deleted.
 pub async fn end(call: Call) -> Answer {
-    let (caller, action) = call.caller()?;
-    let (scope, _) = access::own_tenant(&call.app, caller, action)?;
-    let id = Uuid::try_parse(&call.id).map_err(|_| Problem::not_found())?;
+    let (scope, id) = named(&call)?;
     match call.app.services.export_jobs.end(&scope, id).await? {
         Some(Ended::Cancelled(job)) => Ok(shown(&job)),
         Some(Ended::Deleted) => Ok(StatusCode::NO_CONTENT.into_response()),
@@ -136,12 +138,12 @@ pub async fn end(call: Call) -> Answer {
 
 /// `GET /logs/export/{id}/download`.
 pub async fn download(call: Call) -> Answer {
-    let (scope, job) = find(&call).await?;
+    let (scope, id) = named(&call)?;
+    let job = find(&call.app.services.export_jobs, &scope, id).await?;
     match job.status {
         Status::Done => {}
         Status::Queued | Status::Running => {
-            return Err(Problem::new(Code::NotReady, "the export is not finished; its `status` says `done` when it is")
-                .with_header(header::RETRY_AFTER, HeaderValue::from(LOOK_AGAIN)));
+            return Err(Problem::new(Code::NotReady, "the export is not finished; its `status` says `done` when it is"));
         }
         Status::Failed | Status::Cancelled => {
             return Err(Problem::new(
@@ -183,23 +185,29 @@ pub async fn download(call: Call) -> Answer {
         headers.insert(header::CONTENT_RANGE, HeaderValue::from_str(&value).expect("visible ASCII"));
     }
     if is_get {
-        let id = job.id;
-        let blocks = call.app.services.export_jobs.read(Arc::new(job), range).inspect_err(move |error| match error {
-            ReadError::Gone => tracing::debug!(job = %id, "a download breaks off: the export was deleted"),
-            error => tracing::error!(job = %id, %error, "a download breaks off"),
+        let slot = call.app.exports.enter(scope.tenant())?;
+        let blocks = call.app.services.export_jobs.read(Arc::new(job), range).inspect_err(move |error| {
+            let _counted_as_long_as_this_lives = &slot;
+            match error {
+                ReadError::Gone => tracing::debug!(job = %id, "a download breaks off: the export was deleted"),
+                error => tracing::error!(job = %id, %error, "a download breaks off"),
+            }
         });
         *response.body_mut() = Body::from_stream(blocks);
     }
     Ok(response)
 }
 
-/// The caller's tenant, and its job that the path names.
-async fn find(call: &Call) -> Result<(TenantScope, Job), Problem> {
+/// The caller's tenant, and the job's id in the path.
+fn named(call: &Call) -> Result<(TenantScope, Uuid), Problem> {
     let (caller, action) = call.caller()?;
     let (scope, _) = access::own_tenant(&call.app, caller, action)?;
     let id = Uuid::try_parse(&call.id).map_err(|_| Problem::not_found())?;
-    let job = call.app.services.export_jobs.get(&scope, id).await?.ok_or_else(Problem::not_found)?;
-    Ok((scope, job))
+    Ok((scope, id))
+}
+
+async fn find(jobs: &Exports, scope: &TenantScope, id: Uuid) -> Result<Job, Problem> {
+    jobs.get(scope, id).await?.ok_or_else(Problem::not_found)
 }
 
 fn shown(job: &Job) -> Response {

@@ -8,10 +8,10 @@ use crate::{
     model::{
         entry::Severity,
         filter::{Filter, IpRange, LeafFilter},
-        time::{parse_date, parse_rfc3339},
+        time::{DAY_MS, parse_date, parse_rfc3339},
         words::for_each_word,
     },
-    sinks::{Count, Sort},
+    sinks::Sort,
 };
 use std::net::IpAddr;
 use uuid::Uuid;
@@ -22,7 +22,6 @@ const LEAF_BYTES: usize = 512;
 const DEEPEST: usize = 10_000;
 const LARGEST_PAGE: usize = 1_000;
 const DEFAULT_PAGE: usize = 50;
-const DAY_MS: i64 = 86_400_000;
 
 /// Which page of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +35,18 @@ pub struct Page {
     /// How many to pass over.
     pub skip: usize,
     /// Whether to count.
-    pub count: Count,
+    pub total: Total,
+}
+
+/// Which number of matches is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Total {
+    /// All of them where that is cheap, else a lower bound.
+    Cheap,
+    /// All of them.
+    Exact,
+    /// None.
+    No,
 }
 
 type Errors = Vec<FieldError>;
@@ -117,7 +127,8 @@ fn widen<T: Copy>(bound: &mut Option<T>, value: T, wider: fn(T, T) -> T) {
     *bound = Some(bound.map_or(value, |old| wider(old, value)));
 }
 
-fn time(name: &str, value: &str) -> Result<i64, Refused> {
+/// An instant, or a date: midnight UTC at its start.
+pub fn time(name: &str, value: &str) -> Result<i64, Refused> {
     // A `+` that was not escaped arrives as a space: only a zone can have stood there.
     let mended = || value.rfind(' ').map(|at| format!("{}+{}", &value[..at], &value[at + 1..]));
     parse_date(value)
@@ -204,6 +215,19 @@ fn path(key: &str) -> Vec<String> {
     path
 }
 
+/// The order that a query asks for.
+pub fn sort(query: &Query) -> Result<Sort, FieldError> {
+    let refused = |message| Err(FieldError::new("sort", "invalid_sort", message));
+    match query.get("sort") {
+        None | Some("timestamp:desc") => Ok(Sort::TimestampDesc),
+        Some("timestamp:asc") => Ok(Sort::TimestampAsc),
+        Some("sequence:desc") => Ok(Sort::SequenceDesc),
+        Some("sequence:asc") => Ok(Sort::SequenceAsc),
+        Some("relevance") => refused("`sort=relevance` needs a search store that ranks; sort by timestamp or sequence"),
+        Some(_) => refused("`sort` is one of timestamp:desc, timestamp:asc, sequence:desc, sequence:asc"),
+    }
+}
+
 /// The page of a list query whose names were checked.
 pub fn page(query: &Query) -> Result<Page, Problem> {
     let mut errors = Errors::new();
@@ -228,34 +252,17 @@ pub fn page(query: &Query) -> Result<Page, Problem> {
     let page_size = count_of(&["page_size", "size", "limit"], 1, LARGEST_PAGE, DEFAULT_PAGE);
     let page = count_of(&["page"], 1, usize::MAX, 1);
     let skip = count_of(&["skip"], 0, usize::MAX, 0);
-    let sort = match query.get("sort") {
-        None | Some("timestamp:desc") => Sort::TimestampDesc,
-        Some("timestamp:asc") => Sort::TimestampAsc,
-        Some("sequence:desc") => Sort::SequenceDesc,
-        Some("sequence:asc") => Sort::SequenceAsc,
-        Some("relevance") => {
-            errors.push(FieldError::new(
-                "sort",
-                "invalid_sort",
-                "`sort=relevance` needs a search store that ranks; sort by timestamp or sequence",
-            ));
-            Sort::default()
-        }
-        Some(_) => {
-            errors.push(FieldError::new(
-                "sort",
-                "invalid_sort",
-                "`sort` is one of timestamp:desc, timestamp:asc, sequence:desc, sequence:asc",
-            ));
-            Sort::default()
-        }
-    };
-    let count = match query.get("total") {
-        None | Some("true" | "exact") => Count::Exact,
-        Some("false") => Count::None,
+    let sort = sort(query).unwrap_or_else(|error| {
+        errors.push(error);
+        Sort::default()
+    });
+    let total = match query.get("total") {
+        None | Some("true") => Total::Cheap,
+        Some("exact") => Total::Exact,
+        Some("false") => Total::No,
         Some(_) => {
             errors.push(FieldError::new("total", "invalid_value", "`total` is one of true, false, exact"));
-            Count::None
+            Total::No
         }
     };
     let skips = query.get("skip").is_some();
@@ -283,7 +290,7 @@ pub fn page(query: &Query) -> Result<Page, Problem> {
         page: if skips { skip / page_size + 1 } else { page },
         page_size,
         skip: if skips { skip } else { (page - 1) * page_size },
-        count,
+        total,
     })
 }
 
@@ -421,14 +428,14 @@ mod tests {
         let page_of = |raw: &str| page(&query(raw)).unwrap_or_else(|p| panic!("{raw}: {}", p.detail()));
         let default = page_of("");
         assert_eq!(
-            (default.page, default.page_size, default.skip, default.count, default.sort),
-            (1, 50, 0, Count::Exact, Sort::TimestampDesc)
+            (default.page, default.page_size, default.skip, default.total, default.sort),
+            (1, 50, 0, Total::Cheap, Sort::TimestampDesc)
         );
         assert_eq!(page_of("page=3&size=20").skip, 40);
         assert_eq!(page_of("page=10&limit=1000").skip, 9000);
         assert_eq!((page_of("skip=100&limit=50").page, page_of("skip=100&limit=50").skip), (3, 100));
         assert_eq!(page_of("sort=sequence:asc&total=false").sort, Sort::SequenceAsc);
-        assert_eq!(page_of("total=false").count, Count::None);
+        assert_eq!(page_of("total=false").total, Total::No);
         for bad in [
             "page=0",
             "page_size=0",

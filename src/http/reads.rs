@@ -2,9 +2,12 @@
 
 use super::{
     access,
+    cursor::{self, Cursor},
     dispatch::{Call, json},
     error::{Answer, Problem},
-    filter::{self, Page},
+    filter::{self, Total},
+    query::Query,
+    search,
     state::App,
 };
 use crate::{
@@ -15,7 +18,7 @@ use crate::{
         tenant::{TenantId, TenantScope},
         time::write_rfc3339,
     },
-    sinks::{ListPage, ListQuery, Stats, StoreError},
+    sinks::{Count, ListQuery, Place, Stats, StoreError},
 };
 use axum::body::Body;
 use bytes::Bytes;
@@ -25,6 +28,9 @@ use uuid::Uuid;
 
 /// A longer answer is sent in pieces of about this size, each written when the client has taken the one before.
 const PIECE: usize = 256 << 10;
+/// With `search`, matches are counted so far past the page, and for so long.
+const COUNT_BEYOND: u64 = 10_000;
+const COUNT_WITHIN: Duration = Duration::from_millis(200);
 /// The longest `wait` of a get, seconds.
 const LONGEST_WAIT: u64 = 10;
 
@@ -32,32 +38,112 @@ const LONGEST_WAIT: u64 = 10;
 pub async fn list(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
     let (scope, _) = access::own_tenant(&call.app, caller, action)?;
-    let (filter, page) = filter::both(filter::filter(&call.query), filter::page(&call.query))?;
-    let query = ListQuery {
-        filter,
+    page(&call.app, &scope, &call.query).await
+}
+
+/// `POST /logs/search`: the same, with a body.
+pub async fn search(call: Call) -> Answer {
+    let (caller, action) = call.caller()?;
+    let (scope, _) = access::own_tenant(&call.app, caller, action)?;
+    let app = call.app.clone();
+    let query = search::parameters(call, &scope).await?;
+    page(&app, &scope, &query).await
+}
+
+async fn page(app: &App, scope: &TenantScope, query: &Query) -> Answer {
+    let text = query.get("cursor");
+    if text.is_some() && (query.get("page").is_some() || query.get("skip").is_some()) {
+        return Err(cursor::invalid("give `cursor` or a page, not both; the cursor knows where to go on"));
+    }
+    let (filter, page) = filter::both(filter::filter(query), filter::page(query))?;
+    let purpose = cursor::Purpose {
+        tenant: scope.tenant(),
+        filter: &filter,
+        sort: page.sort,
+    };
+    let cursors = &app.services.cursors;
+    let from = text.map(|text| cursors.open(text, purpose)).transpose()?;
+    let shown = from.map_or(page.skip as u64, |from| from.shown);
+    let list = ListQuery {
+        filter: filter.clone(),
         sort: page.sort,
         skip: page.skip,
         limit: page.page_size,
-        count: page.count,
+        count: count(page.total, query.get("search").is_some(), from.map_or(0, |from| from.shown)),
+        after: from.map(|from| from.place),
+        upto: from.map(|from| from.upto),
         ..ListQuery::default()
     };
-    let found = call.app.services.authority.list(&scope, query).await?;
-    let meta = meta(&page, &found, call.app.services.health.is_lagging());
-    Ok(pieces(scope.tenant().clone(), found.entries, meta))
+    let found = app.services.authority.list(scope, list).await?;
+    let number = from.map_or(page.page as u64, |from| from.page);
+    let next = found.entries.last().filter(|_| found.more).map(|last| {
+        let cursor = Cursor {
+            upto: found.as_of,
+            place: Place {
+                timestamp: last.entry().timestamp(),
+                sequence: last.sequence.unwrap_or_default(),
+            },
+            shown: shown + found.entries.len() as u64,
+            page: number + 1,
+        };
+        cursors.seal(&cursor, purpose)
+    });
+    let meta = Meta {
+        page: number,
+        page_size: page.page_size as u64,
+        // What was shown was there, however early the count ended.
+        total: found.total.map(|total| {
+            if found.total_is_exact {
+                total
+            } else {
+                total.max(shown + found.entries.len() as u64)
+            }
+        }),
+        exact: found.total_is_exact,
+        next,
+        as_of: found.as_of,
+        degraded: app.services.health.is_lagging() || app.services.authority.degraded(),
+    };
+    Ok(pieces(scope.tenant().clone(), found.entries, meta.render()))
 }
 
-fn meta(page: &Page, found: &ListPage, lagging: bool) -> String {
-    let Page { page, page_size, .. } = page;
-    let number = |n: Option<u64>| n.map_or_else(|| "null".to_owned(), |n| n.to_string());
-    let pages = found.total.map(|total| total.div_ceil(*page_size as u64));
-    let degraded = if lagging { ",\"degraded\":true" } else { "" };
-    format!(
-        "{{\"total\":{},\"total_is_exact\":{},\"page\":{page},\"page_size\":{page_size},\"pages\":{},\"next_cursor\":null,\"as_of\":{}{degraded}}}",
-        number(found.total),
-        found.total_is_exact,
-        number(pages),
-        found.as_of,
-    )
+/// How many matches are counted. Words are looked for in the text of each entry, so counting them ends early if it may.
+fn count(total: Total, searched: bool, shown: u64) -> Count {
+    match total {
+        Total::No => Count::None,
+        Total::Cheap if searched => Count::Bounded {
+            beyond: shown.saturating_add(COUNT_BEYOND),
+            within: COUNT_WITHIN,
+        },
+        Total::Cheap | Total::Exact => Count::Exact,
+    }
+}
+
+/// What an answer says about its page.
+struct Meta {
+    page: u64,
+    page_size: u64,
+    total: Option<u64>,
+    exact: bool,
+    next: Option<String>,
+    as_of: u64,
+    degraded: bool,
+}
+
+impl Meta {
+    fn render(&self) -> String {
+        let Self { page, page_size, as_of, .. } = self;
+        let number = |n: Option<u64>| n.map_or_else(|| "null".to_owned(), |n| n.to_string());
+        let pages = self.total.filter(|_| self.exact).map(|total| total.div_ceil(*page_size));
+        let next = self.next.as_ref().map_or_else(|| "null".to_owned(), |next| format!("\"{next}\"")); // hexadecimal
+        format!(
+            "{{\"total\":{},\"total_is_exact\":{},\"page\":{page},\"page_size\":{page_size},\"pages\":{},\"next_cursor\":{next},\"as_of\":{as_of}{}}}",
+            number(self.total),
+            self.exact,
+            number(pages),
+            if self.degraded { ",\"degraded\":true" } else { "" },
+        )
+    }
 }
 
 /// A list answer. A short one is one buffer with its length; a long one is written piece by piece as the client takes it.

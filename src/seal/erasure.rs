@@ -60,6 +60,17 @@ impl Erasure {
         self.step().covers(self.kind.time(timestamp, received_at), sequence)
     }
 
+    /// What [`Erasure::covers`] says about rows within these bounds (inclusive).
+    fn may_cover(&self, timestamps: (i64, i64), received: (i64, i64), sequences: (u64, u64)) -> Cover {
+        if self.covers(timestamps.1, received.1, sequences.1) {
+            Cover::All
+        } else if self.covers(timestamps.0, received.0, sequences.0) {
+            Cover::Some
+        } else {
+            Cover::None
+        }
+    }
+
     fn step(&self) -> Step {
         Step(self.cutoff, self.head)
     }
@@ -74,6 +85,30 @@ pub enum Cover {
     Some,
     /// All are.
     All,
+}
+
+/// The rows that one erasure removes: those that it covers and that nothing before it did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    erasure: Erasure,
+    before: Erasures,
+}
+
+impl Removal {
+    /// Whether the row is one of them.
+    pub fn takes(&self, timestamp: i64, received_at: i64, sequence: u64) -> bool {
+        self.erasure.covers(timestamp, received_at, sequence) && !self.before.covers(timestamp, received_at, sequence)
+    }
+
+    /// What [`Removal::takes`] says about rows within these bounds (inclusive).
+    pub fn may_take(&self, timestamps: (i64, i64), received: (i64, i64), sequences: (u64, u64)) -> Cover {
+        let before = self.before.may_cover(timestamps, received, sequences);
+        match (self.erasure.may_cover(timestamps, received, sequences), before) {
+            (Cover::None, _) | (_, Cover::All) => Cover::None,
+            (Cover::All, Cover::None) => Cover::All,
+            _ => Cover::Some,
+        }
+    }
 }
 
 /// A cutoff and a head.
@@ -102,6 +137,11 @@ impl Staircase {
             let at = self.0.partition_point(|s| s.0 < step.0);
             self.0.insert(at, step);
         }
+    }
+
+    /// The largest head.
+    fn reach(&self) -> u64 {
+        self.0.first().map_or(0, |step| step.1)
     }
 
     /// The first step whose cutoff is late enough has the largest head of all such steps.
@@ -191,6 +231,28 @@ impl Erasures {
     pub fn counted_by(&self, job: Uuid, timestamp: i64, received_at: i64, sequence: u64) -> bool {
         let first = self.pending.iter().find(|e| e.covers(timestamp, received_at, sequence));
         first.is_some_and(|e| e.job == job) && !self.settled_covers(timestamp, received_at, sequence)
+    }
+
+    /// What the pending erasure `job` removes, so the rows of [`Erasures::counted_by`]; `None` when it is not pending.
+    pub fn removal(&self, job: Uuid) -> Option<Removal> {
+        let at = self.pending.iter().position(|e| e.job == job)?;
+        let mut before = self.clone();
+        before.pending.truncate(at);
+        Some(Removal {
+            erasure: self.pending[at],
+            before,
+        })
+    }
+
+    /// What `erasure` would remove if it came next.
+    pub fn removal_of(&self, erasure: Erasure) -> Removal {
+        Removal { erasure, before: self.clone() }
+    }
+
+    /// Numbers above this one are not touched by any erasure.
+    pub fn reach(&self) -> u64 {
+        let pending = self.pending.iter().map(|e| e.head).max().unwrap_or(0);
+        pending.max(self.cleanup.reach()).max(self.retention.reach())
     }
 
     /// Adds an erasure that a seal made. One that is pending already changes nothing.

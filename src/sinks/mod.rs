@@ -34,6 +34,14 @@ pub enum StoreError {
     /// Data that the store should have cannot be read. The text names the part, never a tenant.
     #[error("the store cannot read its data: {0}")]
     Damaged(Arc<str>),
+    /// A part cannot be read: the store leaves it out of its answers and asks again, so that callers do not meet this.
+    #[error("the store cannot read its data: {what}")]
+    BadPart {
+        /// The part's name.
+        part: Arc<str>,
+        /// What is wrong with it.
+        what: Arc<str>,
+    },
     /// The file system refused (full, read-only, gone).
     #[error("the store cannot write: {0}")]
     Io(Arc<str>),
@@ -189,6 +197,9 @@ pub trait Authority: Send + Sync + 'static {
     fn count_would_erase(&self, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>>;
     /// The tenant's visible head.
     fn visible_head(&self, scope: &TenantScope) -> VisibleHead;
+    /// Whether rows that it should have are left out of its answers, because they cannot be read (`meta.degraded`). Asked
+    /// after an answer, it is true if the answer lacks them.
+    fn degraded(&self) -> bool;
     /// The largest seal that is visible to readers.
     fn visible(&self) -> watch::Receiver<u64>;
 }

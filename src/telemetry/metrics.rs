@@ -4,6 +4,7 @@
 //! a process are one set, also when tests run several servers in it. A tenant is never a label; per-tenant numbers are
 //! served by the API.
 
+use crate::seal::erasure::ErasureKind;
 use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{
@@ -73,6 +74,11 @@ pub struct Metrics {
     memtable_bytes: Gauge,
     parts: Gauge,
     store_faults: Counter,
+    parts_quarantined: Counter,
+    ledger_unreadable: Counter,
+    compactions: Counter,
+    compaction_bytes: Counter,
+    compaction: Histogram,
     restarts: Counter,
     live_tenants: Gauge,
     degraded_tenants: Gauge,
@@ -81,6 +87,8 @@ pub struct Metrics {
     feed_sessions: Gauge,
     feed_gaps: Counter,
     feed_kicks: Counter,
+    erasures: [Counter; 2],
+    erased: [Counter; 2],
     http: [Histogram; 5],
 }
 
@@ -157,6 +165,24 @@ impl Metrics {
         self.parts.set(parts as f64);
     }
 
+    /// A part was found damaged and is left out of the answers.
+    pub fn part_quarantined(&self) {
+        self.parts_quarantined.increment(1);
+    }
+
+    /// A row that an id was looked up for could not be read.
+    pub fn ledger_unreadable(&self) {
+        self.ledger_unreadable.increment(1);
+    }
+
+    /// Parts were merged, or rewritten without erased rows: the bytes written, the time it took, and how many parts are live.
+    pub fn compacted(&self, bytes: u64, took: Duration, parts: usize) {
+        self.compactions.increment(1);
+        self.compaction_bytes.increment(bytes);
+        self.compaction.record(took);
+        self.parts.set(parts as f64);
+    }
+
     /// Bytes of entries that are not in parts yet.
     pub fn memtable_bytes(&self, bytes: u64) {
         self.memtable_bytes.set(bytes as f64);
@@ -201,6 +227,16 @@ impl Metrics {
     /// A slow reader was sent away.
     pub fn feed_kick(&self) {
         self.feed_kicks.increment(1);
+    }
+
+    /// An erasure was sealed, applied and counted.
+    pub fn erased(&self, kind: ErasureKind, rows: u64) {
+        let at = match kind {
+            ErasureKind::Cleanup => 0,
+            ErasureKind::Retention => 1,
+        };
+        self.erasures[at].increment(1);
+        self.erased[at].increment(rows);
     }
 
     /// A request was answered with this status.
@@ -256,6 +292,11 @@ fn register() -> (Metrics, PrometheusHandle) {
             memtable_bytes: gauge!("sluice_memtable_bytes"),
             parts: gauge!("sluice_parts"),
             store_faults: counter!("sluice_store_faults_total"),
+            parts_quarantined: counter!("sluice_store_parts_quarantined_total"),
+            ledger_unreadable: counter!("sluice_ledger_unreadable_rows_total"),
+            compactions: counter!("sluice_store_compactions_total"),
+            compaction_bytes: counter!("sluice_store_compaction_bytes_total"),
+            compaction: histogram!("sluice_store_compaction_seconds"),
             restarts: counter!("sluice_restarts_total"),
             live_tenants: gauge!("sluice_live_tenants"),
             degraded_tenants: gauge!("sluice_degraded_tenants"),
@@ -264,6 +305,8 @@ fn register() -> (Metrics, PrometheusHandle) {
             feed_sessions: gauge!("sluice_feed_sessions"),
             feed_gaps: counter!("sluice_feed_gaps_total"),
             feed_kicks: counter!("sluice_feed_kicks_total"),
+            erasures: ["cleanup", "retention"].map(|kind| counter!("sluice_erasures_total", "kind" => kind)),
+            erased: ["cleanup", "retention"].map(|kind| counter!("sluice_erased_rows_total", "kind" => kind)),
             http: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|status| histogram!("sluice_http_request_seconds", "status" => status)),
         }
     });
@@ -278,6 +321,7 @@ const HISTOGRAMS: &[(&str, &[f64])] = &[
     ("sluice_seal_bytes", BYTES),
     ("sluice_visible_lag_seconds", WAIT_SECONDS),
     ("sluice_flush_seconds", WAIT_SECONDS),
+    ("sluice_store_compaction_seconds", WAIT_SECONDS),
     ("sluice_backpressure_seconds", WAIT_SECONDS),
     ("sluice_http_request_seconds", WAIT_SECONDS),
 ];
@@ -303,6 +347,25 @@ fn describe() {
     describe_gauge!("sluice_memtable_bytes", Unit::Bytes, "Bytes of entries that are not in parts yet.");
     describe_gauge!("sluice_parts", "Parts that are live.");
     describe_counter!("sluice_store_faults_total", "Failures of the store that are tried again.");
+    describe_counter!(
+        "sluice_store_parts_quarantined_total",
+        "Parts that were found damaged and are left out of the answers."
+    );
+    describe_counter!(
+        "sluice_ledger_unreadable_rows_total",
+        "Rows that an id was looked up for and that could not be read."
+    );
+    describe_counter!("sluice_store_compactions_total", "Merges and rewrites of parts.");
+    describe_counter!(
+        "sluice_store_compaction_bytes_total",
+        Unit::Bytes,
+        "Bytes that merges and rewrites have written."
+    );
+    describe_histogram!(
+        "sluice_store_compaction_seconds",
+        Unit::Seconds,
+        "Time of one merge or rewrite, its pauses included."
+    );
     describe_counter!("sluice_restarts_total", "Restarts of supervised actors.");
     describe_gauge!("sluice_live_tenants", "Tenants that have an actor.");
     describe_gauge!("sluice_degraded_tenants", "Tenants whose actor crashes again and again.");
@@ -311,6 +374,8 @@ fn describe() {
     describe_gauge!("sluice_feed_sessions", "Open sessions of the live feed.");
     describe_counter!("sluice_feed_gaps_total", "Gaps that slow readers of the live feed were told of.");
     describe_counter!("sluice_feed_kicks_total", "Slow readers of the live feed that were sent away.");
+    describe_counter!("sluice_erasures_total", "Erasures that were applied and counted, by kind.");
+    describe_counter!("sluice_erased_rows_total", "Rows that erasures have removed, by kind.");
     describe_histogram!("sluice_http_request_seconds", Unit::Seconds, "Time of a request, by class of the answer.");
 }
 

@@ -134,6 +134,10 @@ impl Authority for Store {
         VisibleHead { head }
     }
 
+    fn degraded(&self) -> bool {
+        false
+    }
+
     fn get(&self, _: &TenantScope, _: Uuid) -> BoxFuture<'static, Result<Option<StoredEntry>, StoreError>> {
         unreachable!("the feed only scans")
     }

@@ -17,7 +17,12 @@ use super::{
     part::{self, Part, PartMeta, RowIn},
     view::{Flushed, View},
 };
-use crate::{model::tenant::TenantId, seal::state::SealState, sinks::StoreError, telemetry::metrics::metrics};
+use crate::{
+    model::tenant::TenantId,
+    seal::{erasure::Erasures, state::SealState},
+    sinks::StoreError,
+    telemetry::metrics::metrics,
+};
 use std::{
     collections::HashMap,
     io,
@@ -145,7 +150,7 @@ impl Flusher<'_> {
         let began = Instant::now();
         let written = match part {
             Some(written) => written.clone(),
-            None => part.insert(self.write_part((self.current.flushed + 1, frozen.state.n), contents)?).clone(),
+            None => part.insert(self.write_part(&frozen.state, contents)?).clone(),
         };
         self.wait_for_dead_letters(frozen.state.n)?;
         let next = self.next_manifest(frozen, contents, written.as_ref().map(|p| p.meta().clone()));
@@ -155,14 +160,13 @@ impl Flusher<'_> {
         Ok(())
     }
 
-    /// No part when no row is new: a seal may hold nothing but repeats.
-    fn write_part(&self, seals: (u64, u64), contents: &[(TenantId, TableView)]) -> Result<Option<Arc<Part>>, Failure> {
-        if contents.iter().all(|(_, table)| table.len() == 0) {
-            return Ok(None);
-        }
+    /// No part when no row is new, since a seal may hold nothing but repeats, or none is left by the erasures as of `state`.
+    fn write_part(&self, state: &SealState, contents: &[(TenantId, TableView)]) -> Result<Option<Arc<Part>>, Failure> {
+        let seals = (self.current.flushed + 1, state.n);
         let (fs, dir, name) = (&*self.inner.fs, &self.inner.parts, part_name(seals));
         let mut rows = contents.iter().flat_map(|(tenant, table)| {
-            table.sorted_rows().into_iter().map(move |row| RowIn {
+            let erasures = state.erasures_of(tenant).map(|all| &**all);
+            table.sorted_rows(erasures).into_iter().map(move |row| RowIn {
                 tenant,
                 sequence: row.sequence,
                 received_at: row.received_at(),
@@ -170,7 +174,11 @@ impl Flusher<'_> {
                 entry: row.entry(),
             })
         });
-        let written = part::write(fs, dir, &name, seals, &mut rows).and_then(|meta| Part::open(fs, dir, meta));
+        let Some(first) = rows.next() else { return Ok(None) };
+        let written = part::write(fs, dir, &name, seals, &mut std::iter::once(first).chain(rows)).and_then(|meta| {
+            let meta = PartMeta { erased_upto: state.n, ..meta };
+            Part::open(fs, dir, meta)
+        });
         written.map(|part| Some(Arc::new(part))).map_err(|error| {
             self.clear(&name);
             Failure::Failed(error.to_string())
@@ -204,6 +212,9 @@ impl Flusher<'_> {
         next.parts.extend(part);
         for (tenant, state) in &frozen.state.tenants {
             next.tenants.entry(tenant.clone()).or_default().state = *state;
+        }
+        for (tenant, erasures) in &frozen.state.erasures {
+            next.tenants.entry(tenant.clone()).or_default().erasures = Erasures::clone(erasures);
         }
         for (tenant, table) in contents {
             next.tenants.entry(tenant.clone()).or_default().voids.extend(&table.voids);
@@ -267,7 +278,7 @@ pub(super) fn flushed_of(manifest: &Manifest) -> HashMap<TenantId, Flushed> {
 }
 
 impl Inner {
-    fn change_view<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
+    pub(super) fn change_view<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
         let mut current = self.view.write().expect("nothing panics while it holds the view");
         let mut next = View::clone(&current);
         let out = change(&mut next);

@@ -1,17 +1,20 @@
 //! The manifest: which parts there are, and what the seals up to `flushed` add up to. A flush becomes valid by it.
 //!
-//! # File, version 1
+//! # File, version 2
 //!
 //! `manifest/<number>`, the number decimal in 20 digits. One line of ASCII, then JSON:
 //!
 //! ```text
-//! sluice-manifest 1 crc32c=0123abcd bytes=4567\n
+//! sluice-manifest 2 crc32c=0123abcd bytes=4567\n
 //! { …, 4567 bytes, the serde form of `Manifest` … }
 //! ```
 //!
 //! The checksum (lower-case hexadecimal) covers the JSON; nothing may follow it. Numbers grow; each manifest names the one
 //! that it was made from in `previous`, and these two are kept. Files are written whole or not at all
 //! ([`crate::fs::write_atomic`]) and never changed.
+//!
+//! Version 1 had no erasures and is read as such. A build that knows only version 1 refuses version 2: it would show again
+//! what was erased.
 //!
 //! # What a start does with damage
 //!
@@ -25,16 +28,21 @@ use super::part::PartMeta;
 use crate::{
     fs::{self, Fs},
     model::tenant::TenantId,
-    seal::state::{SealState, TenantState},
+    seal::{
+        erasure::Erasures,
+        state::{SealState, TenantState},
+    },
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+const OLDEST_VERSION: u32 = 1;
 
 /// What a manifest says about one tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +53,9 @@ pub(super) struct TenantEntry {
     /// Numbers without an entry, inclusive ranges, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub voids: Vec<(u64, u64)>,
+    /// What is erased.
+    #[serde(default, skip_serializing_if = "Erasures::is_empty")]
+    pub erasures: Erasures,
 }
 
 /// The contents of a manifest. The default is the state before the first flush.
@@ -75,7 +86,12 @@ impl Manifest {
             crc: self.seal_crc,
             segment: self.log_segment,
             tenants: self.tenants.iter().map(|(id, t)| (id.clone(), t.state)).collect(),
-            erasures: HashMap::new(),
+            erasures: self
+                .tenants
+                .iter()
+                .filter(|(_, t)| !t.erasures.is_empty())
+                .map(|(id, t)| (id.clone(), Arc::new(t.erasures.clone())))
+                .collect(),
         }
     }
 
@@ -94,12 +110,12 @@ impl Manifest {
     fn decode(bytes: &[u8], number: u64) -> Result<Self, String> {
         let end = bytes.iter().position(|b| *b == b'\n').ok_or("it has no first line")?;
         let (line, json) = (std::str::from_utf8(&bytes[..end]).map_err(|_| "its first line is no text")?, &bytes[end + 1..]);
-        match line.split(' ').nth(1).and_then(|v| v.parse::<u32>().ok()) {
-            Some(VERSION) => (),
+        let version = match line.split(' ').nth(1).and_then(|v| v.parse::<u32>().ok()) {
+            Some(version @ OLDEST_VERSION..=VERSION) => version,
             Some(other) => return Err(format!("version `{other}` is not known to this build")),
             None => return Err("it does not begin as a manifest does".into()),
-        }
-        if line != format!("sluice-manifest {VERSION} crc32c={:08x} bytes={}", crc32c::crc32c(json), json.len()) {
+        };
+        if line != format!("sluice-manifest {version} crc32c={:08x} bytes={}", crc32c::crc32c(json), json.len()) {
             return Err("its checksum or length does not fit".into());
         }
         let manifest: Self = serde_json::from_slice(json).map_err(|e| format!("it is malformed: {e}"))?;
@@ -210,6 +226,7 @@ mod tests {
                 erased: 0,
             },
             voids: vec![(3, 5)],
+            erasures: Erasures::default(),
         };
         Manifest {
             number,

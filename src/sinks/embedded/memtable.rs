@@ -13,7 +13,7 @@
 //! Bytes are counted when a seal is applied and never fall before the whole table is dropped: the packs (once each, they
 //! are shared by their rows), and what rows, runs, the id index and the table itself take at the most.
 
-use super::query::may_contain;
+use super::{part::RowTimes, query::may_contain};
 use crate::{
     model::{
         entry::{ContentHash, EntryRef, StoredEntry},
@@ -21,7 +21,7 @@ use crate::{
         pack::Pack,
         tenant::{TenantId, TenantScope},
     },
-    seal::{DecidedSeal, Decision},
+    seal::{DecidedSeal, Decision, erasure::Erasures},
 };
 use dashmap::DashMap;
 use hashbrown::HashTable;
@@ -73,6 +73,15 @@ impl Row {
         self.pack.header().received_at
     }
 
+    /// What erasures go by.
+    pub fn times(&self) -> RowTimes {
+        RowTimes {
+            timestamp: self.timestamp,
+            received_at: self.received_at(),
+            sequence: self.sequence,
+        }
+    }
+
     /// The row as a reader gets it; it shares the pack's memory.
     pub fn stored(&self) -> StoredEntry {
         let header = self.pack.header();
@@ -102,6 +111,8 @@ pub(super) struct Run {
     pub timestamps: (i64, i64),
     /// Smallest and largest number.
     pub sequences: (u64, u64),
+    /// Smallest and largest `received_at`, milliseconds.
+    pub received: (i64, i64),
     /// Rows by severity, indexed by `Severity as usize`.
     pub severities: [u32; 4],
 }
@@ -115,8 +126,10 @@ impl Run {
     /// Sorts the rows at `positions`, which is not empty.
     fn sort<'a>(positions: Range<u32>, row: impl Fn(u32) -> &'a Row) -> Self {
         let (sequences, mut severities) = ((row(positions.start).sequence, row(positions.end - 1).sequence), [0; 4]);
+        let mut received = (i64::MAX, i64::MIN);
         for at in positions.clone() {
             severities[row(at).entry().severity() as usize] += 1;
+            received = span(received, (row(at).received_at(), row(at).received_at()));
         }
         let mut order: Vec<u32> = positions.collect();
         order.sort_by_key(|at| row(*at).timestamp); // stable: ties stay in sequence order
@@ -124,6 +137,7 @@ impl Run {
         Self {
             timestamps: (time(order.first()), time(order.last())),
             sequences,
+            received,
             severities,
             order,
         }
@@ -137,16 +151,20 @@ impl Run {
         for run in runs {
             severities.iter_mut().zip(run.severities).for_each(|(sum, n)| *sum += n);
         }
+        let none = (i64::MAX, i64::MIN);
         Self {
-            timestamps: (
-                runs.iter().map(|r| r.timestamps.0).min().unwrap_or(0),
-                runs.iter().map(|r| r.timestamps.1).max().unwrap_or(0),
-            ),
+            timestamps: runs.iter().map(|r| r.timestamps).fold(none, span),
+            received: runs.iter().map(|r| r.received).fold(none, span),
             sequences: (runs.first().map_or(0, |r| r.sequences.0), runs.last().map_or(0, |r| r.sequences.1)),
             severities,
             order,
         }
     }
+}
+
+/// The smallest span that holds both.
+fn span(a: (i64, i64), b: (i64, i64)) -> (i64, i64) {
+    (a.0.min(b.0), a.1.max(b.1))
 }
 
 /// One tenant's rows.
@@ -208,9 +226,11 @@ impl Table {
         }
     }
 
-    fn find(&self, id: Uuid, hash: u32) -> Option<&Row> {
-        let found = self.ids.find(spread(hash), |(h, at)| *h == hash && self.row(*at).entry().id() == id)?;
-        Some(self.row(found.1))
+    /// The newest row of the id that is not erased and has a number up to `head`.
+    fn find(&self, id: Uuid, hash: u32, head: u64, erasures: Option<&Erasures>) -> Option<&Row> {
+        let same_hash = self.ids.iter_hash(spread(hash)).filter(|(h, _)| *h == hash).map(|(_, at)| self.row(*at));
+        let rows = same_hash.filter(|row| row.entry().id() == id && row.sequence <= head && !erasures.is_some_and(|all| row.times().is_covered(all)));
+        rows.max_by_key(|row| row.sequence)
     }
 
     /// The head that readers may see when `visible` is the largest seal that they may see.
@@ -328,19 +348,19 @@ impl Memtable {
         Some(table.head(visible.load(Ordering::Acquire)))
     }
 
-    /// The row of an id, if readers may see it.
-    pub fn get(&self, scope: &TenantScope, id: Uuid, visible: &AtomicU64) -> Option<StoredEntry> {
+    /// The row of an id that is not erased, if readers may see it.
+    pub fn get(&self, scope: &TenantScope, id: Uuid, visible: &AtomicU64, erasures: Option<&Erasures>) -> Option<StoredEntry> {
         let table = self.table(scope.tenant())?;
         let table = table.read().unwrap_or_else(PoisonError::into_inner);
-        let row = table.find(id, self.hash(id))?;
-        (row.sequence <= table.head(visible.load(Ordering::Acquire))).then(|| row.stored())
+        let head = table.head(visible.load(Ordering::Acquire));
+        table.find(id, self.hash(id), head, erasures).map(Row::stored)
     }
 
-    /// The content hash of an id's row, visible or not (ledger).
-    pub fn content_hash(&self, scope: &TenantScope, id: Uuid) -> Option<ContentHash> {
+    /// The content hash of an id's row that is not erased, visible or not (ledger).
+    pub fn content_hash(&self, scope: &TenantScope, id: Uuid, erasures: Option<&Erasures>) -> Option<ContentHash> {
         let table = self.table(scope.tenant())?;
         let table = table.read().unwrap_or_else(PoisonError::into_inner);
-        table.find(id, self.hash(id)).map(|row| row.entry().hash())
+        table.find(id, self.hash(id), u64::MAX, erasures).map(|row| row.entry().hash())
     }
 
     /// Everything of every tenant, by name. For a memtable to which nothing is applied any more.
@@ -393,11 +413,6 @@ impl TableView {
         &self.runs
     }
 
-    /// Number of rows, those above the head included.
-    pub fn len(&self) -> usize {
-        self.chunks.len() * CHUNK + self.tail.len()
-    }
-
     /// Row `place` of a run.
     pub fn row(&self, run: &Run, place: u32) -> &Row {
         row_at(&self.chunks, &self.tail, run.order[place as usize])
@@ -419,9 +434,13 @@ impl TableView {
             .collect()
     }
 
-    /// The positions of all rows in the order of (timestamp, sequence), for a part.
-    pub fn sorted_rows(&self) -> Vec<&Row> {
+    /// The rows that a part has to hold, in the order of (timestamp, sequence): those that are erased and counted are left
+    /// out.
+    pub fn sorted_rows(&self, erasures: Option<&Erasures>) -> Vec<&Row> {
         let mut all: Vec<&Row> = self.chunks.iter().flat_map(|c| c.iter()).chain(&self.tail).collect();
+        if let Some(erasures) = erasures {
+            all.retain(|row| !erasures.settled_covers(row.timestamp, row.received_at(), row.sequence));
+        }
         all.sort_by_key(|row| row.timestamp); // they stand in sequence order, and the sort is stable
         all
     }

@@ -25,6 +25,7 @@ mod manifest;
 mod memtable;
 mod open;
 pub mod part;
+mod quarantine;
 mod query;
 mod view;
 
@@ -70,8 +71,8 @@ use uuid::Uuid;
 /// How many queries may wait for each that runs; more are refused with [`StoreError::Busy`].
 const WAITING_PER_QUERY: usize = 32;
 
-/// Damage that reads have found is remembered up to this number.
-const DAMAGE_NOTED: usize = 100;
+/// An erasure's rows are counted once and by nobody who waits at a terminal for long; it looks at every block of the tenant.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// What may be chosen about the store.
 #[derive(Debug, Clone)]
@@ -169,6 +170,8 @@ struct Inner {
     manifests: PathBuf,
     /// What the start found wrong, and reads since.
     damage: Mutex<Vec<StoreDamage>>,
+    /// Rows that should be there are left out of the answers. Written before the answer that lacks them.
+    degraded: AtomicBool,
     /// Files that the start found and no manifest names.
     orphans: Mutex<Vec<PathBuf>>,
     state: Mutex<State>,
@@ -250,7 +253,11 @@ impl Inner {
     }
 
     fn tenant(&self, scope: &TenantScope) -> TenantView {
-        self.view().tenant(scope, &self.visible)
+        let mut tenant = self.view().tenant(scope, &self.visible);
+        // Seals may have been applied since the view was taken. An erasure is in the view before its seal is visible, so
+        // what is in the view now holds for all rows that were found.
+        tenant.erasures = self.view().erasures.get(scope.tenant()).cloned();
+        tenant
     }
 
     fn ready(&self) -> Result<(), StoreError> {
@@ -259,27 +266,6 @@ impl Inner {
         } else {
             Err(StoreError::Starting)
         }
-    }
-
-    fn damage(&self) -> MutexGuard<'_, Vec<StoreDamage>> {
-        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Remembers damage that a read has found, once and within a bound.
-    fn noting<T>(&self, read: Result<T, StoreError>) -> Result<T, StoreError> {
-        if let Err(StoreError::Damaged(what)) = &read {
-            let mut damage = self.damage();
-            if damage.len() < DAMAGE_NOTED && !damage.iter().any(|known| *known.what == **what) {
-                damage.push(StoreDamage {
-                    what: what.to_string(),
-                    file: "parts".into(),
-                    seals: None,
-                    rows: None,
-                    rebuilt: false,
-                });
-            }
-        }
-        read
     }
 
     fn close(&self) {
@@ -355,16 +341,23 @@ impl EmbeddedStore {
         }
     }
 
-    /// Runs a query on a thread that may block, when it is its turn. Dropping the future ends the query at its next check.
-    fn query<T: Send + 'static>(
+    /// Runs a query within the time that queries have.
+    fn query<T: Send + 'static>(&self, work: impl Fn(&Inner, &Control) -> Result<T, StoreError> + Send + 'static) -> BoxFuture<'static, Result<T, StoreError>> {
+        self.query_within(self.0.inner.settings.query_timeout, work)
+    }
+
+    /// Runs a query on a thread that may block, when it is its turn, and again without a part that it finds damaged. Dropping
+    /// the future ends the query at its next check.
+    fn query_within<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Inner, &Control) -> Result<T, StoreError> + Send + 'static,
+        timeout: Duration,
+        work: impl Fn(&Inner, &Control) -> Result<T, StoreError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         let inner = self.0.inner.clone();
         Box::pin(async move {
             inner.ready()?;
             let control = Control {
-                deadline: Instant::now() + inner.settings.query_timeout,
+                deadline: Instant::now() + timeout,
                 abandoned: Arc::new(AtomicBool::new(false)),
             };
             let abandon = SetOnDrop(control.abandoned.clone());
@@ -376,7 +369,7 @@ impl EmbeddedStore {
             };
             let done = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
-                inner.noting(work(&inner, &control))
+                inner.without_bad_parts(|| work(&inner, &control))
             })
             .await;
             drop(abandon);
@@ -437,10 +430,11 @@ impl Authority for EmbeddedStore {
             return Box::pin(std::future::ready(Err(error)));
         }
         let (view, scope) = (inner.view(), scope.clone());
-        if let Some(found) = view.memtables().find_map(|m| m.get(&scope, id, &inner.visible)) {
+        let erasures = view.erasures_of(&scope);
+        if let Some(found) = view.memtables().find_map(|m| m.get(&scope, id, &inner.visible, erasures)) {
             return Box::pin(std::future::ready(Ok(Some(found))));
         }
-        self.query(move |_, control| query::get::on_disk(&view, &scope, id, control))
+        self.query(move |inner, control| query::get::on_disk(&inner.view(), &scope, id, control))
     }
 
     fn list(&self, scope: &TenantScope, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>> {
@@ -461,24 +455,27 @@ impl Authority for EmbeddedStore {
         })
     }
 
+    fn degraded(&self) -> bool {
+        self.0.inner.degraded.load(Ordering::Acquire)
+    }
+
     fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
         let scope = scope.clone();
-        self.query(move |inner, control| {
-            let erasures = inner.state().seals.erasures_of(scope.tenant()).cloned().unwrap_or_default();
-            query::erased::count(&inner.tenant(&scope), control, |t, r, s| erasures.counted_by(job, t, r, s))
+        self.query_within(COUNT_TIMEOUT, move |inner, control| {
+            let mut view = inner.tenant(&scope);
+            // It is the hidden rows that are counted.
+            let removal = view.erasures.take().and_then(|all| all.removal(job));
+            removal.map_or(Ok(0), |removal| query::erased::count(&view, &removal, control))
         })
     }
 
     fn count_would_erase(&self, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>> {
         let scope = scope.clone();
-        self.query(move |inner, control| {
-            let (erasures, view) = (
-                inner.state().seals.erasures_of(scope.tenant()).cloned().unwrap_or_default(),
-                inner.tenant(&scope),
-            );
+        self.query_within(COUNT_TIMEOUT, move |inner, control| {
+            let view = inner.tenant(&scope);
             let (job, head) = (Uuid::nil(), view.head);
-            let wanted = Erasure { job, kind, cutoff, head };
-            query::erased::count(&view, control, |t, r, s| wanted.covers(t, r, s) && !erasures.covers(t, r, s))
+            let before = view.erasures.as_deref().cloned().unwrap_or_default();
+            query::erased::count(&view, &before.removal_of(Erasure { job, kind, cutoff, head }), control)
         })
     }
 
@@ -516,6 +513,10 @@ impl SealFollower for EmbeddedStore {
         let heads = &state.seals;
         let bytes = inner.view().active.apply(seal, |tenant| heads.tenant(tenant).head);
         state.seals.fold(&seal.seal, seal.crc);
+        if !seal.seal.erasures.is_empty() || !seal.seal.removed.is_empty() {
+            let erasures = Arc::new(state.seals.erasures.clone());
+            inner.change_view(|view| view.erasures = erasures);
+        }
         state.active_bytes += bytes;
         state.log_bytes += (seal.encoded_len + seal.packs.iter().map(|p| p.bytes().len()).sum::<usize>()) as u64;
         let first = state.oldest.is_none();
@@ -529,9 +530,13 @@ impl SealFollower for EmbeddedStore {
     }
 
     fn lookup(&self, keys: &[(TenantId, Uuid)]) -> Result<Vec<Option<ContentHash>>, StoreError> {
-        let view = self.0.inner.view();
-        let hash = |(tenant, id): &(TenantId, Uuid)| query::get::content_hash(&view, &TenantScope::new(tenant.clone()), *id);
-        self.0.inner.noting(keys.iter().map(hash).collect())
+        let inner = &self.0.inner;
+        let view = inner.view();
+        let hash = |(tenant, id): &(TenantId, Uuid)| {
+            let unreadable = |error| inner.ledger_row_unreadable(&error);
+            query::get::content_hash(&view, &TenantScope::new(tenant.clone()), *id, unreadable)
+        };
+        Ok(keys.iter().map(hash).collect())
     }
 
     fn trimmable(&self) -> watch::Receiver<u64> {

@@ -12,7 +12,10 @@ use crate::{fs::Fs, sinks::StoreError};
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, RwLock, atomic::AtomicU64, atomic::AtomicUsize},
+    sync::{
+        Arc, Condvar, Mutex, RwLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize},
+    },
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -42,7 +45,9 @@ impl EmbeddedStore {
             active: Arc::new(Memtable::new()),
             frozen: None,
             parts: found.parts.into(),
+            quarantined: Arc::default(),
             flushed: Arc::new(flush::flushed_of(&found.current)),
+            erasures: Arc::new(opened.checkpoint.erasures.clone()),
         };
         let state = State {
             seals: opened.checkpoint.clone(),
@@ -53,6 +58,7 @@ impl EmbeddedStore {
             fs,
             parts,
             manifests,
+            degraded: AtomicBool::new(found.damage.iter().any(|d| d.rows.is_some() && !d.rebuilt)),
             damage: Mutex::new(found.damage),
             orphans: Mutex::new(found.orphans),
             state: Mutex::new(state),

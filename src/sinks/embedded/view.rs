@@ -8,7 +8,10 @@ use super::{
     memtable::{Memtable, TableView},
     part::Part,
 };
-use crate::model::tenant::{TenantId, TenantScope};
+use crate::{
+    model::tenant::{TenantId, TenantScope},
+    seal::erasure::Erasures,
+};
 use smallvec::SmallVec;
 use std::{
     collections::HashMap,
@@ -31,8 +34,12 @@ pub(super) struct View {
     pub frozen: Option<Arc<Memtable>>,
     /// In the order of their seals.
     pub parts: Arc<[Arc<Part>]>,
+    /// Parts that are left out of the answers because some of their rows cannot be read; the ledger goes by the others.
+    pub quarantined: Arc<[Arc<Part>]>,
     /// What the newest manifest says about each tenant.
     pub flushed: Arc<HashMap<TenantId, Flushed>>,
+    /// What is erased, of every tenant of which something is. It is there before the erasure's seal is visible.
+    pub erasures: Arc<HashMap<TenantId, Arc<Erasures>>>,
 }
 
 impl View {
@@ -41,13 +48,19 @@ impl View {
         [Some(&self.active), self.frozen.as_ref()].into_iter().flatten()
     }
 
+    /// What is erased of the tenant, if anything ever was.
+    pub fn erasures_of(&self, scope: &TenantScope) -> Option<&Erasures> {
+        self.erasures.get(scope.tenant()).map(|all| &**all)
+    }
+
     /// The tenant's largest visible number.
     pub fn head(&self, scope: &TenantScope, visible: &AtomicU64) -> u64 {
         let in_memory = self.memtables().find_map(|m| m.head(scope, visible));
         in_memory.unwrap_or_else(|| self.flushed.get(scope.tenant()).map_or(0, |t| t.head))
     }
 
-    /// What a query of this tenant works on.
+    /// What a query of this tenant works on, but for erasures that were made since this view was taken
+    /// ([`TenantView::erasures`]).
     pub fn tenant(&self, scope: &TenantScope, visible: &AtomicU64) -> TenantView {
         let tables: SmallVec<[TableView; 2]> = self.memtables().filter_map(|m| m.view(scope, visible)).collect();
         let flushed = self.flushed.get(scope.tenant());
@@ -60,6 +73,7 @@ impl View {
             tables,
             parts: self.parts.clone(),
             voids,
+            erasures: self.erasures.get(scope.tenant()).cloned(),
         }
     }
 }
@@ -76,4 +90,6 @@ pub(super) struct TenantView {
     pub parts: Arc<[Arc<Part>]>,
     /// Numbers without an entry up to the head, inclusive ranges, ascending.
     pub voids: Vec<(u64, u64)>,
+    /// What is erased, at least by every seal that the rows are of.
+    pub erasures: Option<Arc<Erasures>>,
 }

@@ -33,7 +33,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use read::{Part, Rows, TenantRows};
+pub use read::{Found, Part, RowTimes, Rows, TenantRows};
 pub use sidecar::Block;
 pub use strings::{DictColumn, StatColumn};
 pub use write::write;
@@ -78,7 +78,7 @@ pub struct PartMeta {
     pub min_timestamp: i64,
     /// Largest event time, milliseconds.
     pub max_timestamp: i64,
-    /// The largest seal whose erasures were applied when it was written (0: none).
+    /// Rows that were erased and counted by this seal or an earlier one are not in it (0: none was left out).
     pub erased_upto: u64,
 }
 
@@ -117,6 +117,11 @@ fn in_rows(rows: &Option<Range<u32>>) -> String {
 /// Name of the data file of a part.
 pub fn data_file(name: &str) -> String {
     format!("{name}.parquet")
+}
+
+/// The part that one of its files belongs to.
+pub fn name_of(file: &str) -> &str {
+    file.split_once('.').map_or(file, |(name, _)| name)
 }
 
 /// Name of the sidecar of a part.

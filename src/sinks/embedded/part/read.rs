@@ -14,6 +14,7 @@ use crate::{
         entry::{ContentHash, Field, NewEntry, Severity, StoredEntry, ip_from_bytes},
         tenant::TenantScope,
     },
+    seal::erasure::Erasures,
 };
 use arrow_array::{
     Array, BooleanArray, DictionaryArray, FixedSizeBinaryArray, RecordBatch, StringArray, StringViewArray, TimestampMillisecondArray, UInt64Array,
@@ -28,6 +29,7 @@ use parquet::{
     errors::ParquetError,
     file::metadata::PageIndexPolicy,
 };
+use smallvec::SmallVec;
 use std::{net::IpAddr, ops::Range, path::Path, sync::Arc};
 use uuid::Uuid;
 
@@ -220,15 +222,14 @@ impl Part {
         })
     }
 
-    /// The row of an id and its content hash. If the tenant has several rows with the id, the first. An id that is not here
-    /// costs three memory accesses.
-    pub fn find(&self, scope: &TenantScope, id: Uuid) -> Result<Option<(u32, ContentHash)>, PartError> {
+    /// The rows of an id, ascending, with their content hashes: more than one where rows were erased and the id was used
+    /// again. An id that is not here costs three memory accesses.
+    pub fn find(&self, scope: &TenantScope, id: Uuid) -> Result<Found, PartError> {
         let key = (self.id_key)(scope.tenant().as_str(), &id);
         if !self.sidecar.may_have(key) {
-            return Ok(None);
+            return Ok(Found::new());
         }
-        let Some(rows) = self.tenant(scope) else { return Ok(None) };
-        rows.find(key, id)
+        self.tenant(scope).map_or_else(|| Ok(Found::new()), |rows| rows.find(key, id))
     }
 
     /// Reads everything: the whole data file against its checksums, and that each row's tenant is the one that the sidecar
@@ -326,6 +327,27 @@ fn load_footer(data: &CheckedBytes) -> Result<ArrowReaderMetadata, ParquetError>
     ArrowReaderMetadata::load(data, options)
 }
 
+/// Rows of one id, with their content hashes.
+pub type Found = SmallVec<[(u32, ContentHash); 1]>;
+
+/// What erasures go by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowTimes {
+    /// Event time, milliseconds.
+    pub timestamp: i64,
+    /// When it was taken, milliseconds.
+    pub received_at: i64,
+    /// Its number.
+    pub sequence: u64,
+}
+
+impl RowTimes {
+    /// Whether the row is erased.
+    pub fn is_covered(&self, erasures: &Erasures) -> bool {
+        erasures.covers(self.timestamp, self.received_at, self.sequence)
+    }
+}
+
 /// One tenant's rows of a part. The only way to them.
 pub struct TenantRows<'a> {
     pub(super) part: &'a Part,
@@ -371,6 +393,23 @@ impl TenantRows<'_> {
         Ok(keys)
     }
 
+    /// The same of each of the rows, and when it was taken: what erasures go by.
+    pub fn times<'r>(&self, rows: impl Into<Rows<'r>>) -> Result<Vec<RowTimes>, PartError> {
+        let rows = self.own(rows.into())?;
+        let mut all = Vec::with_capacity(rows.len());
+        let columns = [Column::Timestamp, Column::Sequence, Column::ReceivedAt];
+        self.part.fetch(&columns, rows, &mut |batch| {
+            let (timestamps, sequences, received) = (times(batch, 0)?.values(), numbers(batch, 1)?.values(), times(batch, 2)?.values());
+            all.extend((0..batch.num_rows()).map(|i| RowTimes {
+                timestamp: timestamps[i],
+                received_at: received[i],
+                sequence: sequences[i],
+            }));
+            Ok(())
+        })?;
+        Ok(all)
+    }
+
     /// The whole entries of the rows, which ascend.
     pub fn read(&self, rows: &[u32]) -> Result<Vec<StoredEntry>, PartError> {
         let rows = self.own(rows.into())?;
@@ -396,21 +435,18 @@ impl TenantRows<'_> {
         Ok(rows)
     }
 
-    /// The first row with the id among those that have its key.
-    fn find(&self, key: u64, id: Uuid) -> Result<Option<(u32, ContentHash)>, PartError> {
+    /// The rows with the id among those that have its key.
+    fn find(&self, key: u64, id: Uuid) -> Result<Found, PartError> {
+        let mut found = Found::new();
         for row in self.part.sidecar.rows_of(key).filter(|row| self.rows.contains(row)) {
-            let mut hash = None;
             self.part.fetch(&[Column::Id, Column::ContentHash], Rows::Range(row, row + 1), &mut |batch| {
                 if random(batch, 0)?.value(0) == id.as_bytes() {
-                    hash = Some(content_hash(random(batch, 1)?.value(0))?);
+                    found.push((row, content_hash(random(batch, 1)?.value(0))?));
                 }
                 Ok(())
             })?;
-            if let Some(hash) = hash {
-                return Ok(Some((row, hash)));
-            }
         }
-        Ok(None)
+        Ok(found)
     }
 }
 

@@ -1,21 +1,29 @@
-//! Counting rows by their place in time and sequence, whatever else they hold.
+//! How many rows an erasure removes: by the bounds and counts of whole units, and by the times of the rows of those that it
+//! takes in part. No filter, no whole row; one unit's times are in memory at a time.
 
-use super::{super::view::TenantView, Control, scan};
-use crate::{model::filter::Filter, sinks::StoreError};
+use super::{super::view::TenantView, Control, Reader};
+use crate::{
+    model::filter::Filter,
+    seal::erasure::{Cover, Removal},
+    sinks::StoreError,
+};
 
-const ROWS_AT_ONCE: usize = 1000;
-
-/// How many rows `counts` takes, by (timestamp, received_at, sequence).
-pub fn count(view: &TenantView, control: &Control, counts: impl Fn(i64, i64, u64) -> bool) -> Result<u64, StoreError> {
-    let (mut total, mut after) = (0, 0);
-    while after < view.head {
-        let some = scan::scan(view, &Filter::default(), after, ROWS_AT_ONCE, control, control.deadline)?;
-        let taken = some.entries.iter().filter(|stored| {
-            let entry = stored.entry();
-            stored.sequence.is_some_and(|sequence| counts(entry.timestamp(), stored.received_at, sequence))
-        });
-        total += taken.count() as u64;
-        after = some.upto;
+/// The rows that `removal` takes of those that are there. `view` hides nothing, or what is already erased.
+pub fn count(view: &TenantView, removal: &Removal, control: &Control) -> Result<u64, StoreError> {
+    let filter = Filter::default();
+    let reader = Reader::of_all(view, &filter, control);
+    let mut total = 0;
+    for unit in &reader.units {
+        control.check()?;
+        let rows = unit.rows();
+        total += match removal.may_take(unit.timestamps, unit.received, unit.sequences) {
+            Cover::None => 0,
+            Cover::All => rows.len(),
+            Cover::Some => {
+                let times = reader.times(unit, rows.into())?;
+                times.iter().filter(|row| removal.takes(row.timestamp, row.received_at, row.sequence)).count()
+            }
+        } as u64;
     }
     Ok(total)
 }

@@ -5,6 +5,9 @@
 //! cannot hold a match, and decodes the keys of the others; whole rows are read only for what is returned. Between units it
 //! looks at its deadline, and whether anybody still waits for it.
 //!
+//! Erased rows are left out here for all of them: units whose rows are all erased are not there, and [`Reader::select`]
+//! drops the erased rows of the others. So what is counted, listed or scanned can only be what is visible.
+//!
 //! Every read begins with [`TenantView`], which cannot be had without a `TenantScope`, and goes through
 //! [`Part::tenant`](super::part::Part::tenant) or a memtable's table of that tenant: other tenants' rows are not reachable.
 
@@ -16,11 +19,12 @@ pub(super) mod stats;
 
 use super::{
     memtable::{Row, Run, TableView},
-    part::{self, Block, PartError, TenantRows},
+    part::{self, Block, PartError, RowTimes, TenantRows},
     view::TenantView,
 };
 use crate::{
     model::{entry::StoredEntry, filter::Filter},
+    seal::erasure::{Cover, Erasures},
     sinks::{Sort, StoreError},
 };
 use std::{
@@ -53,8 +57,20 @@ impl Control {
 
 /// Data of a part cannot be read. The text names the part and never a tenant.
 pub(super) fn damaged(error: PartError) -> StoreError {
+    unreadable(&error)
+}
+
+/// The same, borrowed.
+pub(super) fn unreadable(error: &PartError) -> StoreError {
     tracing::error!(%error, "a part cannot be read");
-    StoreError::Damaged(error.to_string().into())
+    let what = error.to_string().into();
+    match error {
+        PartError::Damaged { file, .. } => StoreError::BadPart {
+            part: part::name_of(file).into(),
+            what,
+        },
+        PartError::Io { .. } | PartError::Rows(_) => StoreError::Damaged(what),
+    }
 }
 
 /// False only if no row inside these bounds can match.
@@ -141,7 +157,10 @@ struct Unit<'a> {
     source: Source<'a>,
     timestamps: (i64, i64),
     sequences: (u64, u64),
+    received: (i64, i64),
     severities: [u32; 4],
+    /// Whether some of them are erased. Units of which all are, are left out.
+    erased: bool,
 }
 
 impl<'a> Unit<'a> {
@@ -150,7 +169,9 @@ impl<'a> Unit<'a> {
             source: Source::Memory { table, run },
             timestamps: run.timestamps,
             sequences: run.sequences,
+            received: run.received,
             severities: run.severities,
+            erased: false,
         }
     }
 
@@ -158,9 +179,18 @@ impl<'a> Unit<'a> {
         Self {
             timestamps: block.timestamps,
             sequences: block.sequences,
+            received: block.received,
             severities: block.severities,
+            erased: false,
             source: Source::Part { at, block },
         }
+    }
+
+    /// What erasures may do to it; `None`: all of its rows are gone.
+    fn less(mut self, erasures: Option<&Erasures>) -> Option<Self> {
+        let cover = erasures.map_or(Cover::None, |all| all.may_cover(self.timestamps, self.received, self.sequences));
+        self.erased = cover == Cover::Some;
+        (cover != Cover::All).then_some(self)
     }
 
     /// Its rows, by their places in it or their numbers in the part.
@@ -235,6 +265,7 @@ struct Reader<'a> {
     filter: &'a Filter,
     plain: bool,
     control: &'a Control,
+    erasures: Option<&'a Erasures>,
     parts: Vec<TenantRows<'a>>,
     units: Vec<Unit<'a>>,
 }
@@ -242,6 +273,14 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Finds the units that ranges and counts do not rule out.
     fn new(view: &'a TenantView, filter: &'a Filter, control: &'a Control) -> Self {
+        let mut reader = Self::of_all(view, filter, control);
+        reader.units.retain(|u| may_contain(filter, u.timestamps, u.sequences, &u.severities));
+        reader
+    }
+
+    /// The same with every unit that holds rows at all, for those who ask what there is besides what matches.
+    fn of_all(view: &'a TenantView, filter: &'a Filter, control: &'a Control) -> Self {
+        let erasures = view.erasures.as_deref();
         let parts: Vec<TenantRows<'a>> = view.parts.iter().filter_map(|p| p.tenant(&view.scope)).collect();
         let in_memory = view
             .tables
@@ -251,14 +290,12 @@ impl<'a> Reader<'a> {
             .iter()
             .enumerate()
             .flat_map(|(at, rows)| rows.blocks().map(move |block| Unit::of_block(at, block)));
-        let units = in_memory
-            .chain(on_disk)
-            .filter(|u| may_contain(filter, u.timestamps, u.sequences, &u.severities))
-            .collect();
+        let units = in_memory.chain(on_disk).filter_map(|unit| unit.less(erasures)).collect();
         Self {
             filter,
             plain: is_plain(filter),
             control,
+            erasures,
             parts,
             units,
         }
@@ -278,6 +315,7 @@ impl<'a> Reader<'a> {
             Source::Part { .. } => true,
         };
         let all = self.plain
+            && !unit.erased
             && in_sight
             && filter.from.is_none_or(|from| from <= first)
             && filter.to.is_none_or(|to| last < to)
@@ -309,14 +347,31 @@ impl<'a> Reader<'a> {
             return Ok(Rows::All(rows));
         }
         match &unit.source {
-            Source::Memory { table, run } => Ok(Rows::Some(table.select(run, rows, self.filter))),
+            Source::Memory { table, run } => self.uncovered(unit, table.select(run, rows, self.filter)),
             Source::Part { at, block } if self.parts[*at].may_match(block, self.filter) => {
                 // What is said about the block holds for a piece of it.
                 let mut piece = block.clone();
                 piece.rows = rows;
-                Ok(Rows::Some(self.parts[*at].select(&piece, self.filter).map_err(damaged)?))
+                self.uncovered(unit, self.parts[*at].select(&piece, self.filter).map_err(damaged)?)
             }
             Source::Part { .. } => Ok(Rows::Some(Vec::new())),
+        }
+    }
+
+    /// Those of the rows that are not erased.
+    fn uncovered(&self, unit: &Unit, mut rows: Vec<u32>) -> Result<Rows, StoreError> {
+        if let Some(erasures) = self.erasures.filter(|_| unit.erased && !rows.is_empty()) {
+            let mut stays = self.times(unit, rows.as_slice().into())?.into_iter().map(|row| !row.is_covered(erasures));
+            rows.retain(|_| stays.next().unwrap_or(false));
+        }
+        Ok(Rows::Some(rows))
+    }
+
+    /// What erasures go by, of each of the rows.
+    fn times(&self, unit: &Unit, rows: part::Rows<'_>) -> Result<Vec<RowTimes>, StoreError> {
+        match &unit.source {
+            Source::Memory { table, run } => Ok((0..rows.len()).map(|i| table.row(run, rows.get(i)).times()).collect()),
+            Source::Part { at, .. } => self.parts[*at].times(rows).map_err(damaged),
         }
     }
 

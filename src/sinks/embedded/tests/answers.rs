@@ -3,7 +3,7 @@
 use super::*;
 use crate::fs::sim::CrashMode;
 
-const TENANTS: [&str; 3] = ["hot", "warm", "cold"];
+pub(super) const TENANTS: [&str; 3] = ["hot", "warm", "cold"];
 
 fn some<T>(dice: &mut Dice, percent: u64, make: impl FnOnce(&mut Dice) -> T) -> Option<T> {
     dice.chance(percent).then(|| make(dice))
@@ -77,7 +77,7 @@ fn filter(dice: &mut Dice, model: &Model) -> Filter {
 }
 
 /// Asks `questions` random questions of each tenant and compares the answers.
-fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, questions: usize, context: &str) {
+pub(super) fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, questions: usize, context: &str) {
     let models = Model::of(log);
     for name in TENANTS {
         let (scope, model) = (scope(name), &models[&tenant(name)]);
@@ -91,18 +91,26 @@ fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, questions: 
                 skip: [0, 0, 7, 2_000][dice.below(4) as usize],
                 limit: [1, 50, 1_000][dice.below(3) as usize],
                 count: if dice.chance(50) { Count::Exact } else { Count::None },
-                ..ListQuery::default()
+                after: dice.chance(30).then(|| {
+                    let row = &model.rows[dice.below(model.rows.len() as u64) as usize];
+                    let (nudge, of) = ([-1, 0, 0, 0, 1][dice.below(5) as usize], row.sequence.expect("numbered"));
+                    Place {
+                        timestamp: row.entry().timestamp() + nudge,
+                        sequence: of,
+                    }
+                }),
+                upto: dice.chance(30).then(|| dice.below(model.head + 5)),
+                max_bytes: [usize::MAX, usize::MAX, 1, 5_000, 300_000][dice.below(5) as usize],
             };
             let page = bench.ask(bench.store.list(&scope, query.clone())).expect("lists");
-            let (entries, total) = model.list(&query);
-            assert!(
-                plain(&page.entries) == plain(&entries),
-                "{context}: {sort:?} {} {} of {total}",
-                query.skip,
-                query.limit
-            );
-            assert_eq!(page.total, (query.count == Count::Exact).then_some(total), "{context}");
-            assert_eq!(page.as_of, model.head, "{context}");
+            let (entries, total, more) = model.list(&query);
+            let context = format!("{context}: {query:?}");
+            assert!(plain(&page.entries) == plain(&entries), "{context} of {total}");
+            assert_eq!(page.more, more, "{context}");
+            let counts = query.count == Count::Exact;
+            assert_eq!((page.total, page.total_is_exact), (counts.then_some(total), counts), "{context}");
+            assert_eq!(page.as_of, query.upto.unwrap_or(u64::MAX).min(model.head), "{context}");
+            bounded(bench, &scope, &query, total, dice, &context);
             if round % 3 == 0 {
                 assert_eq!(
                     bench.ask(bench.store.stats(&scope, filter.clone())).expect("counts"),
@@ -115,6 +123,31 @@ fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, questions: 
             }
         }
         gets(bench, &scope, model, dice, context);
+    }
+}
+
+/// Counting that is bounded gives the same page, and no more than there is.
+fn bounded(bench: &Bench, scope: &TenantScope, query: &ListQuery, total: u64, dice: &mut Dice, context: &str) {
+    let beyond = [0, 40, 3_000][dice.below(3) as usize];
+    let hurry = dice.chance(30);
+    let within = if hurry { Duration::ZERO } else { Duration::from_secs(600) };
+    let query = ListQuery {
+        count: Count::Bounded { beyond, within },
+        max_bytes: usize::MAX,
+        ..query.clone()
+    };
+    let page = bench.ask(bench.store.list(scope, query.clone())).expect("lists");
+    let known = page.total.expect("counted");
+    assert!(known <= total && (known == total || !page.total_is_exact), "{context}: {known} of {total}");
+    if query.after.is_none() {
+        assert!(known >= total.min((query.skip + page.entries.len()) as u64), "{context}: {known} of {total}");
+    }
+    if !hurry {
+        let least = (query.skip + query.limit) as u64 + beyond;
+        assert!(
+            known >= total.min(least) && (page.total_is_exact || known >= least),
+            "{context}: {known} of {total}"
+        );
     }
 }
 
@@ -148,10 +181,13 @@ fn walk(bench: &Bench, scope: &TenantScope, model: &Model, filter: &Filter, dice
     let passed: u64 = voids.iter().map(|v| v.1 - v.0 + 1).sum();
     let there: u64 = model.voids.iter().map(|v| (v.1 + 1).saturating_sub(v.0.max(start + 1))).sum();
     assert!(!complete || passed == there, "{context}: voids {voids:?} from {start}");
+    assert!(voids.is_sorted_by(|a, b| a.1 < b.0), "{context}: voids ascend");
+    let is_void = |v: &(u64, u64)| model.voids.iter().any(|m| m.0 <= v.0 && v.1 <= m.1);
+    assert!(voids.iter().all(is_void), "{context}: voids {voids:?}");
 }
 
 fn gets(bench: &Bench, scope: &TenantScope, model: &Model, dice: &mut Dice, context: &str) {
-    for _ in 0..10 {
+    for _ in 0..10.min(model.rows.len()) {
         let row = &model.rows[dice.below(model.rows.len() as u64) as usize];
         let id = row.entry().id();
         let found = bench.ask(bench.store.get(scope, id)).expect("gets").expect("is there");

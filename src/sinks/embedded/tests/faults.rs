@@ -6,16 +6,21 @@ use std::path::Path;
 
 /// A store with `flushes` parts of two seals each, and two more seals in memory.
 fn grown(seed: u64, flushes: usize) -> (Bench, Sequencer) {
+    grown_by(seed, flushes, 30)
+}
+
+/// The same, with packs of up to `entries` entries.
+fn grown_by(seed: u64, flushes: usize, entries: u64) -> (Bench, Sequencer) {
     let mut sequencer = Sequencer::new(seed);
     let bench = Bench::recover(SimFs::new(), quiet(), &[]);
     for _ in 0..flushes {
         for _ in 0..2 {
-            bench.store.apply(&sequencer.seal(&["a", "b"], 30)).expect("applies");
+            bench.store.apply(&sequencer.seal(&["a", "b"], entries)).expect("applies");
         }
         bench.store.flush().expect("flushes");
     }
     for _ in 0..2 {
-        bench.store.apply(&sequencer.seal(&["a", "b"], 30)).expect("applies");
+        bench.store.apply(&sequencer.seal(&["a", "b"], entries)).expect("applies");
     }
     bench.store.close();
     (bench, sequencer)
@@ -103,7 +108,7 @@ fn damage_that_a_read_finds_shows_in_health_once_and_within_a_bound() {
     let (bench, _) = grown(31, 3);
     let store = &bench.store;
     assert!(store.health().damage.is_empty() && store.health().parts_memory > 0);
-    let damaged = |what: String| bench.ask(store.query(move |_, _| Err::<(), _>(StoreError::Damaged(what.into()))));
+    let damaged = |what: String| bench.ask(store.query(move |_, _| Err::<(), _>(StoreError::Damaged(what.as_str().into()))));
     for _ in 0..2 {
         assert!(damaged("`p-1.parquet` is damaged".into()).is_err());
     }
@@ -113,6 +118,90 @@ fn damage_that_a_read_finds_shows_in_health_once_and_within_a_bound() {
     assert_eq!((&*damage[0].what, damage[0].rebuilt), ("`p-1.parquet` is damaged", false));
     (0..300).for_each(|i| assert!(damaged(format!("block {i}")).is_err()));
     assert_eq!(store.health().damage.len(), 100);
+}
+
+fn oldest_data(fs: &SimFs) -> PathBuf {
+    let oldest = files(fs, "/data/parts").into_iter().find(|p| p.extension().is_some_and(|e| e == "parquet"));
+    oldest.expect("a part")
+}
+
+/// Rot at the begin of the oldest part's data, where a start does not look.
+fn rot_in_the_oldest(fs: &SimFs) -> PathBuf {
+    let oldest = oldest_data(fs);
+    fs.flip(&oldest, 100, 1);
+    oldest
+}
+
+#[test]
+fn a_part_that_a_query_finds_damaged_is_left_out_and_the_rest_answers() {
+    let (bench, sequencer) = grown_by(37, 3, 900);
+    let fs = bench.fs.crash(1, CrashMode::Lose);
+    let oldest = rot_in_the_oldest(&fs);
+    let again = Bench::recover(fs.clone(), quiet(), &sequencer.log);
+    assert!(fs.bytes(&oldest).len() > 2 * 16_384, "the footer is in another chunk");
+    assert!(!again.store.degraded() && again.opened.damage.is_empty(), "nobody has looked");
+    let (rest, all) = (Model::of(&sequencer.log[2..]), Model::of(&sequencer.log));
+    for name in ["a", "b"] {
+        let query = ListQuery {
+            limit: usize::MAX,
+            sort: Sort::SequenceAsc,
+            ..ListQuery::default()
+        };
+        let page = again.ask(again.store.list(&scope(name), query)).expect("lists");
+        assert!(plain(&page.entries) == plain(&rest[&tenant(name)].rows), "{name}");
+        assert_eq!(page.as_of, all[&tenant(name)].head);
+        assert!(again.store.degraded());
+    }
+    let [damage] = &again.store.health().damage[..] else {
+        panic!("{:?}", again.store.health().damage)
+    };
+    let rows = Model::of(&sequencer.log[..2]).values().map(|m| m.rows.len() as u64).sum();
+    assert_eq!((damage.seals, damage.rows, damage.rebuilt), (Some((1, 2)), Some(rows), false));
+    again.store.flush().expect("flushes, and goes on naming the part");
+    assert!(fs.paths().contains(&oldest), "it is left for somebody to look at");
+}
+
+#[test]
+fn the_ledger_goes_by_what_can_be_read_of_a_damaged_part() {
+    let (bench, sequencer) = grown_by(38, 3, 900);
+    let fs = bench.fs.crash(1, CrashMode::Lose);
+    let oldest = rot_in_the_oldest(&fs);
+    assert!(fs.bytes(&oldest).len() > 2 * 16_384, "the footer is in another chunk");
+    let again = Bench::recover(fs, quiet(), &sequencer.log);
+    let (old, new) = (&sequencer.log[0], &sequencer.log[3]);
+    let id = |seal: &Arc<DecidedSeal>| {
+        let entry = seal.entries().find(|e| e.sequence.is_some()).expect("an entry");
+        (entry.pack.tenant().clone(), entry.pack.entry(entry.index).id())
+    };
+    assert!(!again.store.degraded(), "nobody has looked");
+    let absent = (id(old).0, Uuid::from_u128(u128::MAX));
+    for _ in 0..2 {
+        let hashes = again.store.lookup(&[id(old), id(new), absent.clone()]).expect("no error");
+        assert!(hashes[1].is_some() && hashes[2].is_none());
+        assert_eq!(hashes[0], None, "a row that cannot be read is taken for none");
+    }
+    assert!(again.store.degraded());
+    assert_eq!(again.store.health().damage.len(), 1);
+}
+
+#[test]
+fn the_ids_of_a_part_that_cannot_be_shown_stay_known() {
+    let (bench, sequencer) = grown_by(39, 3, 900);
+    let fs = bench.fs.crash(1, CrashMode::Lose);
+    let oldest = oldest_data(&fs);
+    fs.flip(&oldest, fs.bytes(&oldest).len() as u64 / 2, 1); // text, not ids
+    let again = Bench::recover(fs, quiet(), &sequencer.log);
+    let query = ListQuery {
+        limit: usize::MAX,
+        ..ListQuery::default()
+    };
+    again.ask(again.store.list(&scope("a"), query.clone())).expect("lists");
+    again.ask(again.store.list(&scope("b"), query)).expect("lists");
+    assert!(again.store.degraded());
+    let ids = sequencer.log[..2].iter().flat_map(|s| s.entries().filter(|e| e.sequence.is_some()));
+    let ids: Vec<_> = ids.map(|e| (e.pack.tenant().clone(), e.pack.entry(e.index).id())).collect();
+    let known = again.store.lookup(&ids).expect("no error").into_iter().flatten().count();
+    assert_eq!(known, ids.len(), "what was sent again is not stored again");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! a simulated disk.
 
 mod answers;
+mod erasure;
 mod faults;
 mod flow;
 
@@ -13,8 +14,8 @@ use crate::{
         filter::{IpRange, LeafFilter, Surroundings},
         pack::{Pack, PackBuilder, PackHeader},
     },
-    seal::{Decision, Seal, SealPack, SealTenant},
-    sinks::{Count, Sort},
+    seal::{Decision, Seal, SealErasure, SealPack, SealRemoved, SealTenant},
+    sinks::{Count, Place, Sort},
 };
 use smallvec::smallvec;
 use std::collections::{BTreeMap, HashMap};
@@ -38,6 +39,8 @@ struct Sequencer {
     crc: u32,
     log: Vec<Arc<DecidedSeal>>,
     next_id: u128,
+    /// Ids from `next_id` on are sent with other contents, where it is not 0.
+    salt: u128,
 }
 
 impl Sequencer {
@@ -48,6 +51,7 @@ impl Sequencer {
             crc: 0,
             log: Vec::new(),
             next_id: 1,
+            salt: 0,
         }
     }
 
@@ -93,7 +97,7 @@ impl Sequencer {
             builder.push(&NewEntry {
                 id: Uuid::from_u128(self.next_id),
                 client_id: true,
-                hash: self.next_id * 7,
+                hash: self.next_id * 7 + self.salt,
                 timestamp: now - late,
                 severity,
                 fields,
@@ -172,8 +176,31 @@ impl Sequencer {
         self.append(changes, vec![], vec![], true)
     }
 
+    /// A seal that erases what the tenant has until now.
+    fn erase(&mut self, name: &str, kind: ErasureKind, cutoff: i64) -> Arc<DecidedSeal> {
+        let head = self.heads.get(&tenant(name)).copied().unwrap_or(0);
+        let job = Uuid::from_u128(u128::MAX - self.log.len() as u128);
+        let erasure = Erasure { job, kind, cutoff, head };
+        let seal = self.next_seal(vec![change(&tenant(name), head)], vec![], false);
+        let erasures = vec![SealErasure { tenant: 0, erasure }];
+        self.push(Seal { erasures, ..seal }, vec![])
+    }
+
+    /// A seal that says how many rows an erasure removed.
+    fn settle(&mut self, name: &str, job: Uuid, rows: u64) -> Arc<DecidedSeal> {
+        let head = self.heads.get(&tenant(name)).copied().unwrap_or(0);
+        let seal = self.next_seal(vec![change(&tenant(name), head)], vec![], false);
+        let removed = vec![SealRemoved { tenant: 0, job, rows }];
+        self.push(Seal { removed, ..seal }, vec![])
+    }
+
     fn append(&mut self, tenants: Vec<SealTenant>, packs: Vec<SealPack>, bytes: Vec<Arc<Pack>>, chain_break: bool) -> Arc<DecidedSeal> {
-        let seal = Seal {
+        let seal = self.next_seal(tenants, packs, chain_break);
+        self.push(seal, bytes)
+    }
+
+    fn next_seal(&self, tenants: Vec<SealTenant>, packs: Vec<SealPack>, chain_break: bool) -> Seal {
+        Seal {
             n: self.log.len() as u64 + 1,
             previous_crc: self.crc,
             owner: Uuid::nil(),
@@ -183,7 +210,10 @@ impl Sequencer {
             packs,
             erasures: Vec::new(),
             removed: Vec::new(),
-        };
+        }
+    }
+
+    fn push(&mut self, seal: Seal, bytes: Vec<Arc<Pack>>) -> Arc<DecidedSeal> {
         self.crc = self.crc.wrapping_add(1);
         let sealed = Arc::new(DecidedSeal {
             seal,
@@ -215,6 +245,10 @@ struct Model {
     rows: Vec<StoredEntry>,
     voids: Vec<(u64, u64)>,
     head: u64,
+    /// What was erased.
+    erased: Vec<StoredEntry>,
+    /// How many rows each erasure removed.
+    removed: Vec<(Uuid, u64)>,
 }
 
 impl Model {
@@ -236,8 +270,29 @@ impl Model {
                 model.voids.extend(change.void);
                 model.head = change.head;
             }
+            for SealErasure { tenant, erasure } in &sealed.seal.erasures {
+                let model = all.entry(sealed.seal.tenants[*tenant as usize].tenant.clone()).or_default();
+                let goes = |row: &mut StoredEntry| erasure.covers(row.entry().timestamp(), row.received_at, row.sequence.unwrap_or(0));
+                let gone: Vec<StoredEntry> = model.rows.extract_if(.., goes).collect();
+                model.removed.push((erasure.job, gone.len() as u64));
+                model.voids.extend(gone.iter().filter_map(|row| row.sequence.map(|number| (number, number))));
+                model.erased.extend(gone);
+            }
         }
+        all.values_mut().for_each(Model::join_voids);
         all
+    }
+
+    /// Puts the voids in order and joins those that touch.
+    fn join_voids(&mut self) {
+        self.voids.sort_unstable();
+        self.voids.dedup_by(|next, before| {
+            let touches = next.0 == before.1 + 1;
+            if touches {
+                before.1 = next.1;
+            }
+            touches
+        });
     }
 
     fn matching(&self, filter: &Filter) -> Vec<&StoredEntry> {
@@ -251,16 +306,36 @@ impl Model {
         self.rows.iter().filter(matches).collect()
     }
 
-    fn list(&self, query: &ListQuery) -> (Vec<StoredEntry>, u64) {
+    /// The page as its sentences say it, the number of matches, and whether there are more behind the page.
+    fn list(&self, query: &ListQuery) -> (Vec<StoredEntry>, u64, bool) {
         let mut rows = self.matching(&query.filter);
+        rows.retain(|r| query.upto.is_none_or(|upto| r.sequence <= Some(upto)));
+        let total = rows.len() as u64;
+        if let Some(place) = query.after {
+            let (time, number) = (place.timestamp, Some(place.sequence));
+            rows.retain(|r| match query.sort {
+                Sort::TimestampDesc => (r.entry().timestamp(), r.sequence) < (time, number),
+                Sort::TimestampAsc => (r.entry().timestamp(), r.sequence) > (time, number),
+                Sort::SequenceDesc => r.sequence < number,
+                Sort::SequenceAsc => r.sequence > number,
+            });
+        }
         match query.sort {
             Sort::TimestampDesc => rows.sort_by_key(|r| std::cmp::Reverse((r.entry().timestamp(), r.sequence))),
             Sort::TimestampAsc => rows.sort_by_key(|r| (r.entry().timestamp(), r.sequence)),
             Sort::SequenceDesc => rows.sort_by_key(|r| std::cmp::Reverse(r.sequence)),
             Sort::SequenceAsc => rows.sort_by_key(|r| r.sequence),
         }
-        let page = rows.iter().skip(query.skip).take(query.limit).map(|r| (*r).clone());
-        (page.collect(), rows.len() as u64)
+        let mut bytes = 0;
+        let mut page: Vec<StoredEntry> = rows.iter().skip(query.skip).take(query.limit).map(|r| (*r).clone()).collect();
+        let fits = |e: &StoredEntry| {
+            bytes += e.record.len();
+            bytes <= query.max_bytes
+        };
+        let fitting = page.iter().map(fits).take_while(|fits| *fits).count();
+        page.truncate(fitting.max(1));
+        let more = query.skip.saturating_add(page.len()) < rows.len();
+        (page, total, more)
     }
 
     fn stats(&self, filter: &Filter) -> Stats {
