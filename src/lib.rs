@@ -17,6 +17,7 @@ pub mod model;
 pub mod objects;
 pub mod queue;
 pub mod seal;
+pub mod search;
 pub mod shutdown;
 pub mod sinks;
 pub mod telemetry;

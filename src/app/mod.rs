@@ -193,13 +193,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
 }
 
 /// The export jobs. They stop at one and a half times the reserve of the intake, so that it never comes to that for them.
-fn export_jobs(
-    fs: Arc<dyn Fs>,
-    objects: Arc<dyn Objects>,
-    authority: Arc<dyn Authority>,
-    catalog: Catalog,
-    settings: &Settings,
-) -> Result<Exports, AppError> {
+fn export_jobs(fs: Arc<dyn Fs>, objects: Arc<dyn Objects>, authority: Arc<dyn Authority>, catalog: Catalog, settings: &Settings) -> Result<Exports, AppError> {
     let dir = settings.objects_dir.clone();
     let volume = fs
         .space(&dir)
@@ -291,7 +285,9 @@ impl Running {
         closing.cancel();
         drain.stop();
         shutdown.phase("sessions", blocking(move || feed.close()), || "the live feed".into()).await;
-        shutdown.phase("exports", async move { export_jobs.stop().await }, || "export jobs".into()).await;
+        shutdown
+            .phase("exports", async move { export_jobs.stop().await }, || "export jobs".into())
+            .await;
         shutdown.phase("requests", http, || "requests in hand".into()).await;
         shutdown.phase("erasures", eraser.stop(), || "erasures".into()).await;
         queue.stop_accepting();

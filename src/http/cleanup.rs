@@ -15,6 +15,7 @@ use super::{
 use crate::{
     lifecycle::erasure::EraseError,
     model::{
+        conditions,
         tenant::{TenantId, TenantScope},
         time::{DAY_MS, now_ms, rfc3339},
     },
@@ -139,7 +140,7 @@ fn cutoff(query: &Query, retention_days: u32, now: i64) -> Result<i64, Problem> 
     match (query.get("days"), query.get("before")) {
         (Some(_), Some(_)) => Err(Problem::parameter("before", "conflict", "give `days` or `before`, not both")),
         (None, None) => Ok(now - i64::from(retention_days) * DAY_MS),
-        (None, Some(time)) => filter::time("before", time).map_err(|(code, message)| Problem::parameter("before", code, message)),
+        (None, Some(time)) => conditions::time("before", time).map_err(|(code, message)| Problem::parameter("before", code, message)),
         (Some(days), None) => {
             let plain = !days.is_empty() && days.bytes().all(|b| b.is_ascii_digit());
             let days = days.parse::<u32>().ok().filter(|days| plain && *days <= MOST_DAYS);

@@ -304,6 +304,7 @@ mod tests {
             one(|f| f.user_agent.push(vec!["curl".into()])),
             one(|f| f.metadata[0].values[0].push('x')),
             one(|f| f.action[0].push_str("\", \"a")),
+            one(|f| f.search = crate::search::parse("word").ok()),
             one(|f| f.user_id = std::mem::take(&mut f.action)),
         ] {
             assert!(key.open(&text, purpose(&acme, &other)).is_err(), "{other:?}");

@@ -46,6 +46,8 @@ pub enum Code {
     UnsupportedEncoding,
     InvalidParameter,
     InvalidCursor,
+    InvalidSearch,
+    TooBroad,
     InvalidBody,
     InvalidEntry,
     AllRejected,
@@ -85,6 +87,8 @@ impl Code {
             Self::UnsupportedEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "Unknown content encoding"),
             Self::InvalidParameter => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_parameter", "A parameter is not valid"),
             Self::InvalidCursor => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_cursor", "The cursor is not valid"),
+            Self::InvalidSearch => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_search", "The search cannot be understood"),
+            Self::TooBroad => (StatusCode::UNPROCESSABLE_ENTITY, "too_broad", "The search would find too much"),
             Self::InvalidBody => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", "The body is not valid"),
             Self::InvalidEntry => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_entry", "The entry is not valid"),
             Self::AllRejected => (StatusCode::UNPROCESSABLE_ENTITY, "all_rejected", "No entry was accepted"),
@@ -175,11 +179,16 @@ impl Problem {
 
     /// 422 for parameters; at least one error.
     pub fn parameters(errors: Vec<FieldError>) -> Self {
+        let code = match errors.as_slice() {
+            [one] if one.code == "invalid_search" => Code::InvalidSearch,
+            [one] if one.code == "too_broad" => Code::TooBroad,
+            _ => Code::InvalidParameter,
+        };
         let detail = match errors.as_slice() {
             [one] => one.message.clone(),
             several => format!("{} parameters are not valid", several.len()),
         };
-        Self::new(Code::InvalidParameter, detail).with_errors(errors)
+        Self::new(code, detail).with_errors(errors)
     }
 
     /// 422 for one parameter.

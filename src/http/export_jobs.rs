@@ -160,7 +160,9 @@ pub async fn download(call: Call) -> Answer {
         Wanted::Part(range) if is_get => (StatusCode::PARTIAL_CONTENT, range),
         Wanted::Nothing if is_get => {
             let value = HeaderValue::from_str(&format!("bytes */{len}")).expect("visible ASCII");
-            return Err(Problem::new(Code::RangeNotSatisfiable, format!("the export has {len} bytes, and none of the range")).with_header(header::CONTENT_RANGE, value));
+            return Err(
+                Problem::new(Code::RangeNotSatisfiable, format!("the export has {len} bytes, and none of the range")).with_header(header::CONTENT_RANGE, value),
+            );
         }
         Wanted::Known => (StatusCode::NOT_MODIFIED, 0..0),
         _ => (StatusCode::OK, 0..len),

@@ -51,16 +51,12 @@ pub fn around(routes: Router) -> Router {
         .layer(from_fn(head))
         .layer(map_request(only_known_encodings))
         .layer(
-            CompressionLayer::new()
-                .no_br()
-                .no_deflate()
-                .quality(CompressionLevel::Fastest)
-                .compress_when(
-                    SizeAbove::new(COMPRESS_ABOVE)
-                        .and(NotForContentType::SSE)
-                        .and(NotForContentType::IMAGES)
-                        .and(takes_no_ranges),
-                ),
+            CompressionLayer::new().no_br().no_deflate().quality(CompressionLevel::Fastest).compress_when(
+                SizeAbove::new(COMPRESS_ABOVE)
+                    .and(NotForContentType::SSE)
+                    .and(NotForContentType::IMAGES)
+                    .and(takes_no_ranges),
+            ),
         )
         .layer(map_request(strip_slash))
         .layer(from_fn(leftover::clear))

@@ -190,9 +190,11 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::GetExport => json!({"200": of("The job", "Export"), "404": problem()}),
         Op::EndExport => json!({"200": of("It is cancelled", "Export"), "204": {"description": "It was over and is deleted"}, "404": problem()}),
         Op::DownloadExport => {
-            let file = |description: &str| json!({"description": description, "content": {
-                "application/json": {}, "application/x-ndjson": {}, "text/csv": {},
-            }});
+            let file = |description: &str| {
+                json!({"description": description, "content": {
+                    "application/json": {}, "application/x-ndjson": {}, "text/csv": {},
+                }})
+            };
             json!({
                 "200": file("The file; it has a strong `ETag`, takes ranges, and is never compressed"), "206": file("The range of it"),
                 "304": {"description": "The client has it"}, "404": problem(), "409": problem(), "416": problem(),

@@ -69,7 +69,7 @@ async fn page(app: &App, scope: &TenantScope, query: &Query) -> Answer {
         sort: page.sort,
         skip: page.skip,
         limit: page.page_size,
-        count: count(page.total, query.get("search").is_some(), from.map_or(0, |from| from.shown)),
+        count: count(page.total, filter.search.is_some(), from.map_or(0, |from| from.shown)),
         after: from.map(|from| from.place),
         upto: from.map(|from| from.upto),
         ..ListQuery::default()

@@ -201,7 +201,11 @@ pub const FILTERS: &[Param] = &[
         Form::Text,
         "A leaf of `metadata` by its dotted path (`\\.` is a literal dot), by its exact text of at most 512 bytes",
     ),
-    unbuilt("search", "Words, phrases and field:value"),
+    filter(
+        "search",
+        Form::Text,
+        "Words (all of them, in any field), `\"a phrase\"`, `-not`, `pre*`, `field:value`, `message:word`, `OR`, parentheses",
+    ),
     unbuilt("log", "`access`: the tenant's access log"),
 ];
 

@@ -156,6 +156,10 @@ impl Authority for Place {
     fn visible(&self) -> watch::Receiver<u64> {
         unreachable!("nothing is read")
     }
+
+    fn degraded(&self) -> bool {
+        false
+    }
 }
 
 fn tenant(name: &str) -> TenantId {

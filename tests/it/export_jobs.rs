@@ -71,7 +71,12 @@ async fn streamed(server: &Server, token: &str, format: &str, state: &Value) -> 
 }
 
 fn text<'a>(response: &'a Response, name: header::HeaderName) -> &'a str {
-    response.headers().get(&name).unwrap_or_else(|| panic!("{name} is missing")).to_str().expect("text")
+    response
+        .headers()
+        .get(&name)
+        .unwrap_or_else(|| panic!("{name} is missing"))
+        .to_str()
+        .expect("text")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,7 +89,10 @@ async fn a_job_is_the_stream_kept_and_can_be_fetched_in_ranges() {
         let job = ask(&server, &token, &json!({"format": format})).await;
         fill(&server, &token, 1_000).await; // none of these is in it
         let state = done(&server, &token, &job).await;
-        assert_eq!((&state["rows"], &state["progress"], &state["error"]), (&state["as_of"], &json!(1.0), &Value::Null));
+        assert_eq!(
+            (&state["rows"], &state["progress"], &state["error"]),
+            (&state["as_of"], &json!(1.0), &Value::Null)
+        );
         let path = state["download_url"].as_str().expect("an address").to_owned();
         let response = fetch(&server, &token, &path, &[("accept-encoding", "gzip")]).await;
         assert_eq!(text(&response, header::ACCEPT_RANGES), "bytes");
@@ -106,7 +114,10 @@ async fn a_job_is_the_stream_kept_and_can_be_fetched_in_ranges() {
         assert_eq!(end.status(), 206);
         assert!(end.bytes().await.expect("it arrives")[..] == all[all.len() - 7..]);
         let beyond = fetch(&server, &token, &path, &[("range", &format!("bytes={}-", all.len()))]).await;
-        assert_eq!((beyond.status().as_u16(), text(&beyond, header::CONTENT_RANGE)), (416, &*format!("bytes */{}", all.len())));
+        assert_eq!(
+            (beyond.status().as_u16(), text(&beyond, header::CONTENT_RANGE)),
+            (416, &*format!("bytes */{}", all.len()))
+        );
         let other = fetch(&server, &token, &path, &[("range", "bytes=0-1"), ("if-range", "\"other\"")]).await;
         assert_eq!(whole(other).await.len(), all.len());
         let head = fetch_by(&server, Method::HEAD, &token, &path, &[("range", "bytes=0-1")]).await;
@@ -126,15 +137,28 @@ async fn killed_in_the_middle_a_job_goes_on_and_its_file_is_the_same_to_the_byte
     for chunk in 1..3 {
         // So much is durable; now `kill -9` in one of the next chunks.
         let seen = until(&server, &token, &job, |state| state["rows"].as_u64() >= Some(chunk * 8_000)).await;
-        assert_eq!((&seen["status"], &seen["download_url"]), (&json!("running"), &Value::Null), "too fast to be killed: {seen}");
-        let early = fetch(&server, &token, &format!("/api/v1/logs/export/{}/download", job["id"].as_str().expect("an id")), &[]).await;
+        assert_eq!(
+            (&seen["status"], &seen["download_url"]),
+            (&json!("running"), &Value::Null),
+            "too fast to be killed: {seen}"
+        );
+        let early = fetch(
+            &server,
+            &token,
+            &format!("/api/v1/logs/export/{}/download", job["id"].as_str().expect("an id")),
+            &[],
+        )
+        .await;
         assert_eq!(early.status(), 409);
         server.kill();
         server = site.start();
         server.ready().await;
     }
     let state = done(&server, &token, &job).await;
-    assert_eq!((&state["rows"], &state["as_of"], &state["created_at"]), (&json!(40_000), &json!(40_000), &job["created_at"]));
+    assert_eq!(
+        (&state["rows"], &state["as_of"], &state["created_at"]),
+        (&json!(40_000), &json!(40_000), &job["created_at"])
+    );
     let path = state["download_url"].as_str().expect("an address");
     let all = whole(fetch(&server, &token, path, &[]).await).await;
     assert!(all == streamed(&server, &token, "json", &state).await, "{} bytes", all.len());
@@ -191,13 +215,24 @@ async fn a_job_is_its_tenants_alone_and_auditors_and_admins() {
                 continue;
             }
             let theirs = fetch_by(&server, method.clone(), &globex, &path, &[("x-request-id", "r")]).await;
-            let nothing = fetch_by(&server, method.clone(), &globex, &path.replace(&id, &Uuid::now_v7().to_string()), &[("x-request-id", "r")]).await;
+            let nothing = fetch_by(
+                &server,
+                method.clone(),
+                &globex,
+                &path.replace(&id, &Uuid::now_v7().to_string()),
+                &[("x-request-id", "r")],
+            )
+            .await;
             assert_eq!((theirs.status().as_u16(), nothing.status().as_u16()), (404, 404), "{method} {path}");
             let (theirs, nothing) = (theirs.bytes().await.expect("a body"), nothing.bytes().await.expect("a body"));
             assert_eq!(theirs, nothing, "not to be told from a job that does not exist");
             for role in ["viewer", "writer"] {
                 let token = server.token(Some("acme"), &[role]);
-                assert_eq!(fetch_by(&server, method.clone(), &token, &path, &[]).await.status(), 403, "{role} {method} {path}");
+                assert_eq!(
+                    fetch_by(&server, method.clone(), &token, &path, &[]).await.status(),
+                    403,
+                    "{role} {method} {path}"
+                );
             }
         }
     }

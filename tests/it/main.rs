@@ -3,6 +3,7 @@
 mod harness;
 
 mod answers;
+mod cleanup;
 mod cloudtrail;
 mod commands;
 mod contract;

@@ -91,8 +91,6 @@ pub struct Core {
     window: Window,
     recent: Recent,
     known: KnownPacks,
-    /// The store shows every seal up to this one.
-    shown: u64,
     /// The last seal with erasures, or results of them.
     erasing: u64,
 }
@@ -146,7 +144,6 @@ impl Core {
     pub fn new(owner: Uuid, state: SealState, known: KnownPacks, gap: Option<Gap>, now: i64) -> Self {
         Self {
             owner,
-            shown: state.n,
             erasing: 0,
             state,
             gap,
@@ -205,7 +202,6 @@ impl Core {
     /// Takes the packs of the next seal: known ones are dropped, and so is the second of two deliveries of one pack.
     pub fn plan(&self, packs: Vec<Undecided>, now: i64) -> Plan {
         debug_assert!(self.gap.is_none(), "the gap seal comes first");
-        debug_assert!(self.shown >= self.erasing, "a row may be erased that the ledger still shows");
         let (mut plan, mut taken) = (Plan::default(), HashSet::new());
         for item in packs {
             if self.known.contains(item.pack.id()) || !taken.insert(item.pack.id()) {
@@ -374,7 +370,6 @@ impl Core {
 
     /// The store shows every seal up to `n`.
     pub fn applied(&mut self, n: u64) {
-        self.shown = self.shown.max(n);
         self.window.applied(n);
     }
 

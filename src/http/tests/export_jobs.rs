@@ -58,14 +58,27 @@ async fn a_job_gives_the_file_that_a_stream_gives() {
         ("", ""),
         ("{}", "?format=json"),
         (r#"{"format": "ndjson", "filters": {}}"#, "?format=ndjson"),
-        (r#"{"format": "csv", "csv_safe": true, "sort": "sequence:asc"}"#, "?format=csv&csv_safe=true&sort=sequence:asc"),
-        (r#"{"format": "csv", "filters": {"resource_id": ["r-1", "r-2"], "min_sequence": 2}}"#, "?format=csv&resource_id=r-1&resource_id=r-2&min_sequence=2"),
+        (
+            r#"{"format": "csv", "csv_safe": true, "sort": "sequence:asc"}"#,
+            "?format=csv&csv_safe=true&sort=sequence:asc",
+        ),
+        (
+            r#"{"format": "csv", "filters": {"resource_id": ["r-1", "r-2"], "min_sequence": 2}}"#,
+            "?format=csv&resource_id=r-1&resource_id=r-2&min_sequence=2",
+        ),
         (r#"{"format": "json", "resource_id": "nothing"}"#, "?format=json&resource_id=nothing"),
         (r#"{"format": "ndjson", "resource_id": "nothing"}"#, "?format=ndjson&resource_id=nothing"),
     ] {
         let state = bench.over(&bench.ask(body).await).await;
-        assert_eq!((&state["status"], &state["error"], &state["as_of"]), (&json!("done"), &Value::Null, &json!(30)), "{body}");
-        let (file, stream) = (bench.fetch(&state, &[]).await, bench.call("GET", &format!("{EXPORTS}{query}"), &auditor("acme"), "").await);
+        assert_eq!(
+            (&state["status"], &state["error"], &state["as_of"]),
+            (&json!("done"), &Value::Null, &json!(30)),
+            "{body}"
+        );
+        let (file, stream) = (
+            bench.fetch(&state, &[]).await,
+            bench.call("GET", &format!("{EXPORTS}{query}"), &auditor("acme"), "").await,
+        );
         assert_eq!((file.status.as_u16(), stream.status.as_u16()), (200, 200), "{body}");
         assert_eq!(String::from_utf8_lossy(&file.bytes), String::from_utf8_lossy(&stream.bytes), "{body}");
         for name in ["content-type", "content-disposition"] {
@@ -85,7 +98,12 @@ async fn ranges_of_the_file_are_sent_plain_with_their_place() {
     let (all, tag) = (whole.bytes.clone(), whole.headers["etag"].to_str().expect("text").to_owned());
     assert!(tag.starts_with('"'), "a strong one: {tag}");
     let len = all.len();
-    for (range, want) in [("bytes=0-9", 0..10), ("bytes=-5", len - 5..len), ("bytes=100-", 100..len), ("bytes=5-999999", 5..len)] {
+    for (range, want) in [
+        ("bytes=0-9", 0..10),
+        ("bytes=-5", len - 5..len),
+        ("bytes=100-", 100..len),
+        ("bytes=5-999999", 5..len),
+    ] {
         let got = bench.fetch(&state, &[("range", range), ("accept-encoding", "gzip")]).await;
         assert_eq!((got.status.as_u16(), &got.bytes[..]), (206, &all[want.clone()]), "{range}");
         assert_eq!(got.headers["content-range"], format!("bytes {}-{}/{len}", want.start, want.end - 1));
@@ -101,7 +119,10 @@ async fn ranges_of_the_file_are_sent_plain_with_their_place() {
     let known = bench.fetch(&state, &[("if-none-match", &tag)]).await;
     assert_eq!((known.status.as_u16(), known.bytes.len()), (304, 0));
     let path = state["download_url"].as_str().expect("an address");
-    let head = request("HEAD", path, &auditor("acme")).header("range", "bytes=0-1").body(Body::empty()).expect("a request");
+    let head = request("HEAD", path, &auditor("acme"))
+        .header("range", "bytes=0-1")
+        .body(Body::empty())
+        .expect("a request");
     let head = bench.send(head).await;
     assert_eq!((head.status.as_u16(), head.bytes.len()), (200, 0));
     assert_eq!(head.headers["content-length"], len.to_string());
@@ -121,7 +142,10 @@ async fn a_bad_request_is_422_and_makes_no_job() {
         let problem = bench.call("POST", EXPORTS, &auditor("acme"), body).await.problem(422, "invalid_parameter");
         assert_eq!(problem["errors"][0]["field"], field, "{problem}");
     }
-    let problem = bench.call("POST", EXPORTS, &auditor("acme"), r#"{"filters": {"sevrity": "ERROR"}}"#).await.json();
+    let problem = bench
+        .call("POST", EXPORTS, &auditor("acme"), r#"{"filters": {"sevrity": "ERROR"}}"#)
+        .await
+        .json();
     assert!(problem["detail"].as_str().is_some_and(|text| text.contains("`severity`")), "{problem}");
     bench.call("POST", EXPORTS, &auditor("acme"), "[]").await.problem(422, "invalid_body");
     bench.shelf.with(|state| state.sick = Some(StoreError::Starting));
@@ -130,36 +154,51 @@ async fn a_bad_request_is_422_and_makes_no_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_end_when_they_are_told_to_and_unfinished_ones_have_no_file() {
-    let bench = filled(5).await;
-    // The store cannot answer, so the job waits for it.
-    let held = bench.ask("").await;
-    let path = format!("{EXPORTS}/{}", held["id"].as_str().expect("an id"));
-    bench.over(&held).await;
-    bench.shelf.with(|state| state.sick = None);
-    let delete = || bench.call("DELETE", &path, &auditor("acme"), "");
-    let deleted = delete().await;
+    let mut bench = filled(5).await;
+    let auditor = auditor("acme");
+    let done = bench.over(&bench.ask("").await).await;
+    let path = format!("{EXPORTS}/{}", done["id"].as_str().expect("an id"));
+    let deleted = bench.call("DELETE", &path, &auditor, "").await;
     assert_eq!((deleted.status.as_u16(), deleted.bytes.len()), (204, 0), "what is over is deleted");
     for (method, path) in [("GET", path.clone()), ("GET", format!("{path}/download")), ("DELETE", path.clone())] {
-        bench.call(method, &path, &auditor("acme"), "").await.problem(404, "not_found");
+        bench.call(method, &path, &auditor, "").await.problem(404, "not_found");
     }
 
-    // One that cannot be done: it fails, or it is cancelled before it has found out.
-    let waiting = bench.ask_of_a_stopped_store().await;
+    bench.without_turns();
+    let waiting = bench.ask("").await;
     let path = format!("{EXPORTS}/{}", waiting["id"].as_str().expect("an id"));
-    bench.call("GET", &format!("{path}/download"), &auditor("acme"), "").await.problem(409, "not_ready");
-    let cancelled = bench.call("DELETE", &path, &auditor("acme"), "").await;
+    bench.call("GET", &format!("{path}/download"), &auditor, "").await.problem(409, "not_ready");
+    let cancelled = bench.call("DELETE", &path, &auditor, "").await;
     assert_eq!((cancelled.status.as_u16(), &cancelled.json()["status"]), (200, &json!("cancelled")));
-    let state = bench.call("GET", &path, &auditor("acme"), "").await.json();
+    let state = bench.call("GET", &path, &auditor, "").await.json();
     assert_eq!((&state["status"], &state["download_url"]), (&json!("cancelled"), &Value::Null));
     assert!(state["expires_at"].is_string());
-    bench.call("GET", &format!("{path}/download"), &auditor("acme"), "").await.problem(409, "not_ready");
+    bench.call("GET", &format!("{path}/download"), &auditor, "").await.problem(409, "not_ready");
+    for _ in 0..2 {
+        bench.ask("").await;
+    }
+    bench.call("POST", EXPORTS, &auditor, "").await.problem(429, "overloaded");
 }
 
 impl Bench {
-    /// A job whose first turn meets a store that is starting again, so that it waits.
-    async fn ask_of_a_stopped_store(&self) -> Value {
-        self.shelf.with(|state| state.sick_after = Some((1, StoreError::Starting)));
-        self.ask("").await
+    /// From now on jobs wait for ever, and a tenant may have three.
+    fn without_turns(&mut self) {
+        let objects = FolderObjects::open(Arc::new(SimFs::new()), PathBuf::from("/objects")).expect("opened");
+        let parts = Parts {
+            objects: Arc::new(objects),
+            authority: self.shelf.clone(),
+            catalog: self.services.catalog.clone(),
+            compile: Arc::new(crate::http::compile_export),
+            room: None,
+            clock: now_ms,
+        };
+        let settings = ExportSettings {
+            jobs: 0,
+            per_tenant: 3,
+            ..ExportSettings::default()
+        };
+        self.services.export_jobs = Exports::start(parts, settings);
+        self.router = crate::http::router(self.services.clone());
     }
 }
 
@@ -169,7 +208,11 @@ async fn a_job_is_seen_by_auditors_and_admins_of_its_tenant_alone() {
     let state = bench.over(&bench.ask("").await).await;
     let id = state["id"].as_str().expect("an id");
     let nothing = Uuid::now_v7().to_string();
-    for (method, path) in [("GET", EXPORTS.to_owned() + "/ID"), ("GET", EXPORTS.to_owned() + "/ID/download"), ("DELETE", EXPORTS.to_owned() + "/ID")] {
+    for (method, path) in [
+        ("GET", EXPORTS.to_owned() + "/ID"),
+        ("GET", EXPORTS.to_owned() + "/ID/download"),
+        ("DELETE", EXPORTS.to_owned() + "/ID"),
+    ] {
         for tenant in ["globex", "acme"] {
             for role in ["viewer", "writer"] {
                 let got = bench.call(method, &path.replace("ID", id), &token(Some(tenant), role), "").await;

@@ -14,7 +14,7 @@
 use crate::model::{
     entry::{EntryRef, Field},
     filter::IpRange,
-    words::{Term, entry_terms},
+    words::{Term, row_terms},
 };
 use hashbrown::HashSet;
 use std::{
@@ -166,6 +166,11 @@ impl Hasher for KeyHasher {
 }
 
 impl Keys {
+    fn begin(&mut self) {
+        self.recent.clear();
+        self.recent.resize(RECENT, 0);
+    }
+
     fn put(&mut self, key: u64) {
         let seat = &mut self.recent[(key >> 40) as usize % RECENT];
         if *seat != key || key == 0 {
@@ -174,9 +179,9 @@ impl Keys {
         }
     }
 
-    fn add(&mut self, by: &str, entry: &EntryRef<'_>, texts: &[Option<&str>; Field::COUNT]) {
+    fn add(&mut self, by: &str, id: Uuid, ip: Option<IpAddr>, texts: &[Option<&str>; Field::COUNT]) {
         let mut leaves = 0;
-        entry_terms(entry, texts, &mut |term| match term {
+        row_terms(id, texts, &mut |term| match term {
             Term::Word(text) => self.put(word(text)),
             Term::Leaf(path, text) => {
                 leaves += 1;
@@ -195,7 +200,7 @@ impl Keys {
                 _ => self.put(value(field, text)),
             }
         }
-        if let Some(addr) = entry.ip() {
+        if let Some(addr) = ip {
             for bits in if addr.is_ipv4() { PREFIXES_4 } else { PREFIXES_6 } {
                 self.put(prefix(addr, bits));
             }
@@ -215,13 +220,17 @@ impl<'a> KeySet<'a> {
             return;
         }
         if self.rows == Self::MIN_ROWS {
-            self.keys.recent.clear();
-            self.keys.recent.resize(RECENT, 0);
+            self.keys.begin();
             for (by, entry) in self.waiting.drain(..) {
-                self.keys.add(by, &entry, &entry.texts());
+                self.keys.add(by, entry.id(), entry.ip(), &entry.texts());
             }
         }
-        self.keys.add(by, entry, texts);
+        self.keys.add(by, entry.id(), entry.ip(), texts);
+    }
+
+    /// How many distinct keys it has; 0 while there are too few rows for a filter.
+    pub(super) fn len(&self) -> usize {
+        self.keys.set.len()
     }
 
     /// Whether an entry of the block had more leaves than are in the set. A block without a filter has no such set.
@@ -236,11 +245,31 @@ impl<'a> KeySet<'a> {
         if rows < Self::MIN_ROWS {
             return None;
         }
-        let Keys { set, overflow, out, .. } = &mut self.keys;
-        *overflow = false;
-        out.clear();
-        out.extend(set.drain());
-        Some(out)
+        Some(self.keys.finish())
+    }
+}
+
+impl Keys {
+    /// The distinct keys since [`Keys::begin`].
+    fn finish(&mut self) -> &[u64] {
+        self.overflow = false;
+        self.out.clear();
+        self.out.extend(self.set.drain());
+        &self.out
+    }
+}
+
+impl KeySet<'_> {
+    /// Begins a block of which all rows are there: they are added by [`KeySet::add_row`]. `false`: it gets no filter.
+    pub(super) fn begin_whole(&mut self, rows: usize) -> bool {
+        self.rows = rows;
+        self.keys.begin();
+        rows >= Self::MIN_ROWS
+    }
+
+    /// Adds the keys of one row of a block that was begun whole; `texts` has none at the address.
+    pub(super) fn add_row(&mut self, by: &str, id: Uuid, ip: Option<IpAddr>, texts: &[Option<&str>; Field::COUNT]) {
+        self.keys.add(by, id, ip, texts);
     }
 }
 

@@ -22,9 +22,11 @@
 mod chunks;
 mod fuse;
 mod keys;
+mod merge;
 mod prune;
 mod read;
 mod schema;
+mod search;
 mod select;
 mod sidecar;
 mod strings;
@@ -33,6 +35,8 @@ mod write;
 #[cfg(test)]
 mod tests;
 
+pub use merge::{Interrupted, Keep, Limits, Merge};
+pub use prune::MemoryFilter;
 pub use read::{Found, Part, RowTimes, Rows, TenantRows};
 pub use sidecar::Block;
 pub use strings::{DictColumn, StatColumn};
@@ -80,6 +84,9 @@ pub struct PartMeta {
     pub max_timestamp: i64,
     /// Rows that were erased and counted by this seal or an earlier one are not in it (0: none was left out).
     pub erased_upto: u64,
+    /// How often its rows were merged with others: at most so often each of them was rewritten for that.
+    #[serde(default)]
+    pub rewrites: u8,
 }
 
 /// Why a part cannot be written or read.

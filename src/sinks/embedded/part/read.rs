@@ -24,7 +24,7 @@ use arrow_array::{
 use parquet::{
     arrow::{
         ProjectionMask,
-        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector},
+        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector},
     },
     errors::ParquetError,
     file::metadata::PageIndexPolicy,
@@ -296,6 +296,42 @@ impl Part {
             }
         }
         Ok(())
+    }
+
+    /// Number of row groups.
+    pub(super) fn groups(&self) -> usize {
+        self.groups.len() - 1
+    }
+
+    /// The rows of a row group.
+    pub(super) fn group_rows(&self, group: usize) -> Range<u32> {
+        self.groups[group]..self.groups[group + 1]
+    }
+
+    /// Decodes all columns but the tenant of some rows of a row group, in batches of at most 8,192 rows, fewer where the rows of
+    /// the group have more than `batch_bytes` together on average.
+    pub(super) fn stream(&self, group: usize, rows: &[Range<u32>], batch_bytes: u64) -> Result<ParquetRecordBatchReader, ParquetError> {
+        let of_group = self.footer.metadata().row_group(group);
+        let row_bytes = (of_group.total_byte_size().max(0) as u64 / of_group.num_rows().max(1) as u64).max(1);
+        let (mut selectors, mut at) = (Vec::with_capacity(2 * rows.len()), self.groups[group]);
+        for range in rows {
+            if range.start > at {
+                selectors.push(RowSelector::skip((range.start - at) as usize));
+            }
+            selectors.push(RowSelector::select(range.len()));
+            at = range.end;
+        }
+        ParquetRecordBatchReaderBuilder::new_with_metadata(self.data.clone(), self.footer.clone())
+            .with_row_groups(vec![group])
+            .with_projection(ProjectionMask::roots(self.footer.parquet_schema(), Column::Timestamp as usize..Column::COUNT))
+            .with_row_selection(selectors.into())
+            .with_batch_size((batch_bytes / row_bytes).clamp(16, BATCH_ROWS as u64) as usize)
+            .build()
+    }
+
+    /// What could not be decoded, as an error of this part.
+    pub(super) fn undecodable(&self, error: &ParquetError) -> PartError {
+        damaged(data_file(&self.meta.name), error.to_string())
     }
 
     pub(super) fn sidecar(&self) -> &Sidecar {

@@ -65,6 +65,27 @@ pub(super) fn write_with<'a>(
     rows: &mut dyn Iterator<Item = RowIn<'a>>,
     shape: Shape,
 ) -> Result<PartMeta, PartError> {
+    write_files(fs, dir, name, seals, |sink| {
+        let writer = PartWriter::new(sink, seals, shape).map_err(WriteError::Parquet)?;
+        writer.run(rows)
+    })
+}
+
+/// What a part's rows add up to while its data file is written.
+pub(super) struct Content {
+    pub(super) sidecar: SidecarBuilder,
+    /// Smallest and largest timestamp.
+    pub(super) times: (i64, i64),
+}
+
+/// Writes both files of a part; `content` writes the data. See [`write()`].
+pub(super) fn write_files(
+    fs: &dyn Fs,
+    dir: &Path,
+    name: &str,
+    seals: (u64, u64),
+    content: impl FnOnce(&mut ChunkWriter) -> Result<Content, WriteError>,
+) -> Result<PartMeta, PartError> {
     let [data, sidecar] = [data_file(name), sidecar_file(name)];
     let temporary = |file: &str| dir.join(format!("{file}.tmp"));
     let failed = |file: &str| {
@@ -79,11 +100,9 @@ pub(super) fn write_with<'a>(
     }
     let file = fs.create(&temporary(&data)).map_err(failed(&data))?;
     let mut sink = ChunkWriter::new(file);
-    let built = PartWriter::new(&mut sink, seals, shape)
-        .map_err(WriteError::Parquet)
-        .and_then(|writer| writer.run(rows));
-    let (builder, times) = built.map_err(|e| match e {
+    let Content { sidecar: builder, times } = content(&mut sink).map_err(|e| match e {
         WriteError::Rows(what) => PartError::Rows(what),
+        WriteError::Source(error) => error,
         WriteError::Parquet(e) => failed(&data)(sink.take_failure().unwrap_or_else(|| io::Error::other(e))),
     })?;
     let (rows, written) = (builder.ids.len() as u64, sink.finish().map_err(failed(&data))?);
@@ -105,12 +124,18 @@ pub(super) fn write_with<'a>(
         min_timestamp: times.0,
         max_timestamp: times.1,
         erased_upto: 0,
+        rewrites: 0,
     })
 }
 
-enum WriteError {
+/// Why the data of a part was not written.
+pub(super) enum WriteError {
+    /// These are no rows of a part.
     Rows(&'static str),
+    /// Parquet or the file system.
     Parquet(ParquetError),
+    /// Where the rows come from cannot be read.
+    Source(PartError),
 }
 
 impl From<ParquetError> for WriteError {
@@ -217,13 +242,16 @@ impl<'f, 'a> PartWriter<'f, 'a> {
         Ok(())
     }
 
-    /// Takes all rows; what the sidecar is made of, and the smallest and largest timestamp.
-    fn run(mut self, rows: &mut dyn Iterator<Item = RowIn<'a>>) -> Result<(SidecarBuilder, (i64, i64)), WriteError> {
+    /// Takes all rows.
+    fn run(mut self, rows: &mut dyn Iterator<Item = RowIn<'a>>) -> Result<Content, WriteError> {
         for row in rows {
             self.push(&row)?;
         }
         self.finish()?;
-        Ok((self.sidecar, self.times))
+        Ok(Content {
+            sidecar: self.sidecar,
+            times: self.times,
+        })
     }
 
     fn finish(&mut self) -> Result<(), WriteError> {
@@ -237,7 +265,7 @@ impl<'f, 'a> PartWriter<'f, 'a> {
     }
 }
 
-fn empty_block(row: u32) -> Block {
+pub(super) fn empty_block(row: u32) -> Block {
     Block {
         rows: row..row,
         timestamps: (i64::MAX, i64::MIN),
@@ -249,7 +277,7 @@ fn empty_block(row: u32) -> Block {
     }
 }
 
-fn widen<T: Ord + Copy>((low, high): (T, T), by: T) -> (T, T) {
+pub(super) fn widen<T: Ord + Copy>((low, high): (T, T), by: T) -> (T, T) {
     (low.min(by), high.max(by))
 }
 

@@ -73,6 +73,20 @@ fn filter(dice: &mut Dice, model: &Model) -> Filter {
             if d.chance(50) { vec![deep] } else { vec![flat] }
         })
         .unwrap_or_default(),
+        search: some(dice, 20, |d| {
+            let n = d.below(40);
+            let text = match d.below(8) {
+                0 => format!("word{n}"),
+                1 => format!("word{n} -curl"),
+                2 => format!("\"word{n} of\" OR user:words OR x{n}").replace("user:", "user_id:"),
+                3 => format!("metadata.n:{n} OR ÄNDERN"),
+                4 => format!("word{}* message", n % 10),
+                5 => format!("-(login OR u{} OR metadata:x{n})", n % 5),
+                6 => format!("action:LOG* user_agent:linux {n}"),
+                _ => format!("email:u{}@example.org severity:ERROR,INFO", n % 5),
+            };
+            crate::search::parse(&text).expect("well formed")
+        }),
     }
 }
 

@@ -189,6 +189,15 @@ fn an_erasure_never_touches_what_comes_later_and_ids_are_free_again() {
     check(&again, &sequencer.log, "restarted");
 }
 
+/// Settles all dead letters at the end, also of a test that fails: a flush waits for it.
+struct Release<'a>(&'a watch::Sender<u64>);
+
+impl Drop for Release<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(u64::MAX);
+    }
+}
+
 #[test]
 fn a_flush_that_began_before_an_erasure_brings_nothing_back() {
     let (bench, mut sequencer) = grown(43);
@@ -197,6 +206,7 @@ fn a_flush_that_began_before_an_erasure_brings_nothing_back() {
     let upto = sequencer.log.len() as u64;
     std::thread::scope(|threads| {
         let flusher = threads.spawn(|| bench.store.flush().expect("flushes"));
+        let release = Release(&bench.settled);
         while bench.settled.receiver_count() == waiting {
             std::thread::yield_now();
         }
@@ -204,7 +214,7 @@ fn a_flush_that_began_before_an_erasure_brings_nothing_back() {
         bench.erase(&mut sequencer, "a", Cleanup, i64::MAX);
         bench.settle(&mut sequencer, "a", "while a flush is at work");
         check(&bench, &sequencer.log, "while a flush is at work");
-        bench.settled.send_replace(u64::MAX);
+        drop(release);
         flusher.join().expect("flushes");
     });
     assert_eq!(bench.store.health().flushed, upto);

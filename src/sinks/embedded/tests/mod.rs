@@ -5,6 +5,7 @@ mod answers;
 mod erasure;
 mod faults;
 mod flow;
+mod search;
 
 use super::*;
 use crate::{
