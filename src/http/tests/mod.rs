@@ -284,6 +284,7 @@ impl Authority for Shelf {
                 total: (query.count != Count::None).then_some(total),
                 total_is_exact: query.count != Count::None,
                 more: query.skip + page.len() < found.len(),
+                reached: None,
                 entries: page,
                 as_of,
             })

@@ -439,7 +439,10 @@ impl Authority for EmbeddedStore {
 
     fn list(&self, scope: &TenantScope, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>> {
         let scope = scope.clone();
-        self.query(move |inner, control| query::list::list(&inner.tenant(&scope), &query, control))
+        self.query(move |inner, control| {
+            let pause_at = Instant::now() + inner.settings.query_timeout / 4;
+            query::list::list(&inner.tenant(&scope), &query, control, pause_at)
+        })
     }
 
     fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
