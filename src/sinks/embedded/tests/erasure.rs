@@ -13,7 +13,7 @@ use crate::{
 const IDS_ASKED: usize = 40;
 
 /// Asks about what is there, and that nobody knows what is not.
-fn check(bench: &Bench, log: &[Arc<DecidedSeal>], context: &str) {
+pub(super) fn check(bench: &Bench, log: &[Arc<DecidedSeal>], context: &str) {
     bench.check_rows(log, context);
     for (name, model) in Model::of(log) {
         let scope = TenantScope::new(name.clone());
@@ -53,20 +53,20 @@ fn joined(voids: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 }
 
 impl Bench {
-    fn apply(&self, seal: &Arc<DecidedSeal>) {
+    pub(super) fn apply(&self, seal: &Arc<DecidedSeal>) {
         self.store.apply(seal).expect("applies");
         self.store.expect(seal.seal.n);
     }
 
     /// Erases, and says which job that is.
-    fn erase(&self, sequencer: &mut Sequencer, name: &str, kind: ErasureKind, cutoff: i64) -> Uuid {
+    pub(super) fn erase(&self, sequencer: &mut Sequencer, name: &str, kind: ErasureKind, cutoff: i64) -> Uuid {
         let seal = sequencer.erase(name, kind, cutoff);
         self.apply(&seal);
         seal.seal.erasures[0].erasure.job
     }
 
     /// Counts what the tenant's first pending erasure removed, as its eraser does, and seals that.
-    fn settle(&self, sequencer: &mut Sequencer, name: &str, context: &str) {
+    pub(super) fn settle(&self, sequencer: &mut Sequencer, name: &str, context: &str) {
         let first = self
             .store
             .0
