@@ -60,7 +60,8 @@ fn neighbours_are_merged_up_to_the_last_rung_and_answers_stay() {
     let again = Bench::recover(bench.fs.crash(1, CrashMode::Lose), eager(), &sequencer.log);
     assert_eq!((again.opened.damage.len(), again.opened.rebuild_from), (0, 22));
     check(&again, &sequencer.log, "merged, after a restart");
-    assert_eq!(again.store.remove_orphans(), 0);
+    again.store.remove_orphans(); // a crash may bring back names of files that were unlinked
+    assert_eq!(part_files(&again.fs).len(), 2 * metas(&again).len());
 }
 
 #[test]
@@ -149,7 +150,8 @@ fn a_part_of_which_everything_is_erased_goes_unread_and_others_lose_their_erased
         let rows: u64 = after.iter().map(|p| p.rows).sum();
         let left: u64 = Model::of(&sequencer.log).values().map(|m| m.rows.len() as u64).sum();
         assert_eq!(rows, left, "{kind:?}: no erased row is on the disk");
-        assert!(after.iter().any(|p| p.erased_upto > p.seals.1), "{kind:?}: {after:?}");
+        // Retention takes whole seals here, so that no part is cut.
+        assert_eq!(after.iter().any(|p| p.erased_upto > p.seals.1), kind == Cleanup, "{after:?}");
         assert_eq!(part_files(&bench.fs).len(), 2 * after.len());
         let again = Bench::recover(bench.fs.crash(1, CrashMode::Lose), patient(), &sequencer.log);
         check(&again, &sequencer.log, "dropped, after a restart");
@@ -291,6 +293,7 @@ fn a_crash_at_any_operation_of_flush_merge_and_erasure_loses_doubles_and_revives
             again.store.flush().expect("flushes");
             let last = Bench::recover(again.fs.crash(0, CrashMode::Lose), eager(), &sequencer.log);
             assert_eq!(last.opened.damage, [], "{context}");
+            last.store.remove_orphans();
             last.store.compact().expect("merges");
             last.check_rows(&sequencer.log, &context);
             assert_eq!(part_files(&last.fs).len(), 2 * metas(&last).len(), "{context}: nothing is left over");
