@@ -9,10 +9,11 @@ use sluice::{
     fs::real::RealFs,
     model::{
         entry::{EntryRef, Field, NewEntry, Severity},
-        filter::{Filter, LeafFilter},
+        filter::{Filter, LeafFilter, Surroundings},
         tenant::{TenantId, TenantScope},
     },
-    sinks::embedded::part::{self, Part, RowIn, StatColumn},
+    search,
+    sinks::embedded::part::{self, Block, Part, RowIn, StatColumn, TenantRows},
 };
 use std::{hint::black_box, time::Duration};
 use uuid::Uuid;
@@ -117,6 +118,19 @@ fn write(dir: &std::path::Path, name: &str, rows: &[Row]) -> part::PartMeta {
     part::write(&RealFs, dir, name, (1, 2), &mut rows).expect("written")
 }
 
+/// Decodes a column of a block and looks at every text.
+fn bytes(of: &TenantRows<'_>, field: Field, block: &Block) -> usize {
+    let (mut codes, mut bytes) = (Vec::new(), 0);
+    let read = of.columns(&[StatColumn::Field(field)], block.rows.clone(), &mut |batch| {
+        batch.codes(0, &mut codes, |text| {
+            bytes += text.map_or(0, str::len);
+            0
+        })
+    });
+    read.expect("good");
+    bytes + codes.len()
+}
+
 fn parts(c: &mut Criterion) {
     let count = option_env!("SLUICE_BENCH_ROWS").and_then(|n| n.parse().ok()).unwrap_or(DEFAULT_ROWS);
     let mut rows: Vec<Row> = (0..count).map(row).collect();
@@ -167,12 +181,8 @@ fn parts(c: &mut Criterion) {
     let blocks: Vec<_> = of.blocks().collect();
     let block = &blocks[blocks.len() / 2];
     group.bench_function("keys of a block", |b| b.iter(|| of.keys(block.rows.clone()).expect("good")));
-    group.bench_function("users of a block", |b| {
-        b.iter(|| of.strings(StatColumn::UserId, block.rows.clone()).expect("good"))
-    });
-    group.bench_function("actions of a block", |b| {
-        b.iter(|| of.strings(StatColumn::Action, block.rows.clone()).expect("good"))
-    });
+    group.bench_function("users of a block", |b| b.iter(|| bytes(&of, Field::UserId, block)));
+    group.bench_function("actions of a block", |b| b.iter(|| bytes(&of, Field::Action, block)));
     for (name, filter) in [
         (
             "severity",
@@ -213,6 +223,76 @@ fn parts(c: &mut Criterion) {
         ..Filter::default()
     };
     group.bench_function("prune a block", |b| b.iter(|| of.may_match(black_box(block), &absent)));
+    group.finish();
+    searches(c, &of, &rows);
+}
+
+/// What a search costs: reading it, looking through a block for words that each row has, few have and none has but the
+/// filter lets pass, and finding the one row among all blocks.
+fn searches(c: &mut Criterion, of: &TenantRows<'_>, rows: &[Row]) {
+    let mut group = c.benchmark_group("search");
+    group.sample_size(20);
+    group.bench_function("parse", |b| {
+        b.iter(|| {
+            search::parse(black_box(
+                r#"(login OR "branch office") -user_id:bob after_state:closed metadata.region:eu-3 doc*"#,
+            ))
+            .expect("good")
+        })
+    });
+    let searching = |text: &str| Filter {
+        search: Some(search::parse(text).expect("a search")),
+        ..Filter::default()
+    };
+    let blocks: Vec<_> = of.blocks().collect();
+    let middle = &blocks[blocks.len() / 2];
+    let one = EntryRef::first_of(&rows[middle.rows.start as usize + 77].record);
+    let session = one.text(Field::SessionId).expect("a session").to_owned();
+    let trace = one.text(Field::Metadata).and_then(|m| m.split("trace\":\"").nth(1)).expect("a trace")[..16].to_owned();
+    for (name, text) in [
+        ("a word of a narrow column that one row has", session.clone()),
+        ("a word of the last column that one row has", trace.clone()),
+        ("a word in every row", "office".to_owned()),
+        ("two words, each in some rows", "login closed invoice".to_owned()),
+        ("a phrase", "\"branch office in 7\"".to_owned()),
+        ("a beginning that no row has", "zzzz*".to_owned()),
+        ("a negation", "-office".to_owned()),
+    ] {
+        let filter = searching(&text);
+        group.throughput(Throughput::Elements(middle.rows.len() as u64));
+        group.bench_function(format!("in a block: {name}"), |b| b.iter(|| of.select(middle, &filter).expect("good")));
+    }
+    let mut slice = middle.clone();
+    slice.rows.start = slice.rows.end - 512;
+    let filter = searching("login closed");
+    group.throughput(Throughput::Elements(512));
+    group.bench_function("in the newest 512 rows of a block: two words", |b| {
+        b.iter(|| of.select(&slice, &filter).expect("good"))
+    });
+    let filter = searching(&trace);
+    group.throughput(Throughput::Elements(of.rows.len() as u64));
+    group.bench_function("the only row, among all blocks", |b| {
+        b.iter(|| {
+            let found: usize = blocks.iter().map(|block| of.select(block, &filter).expect("good").len()).sum();
+            assert_eq!(found, 1);
+        });
+    });
+    let entry = EntryRef::first_of(&rows[middle.rows.start as usize].record);
+    let around = Surroundings {
+        sequence: 1,
+        actor: "service-account",
+    };
+    group.throughput(Throughput::Elements(1));
+    for (name, text) in [
+        ("that it has not", "nowhere"),
+        ("of its last field", "trace0"),
+        ("and a phrase", "office \"branch office in\""),
+    ] {
+        let search = search::parse(text).expect("a search");
+        group.bench_function(format!("an entry in memory: a word {name}"), |b| {
+            b.iter(|| search.matches(black_box(&entry), around))
+        });
+    }
     group.finish();
 }
 

@@ -1,179 +1,457 @@
-// The live board: one WebSocket for the entries, one statistics request every two seconds for the counts.
-// The token lives in this module's memory only: it comes from the URL's fragment (which never leaves the browser and is
-// removed at once) or from the paste box, and goes out in a header or in the socket's first frame, never in a URL.
-const MAX_ROWS = 200;
-const SEVERITIES = ["INFO", "WARNING", "ERROR", "CRITICAL"];
-const api = `${location.origin}/api/v1`;
-const $ = (id) => document.getElementById(id);
+// The console: what one tenant's log answers, and what comes in while somebody looks.
+//
+// One view (search, filters, time range, order) gives four things: a list that is read by cursor, statistics with a histogram, facets to
+// filter by, and a feed that begins exactly where the list was read (`as_of`), so that nothing is missing between them and nothing is twice.
+import { Feed, Problem, get, signIn, signOut, tenantOf } from "./api.js";
+import { Chart } from "./chart.js";
+import { $, count, make, time } from "./dom.js";
+import { detail } from "./entry.js";
+import { FIELDS, GROUPS, SEVERITIES, View, intervalFor, milliseconds } from "./view.js";
 
-let token = "";
-let socket = null;
-let resumeAfter = null;
-let paused = false;
-let retryMs = 500;
-let pending = [];
-const perSecond = new Array(60).fill(0);
+const PAGE = 50;
+const MOST_LIVE_ROWS = 500;
+const REFRESH = 3000;
+const TOP = 8;
 
-function start(text) {
-  token = text.trim();
-  const claims = decodeClaims(token);
-  if (!claims) return showLogin("That is not a token: a token has three parts, separated by dots.");
-  $("tenant").textContent = typeof claims.tenant === "string" ? claims.tenant : "";
+let view = new View();
+let entries = [];
+let cursor = null;
+let feed = null;
+let fresh = [];
+let trimmed = false;
+let arrivals = new Array(5).fill(0);
+let known = { first: null, last: null };
+let zoomed = [];
+let opened = -1;
+let work = new AbortController();
+let busy = 0;
+let timer = 0;
+let counting = null;
+let signedIn = false;
+
+const chart = new Chart($("histogram"), (from, to) => {
+  zoomed.push(view.range);
+  view.range = { from, to };
+  refresh();
+});
+
+// ---- signing in and out
+
+function login(text) {
+  signIn(text, (why) => logout(why));
+  signedIn = true;
+  $("tenant").textContent = tenantOf(text);
+  $("tenant").hidden = !$("tenant").textContent;
   $("login").hidden = true;
-  $("board").hidden = false;
-  reconnect();
-  refreshCounts();
+  $("board").hidden = $("sign-out").hidden = false;
+  refresh();
 }
 
-function decodeClaims(text) {
-  try {
-    return JSON.parse(atob(text.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
-  } catch {
-    return null;
-  }
-}
-
-function showLogin(problem = "") {
-  $("board").hidden = true;
+function logout(why = "") {
+  signedIn = false;
+  signOut();
+  stopFeed();
+  work.abort();
+  clearTimeout(timer);
+  [entries, fresh, cursor] = [[], [], null];
+  $("rows").replaceChildren();
+  $("facets").replaceChildren();
+  if ($("detail").open) $("detail").close();
+  $("detail-body").replaceChildren();
+  $("board").hidden = $("sign-out").hidden = $("tenant").hidden = true;
   $("login").hidden = false;
-  $("login-error").textContent = problem;
+  $("login-error").textContent = why;
+  state("", "");
   $("token").focus();
 }
 
-function setState(text, kind = "") {
+function state(text, kind) {
   $("state").textContent = text;
   $("state").className = `state ${kind}`;
 }
 
-function filters() {
-  const query = new URLSearchParams();
-  for (const name of ["severity", "action", "user_id"]) if ($(name).value.trim()) query.set(name, $(name).value.trim());
-  return query;
+// ---- asking
+
+/** Runs one request of the current view; an answer to a view that is gone is dropped. */
+async function ask(path, query) {
+  const { signal } = work;
+  $("busy").hidden = ++busy === 0;
+  try {
+    const answer = await get(path, query, signal);
+    return signal.aborted ? null : answer;
+  } catch (error) {
+    if (error.name !== "AbortError" && !signal.aborted && error.status !== 401) showProblem(error);
+    return null;
+  } finally {
+    $("busy").hidden = --busy === 0;
+  }
 }
 
-function reconnect() {
-  if (socket) socket.onclose = null, socket.close();
-  const query = filters();
-  if (resumeAfter !== null) query.set("after", resumeAfter);
-  const mine = (socket = new WebSocket(`${api.replace(/^http/, "ws")}/logs/stream?${query}`));
-  setState("connecting…");
-  mine.onopen = () => {
-    mine.send(JSON.stringify({ token }));
-    setState("live", "live");
-    retryMs = 500;
-  };
-  mine.onmessage = ({ data }) => receive(JSON.parse(data));
-  mine.onclose = ({ code }) => {
-    if (code === 4001) return setState("signed out", "lost"), showLogin("The token is not valid (any more).");
-    setState(`connection lost, next try in ${Math.round(retryMs / 100) / 10} s`, "lost");
-    setTimeout(reconnect, retryMs);
-    retryMs = Math.min(retryMs * 2, 10_000);
-  };
-}
-
-function receive(frame) {
-  if (frame.type === "gap") return notice(`entries ${frame.from} to ${frame.to} were skipped: this page was too slow`);
-  if (frame.type === "void") return void (resumeAfter = frame.to);
-  resumeAfter = frame.sequence;
-  perSecond[59] += 1;
-  pending.push(frame);
-  if (pending.length > MAX_ROWS) pending = pending.slice(-MAX_ROWS);
+function showProblem(error) {
+  const problem = error instanceof Problem ? error : new Problem(0, { detail: String(error.message) });
+  const items = problem.errors.map((one) => make("li", {}, make("b", {}, one.field ?? ""), ` ${one.message}`));
+  $("problem").replaceChildren(problem.message, ...(items.length ? [make("ul", {}, ...items)] : []));
+  $("problem").hidden = false;
 }
 
 function notice(text) {
   $("notice").textContent = text;
-  $("notice").hidden = false;
+  $("notice").hidden = !text;
 }
 
+/** Everything anew, after the view has changed. */
+async function refresh() {
+  if (!signedIn) return;
+  work.abort();
+  work = new AbortController();
+  clearTimeout(timer);
+  stopFeed();
+  [entries, fresh, cursor, trimmed, known] = [[], [], null, false, { first: null, last: null }];
+  $("problem").hidden = true;
+  notice("");
+  controls();
+  history.replaceState(null, "", `${location.pathname}${view.toFragment() ? `#${view.toFragment()}` : ""}`);
+  statistics();
+  if (!$("groups").hidden) groups();
+  await page();
+}
+
+async function page() {
+  const query = view.parameters();
+  query.set("sort", view.sort);
+  query.set("page_size", PAGE);
+  query.set("total", "false");
+  if (cursor) query.set("cursor", cursor);
+  // A relative range moves with the clock; later pages must ask for what the first one asked.
+  if (cursor) query.delete("from"), from !== null && query.set("from", from);
+  else from = query.get("from");
+  const first = !cursor;
+  const answer = await ask("/logs", query);
+  if (!answer) return;
+  if (first) $("rows").replaceChildren();
+  entries.push(...answer.data);
+  cursor = answer.meta.next_cursor;
+  $("rows").append(...answer.data.map(row));
+  if (answer.meta.degraded) notice("The store lags or is damaged: newer entries may be missing.");
+  if (first && view.live && view.canBeLive()) startFeed(answer.meta.as_of);
+  listed();
+}
+let from = null;
+
+function listed() {
+  $("more").hidden = !cursor && !trimmed;
+  $("empty").hidden = entries.length > 0;
+  $("empty-text").textContent = feed ? "Nothing here yet. New entries appear by themselves." : "No entry matches.";
+  $("widen").hidden = view.range === "";
+  $("shown").textContent = entries.length ? `${count(entries.length)} shown${cursor || trimmed ? ", there are more" : ""}` : "";
+}
+
+// ---- the list
+
 function row(entry) {
-  const tr = document.createElement("tr");
-  tr.tabIndex = 0;
-  const cells = [entry.sequence, entry.timestamp.replace("T", " ").replace("Z", ""), null, entry.user_id ?? "", entry.action, `${entry.resource_type} ${entry.resource_id}`, entry.message ?? ""];
-  for (const text of cells) {
-    const td = document.createElement("td");
-    if (text === null) {
-      const badge = document.createElement("span");
-      badge.className = `badge ${SEVERITIES.includes(entry.severity) ? entry.severity : ""}`;
-      badge.textContent = entry.severity;
-      td.append(badge);
-    } else {
-      td.textContent = text;
-      td.title = text;
-    }
-    tr.append(td);
-  }
-  const open = () => {
-    $("detail-title").textContent = `Entry ${entry.sequence} · ${entry.id}`;
-    $("detail-json").textContent = JSON.stringify(entry, null, 2);
-    $("detail").showModal();
-  };
-  tr.onclick = open;
-  tr.onkeydown = (event) => event.key === "Enter" && open();
+  const cells = [time(entry.timestamp), null, entry.action, entry.user_id ?? "", `${entry.resource_type} ${entry.resource_id}`, entry.message ?? ""];
+  const classes = ["time", "sev", "action", "user", "resource", "message"];
+  const tr = make("tr", { tabIndex: 0, "data-id": entry.id }, ...cells.map((text, i) => make("td", { class: classes[i], title: text ?? "" }, text ?? badge(entry.severity))));
   return tr;
 }
 
-// Frames are drawn once per animation frame, however many have come.
+const badge = (severity) => make("span", { class: `badge ${SEVERITIES.includes(severity) ? severity : ""}` }, severity);
+
+function open(index) {
+  const entry = entries[index];
+  if (!entry) return;
+  opened = index;
+  $("detail-title").replaceChildren(badge(entry.severity), ` ${entry.action} `, make("span", { class: "dim" }, `#${entry.sequence ?? "–"}`));
+  const filter = (name, value) => {
+    $("detail").close();
+    view.toggle(name, value);
+    refresh();
+  };
+  $("detail-body").replaceChildren(...detail(entry, filter, (name, value) => view.has(name, value)));
+  $("detail-body").scrollTop = 0;
+  $("previous").disabled = index === 0;
+  $("next").disabled = index === entries.length - 1;
+  for (const tr of $("rows").querySelectorAll(".opened")) tr.classList.remove("opened");
+  $("rows").children[index]?.classList.add("opened");
+  if (!$("detail").open) $("detail").showModal();
+}
+
+function rowOf(event) {
+  const tr = event.target.closest("tr");
+  return tr ? [...$("rows").children].indexOf(tr) : -1;
+}
+
+// ---- live
+
+function startFeed(after) {
+  stopFeed();
+  // What comes is shown whatever its time: a relative range only says how far back the list reaches.
+  const filters = view.parameters(typeof view.range === "string" ? [null, null] : view.bounds());
+  feed = new Feed(filters, after, {
+    entry: (entry) => {
+      arrivals[arrivals.length - 1] += 1;
+      fresh.push(entry);
+      if (fresh.length > MOST_LIVE_ROWS) (fresh = fresh.slice(-MOST_LIVE_ROWS)), (trimmed = true);
+    },
+    gap: (first, last) => notice(`Entries ${first} to ${last} were skipped here: this page was too slow. They are in the log.`),
+    state,
+  });
+}
+
+function stopFeed() {
+  feed?.stop();
+  feed = null;
+  fresh = [];
+  state(signedIn ? "not live" : "", "");
+}
+
+// Drawn once per animation frame, however many have come; held back while somebody reads further down or reads one entry.
 function draw() {
-  if (!paused && pending.length) {
-    const rows = pending.map(row).reverse();
-    pending = [];
-    $("rows").prepend(...rows);
-    while ($("rows").childElementCount > MAX_ROWS) $("rows").lastElementChild.remove();
-    $("empty").hidden = true;
+  const reading = window.scrollY > 240 || $("detail").open;
+  $("fresh").hidden = !(reading && fresh.length && !$("results").hidden);
+  if (!$("fresh").hidden) $("fresh").textContent = `${count(fresh.length)}${fresh.length >= MOST_LIVE_ROWS ? " or more" : ""} new`;
+  if (fresh.length && !reading) {
+    const newest = fresh.reverse();
+    fresh = [];
+    entries.unshift(...newest);
+    $("rows").prepend(...newest.map(row));
+    if (entries.length > MOST_LIVE_ROWS) {
+      entries.length = MOST_LIVE_ROWS;
+      while ($("rows").childElementCount > MOST_LIVE_ROWS) $("rows").lastElementChild.remove();
+      [trimmed, cursor] = [true, null];
+    }
+    listed();
   }
   requestAnimationFrame(draw);
 }
 
-async function refreshCounts() {
+// ---- counts
+
+async function statistics() {
+  if (counting) return;
+  const mine = (counting = work);
   try {
-    const answer = await fetch(`${api}/logs/stats`, { headers: { Authorization: `Bearer ${token}` }, cache: "no-store" });
-    if (answer.status === 401) return showLogin("The token is not valid (any more).");
-    if (answer.ok) {
-      const stats = await answer.json();
-      $("total").textContent = stats.total.toLocaleString("en");
-      $("users").textContent = stats.unique_users.toLocaleString("en");
-      for (const severity of SEVERITIES) $(severity).textContent = stats.by_severity[severity].toLocaleString("en");
+    let [start, end] = view.bounds();
+    // Where the range is open, what is there says how wide bars should be; so that is asked first, once.
+    if (start === null && known.first === null) {
+      const all = await ask("/logs/stats", view.parameters([start, end]));
+      if (!all) return;
+      known = { first: all.first && Date.parse(all.first), last: all.last && Date.parse(all.last) };
+      if (known.first === null) return void counts(all, null);
     }
-  } catch {
-    // The socket shows that the server is away; the counts stay as they were.
+    const now = Date.now();
+    const last = end ?? (start === null ? known.last : Math.max(now, known.last ?? 0));
+    const interval = intervalFor(Math.max(1, last - (start ?? known.first)));
+    const query = view.parameters([start, end ?? (start === null ? null : now)]);
+    query.set("interval", interval);
+    const answer = await ask("/logs/stats", query);
+    if (!answer) return void (known = { first: null, last: null });
+    if (answer.first) known = { first: Date.parse(answer.first), last: Date.parse(answer.last) };
+    counts(answer, interval);
+  } finally {
+    const changed = counting !== work;
+    counting = null;
+    if (changed && mine !== work && signedIn) statistics();
+    else if (feed) later();
   }
-  setTimeout(refreshCounts, 2000);
 }
 
-function tick() {
-  $("rate").textContent = perSecond[59].toLocaleString("en");
-  const top = Math.max(1, ...perSecond);
-  const points = perSecond.map((n, i) => `${(i * 600) / 59},${60 - (n * 56) / top}`);
-  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  path.setAttribute("d", `M0,60 L${points.join(" L")} L600,60 Z`);
-  $("chart").replaceChildren(path);
-  perSecond.push(0);
-  perSecond.shift();
+function later() {
+  clearTimeout(timer);
+  timer = setTimeout(() => {
+    if (document.hidden) return later();
+    statistics();
+    if (!$("groups").hidden) groups();
+  }, REFRESH);
 }
 
-function refilter() {
-  $("rows").replaceChildren();
-  $("empty").hidden = false;
-  pending = [];
-  resumeAfter = null;
-  reconnect();
+function counts(stats, interval) {
+  $("total").textContent = count(stats.total);
+  $("users").textContent = `${stats.approximate ? "≈ " : ""}${count(stats.unique_users)}`;
+  $("errors").textContent = count(stats.by_severity.ERROR + stats.by_severity.CRITICAL);
+  $("extent").textContent = stats.first ? `${time(stats.first).slice(0, 19)} – ${time(stats.last).slice(0, 19)}` : "–";
+  chart.show(stats.series ?? [], interval ?? "1m");
+  $("bucket").textContent = interval && stats.series?.length ? `a bar is ${interval}; click or drag to narrow` : "";
+  const map = (object) => Object.entries(object).filter(([key]) => key !== "other");
+  facets([
+    ["severity", SEVERITIES.map((severity) => [severity, stats.by_severity[severity]])],
+    ["action", map(stats.by_action)],
+    ["user_id", stats.top_users.map((one) => [one.user_id, one.count])],
+    ["resource_type", map(stats.by_resource_type)],
+  ]);
 }
+
+function facets(groups) {
+  if ($("facets").contains(document.activeElement) && document.activeElement.matches(":focus-visible")) return;
+  $("facets").replaceChildren(
+    ...groups.map(([name, all]) => {
+      const chosen = view.filters.get(name) ?? new Set();
+      const counted = all.filter(([value, n]) => n || chosen.has(value) || name === "severity").slice(0, TOP);
+      for (const value of chosen) if (!counted.some(([one]) => one.toLowerCase() === value.toLowerCase())) counted.push([value, 0]);
+      const most = Math.max(1, ...counted.map(([, n]) => n));
+      const items = counted.map(([value, n]) => {
+        const bar = make("span", { class: `bar ${name === "severity" ? value : ""}` });
+        bar.style.width = `${(n / most) * 100}%`;
+        return make("button", { type: "button", class: "facet", "aria-pressed": String(chosen.has(value)), title: value, onclick: () => (view.toggle(name, value), refresh()) }, bar, make("span", { class: "name" }, value), make("span", { class: "n" }, count(n)));
+      });
+      return make("section", {}, make("h2", {}, FIELDS[name]), ...(items.length ? items : [make("p", { class: "dim" }, "none")]));
+    }),
+  );
+}
+
+async function groups() {
+  const choice = $("group-by").value;
+  const key = choice === "metadata." ? `metadata.${$("group-path").value.trim()}` : choice;
+  $("group-path-label").hidden = choice !== "metadata.";
+  if (key === "metadata.") return;
+  const query = view.parameters();
+  query.set("group_by", key);
+  query.set("limit", 100);
+  const answer = await ask("/logs/stats", query);
+  if (!answer?.groups) return;
+  $("group-head").replaceChildren(make("tr", {}, ...[GROUPS[choice], "Entries", "", "Users", "First (UTC)", "Last (UTC)"].map((text) => make("th", { scope: "col" }, text))));
+  const most = Math.max(1, ...answer.groups.map((group) => group.count));
+  $("group-rows").replaceChildren(
+    ...answer.groups.map((group) => {
+      const value = Object.values(group.key)[0];
+      const meter = make("span", { class: "bar" });
+      meter.style.width = `${(group.count / most) * 100}%`;
+      const name = value === null ? make("span", { class: "dim" }, "(none)") : make("button", { type: "button", class: "quiet link", title: "Show only these", onclick: () => (view.toggle(key, String(value)), select("entries"), refresh()) }, String(value));
+      return make("tr", {}, make("td", { class: "key" }, name), make("td", { class: "n" }, count(group.count)), make("td", { class: "meter" }, meter), make("td", { class: "n" }, count(group.unique_users)), make("td", {}, time(group.first).slice(0, 19)), make("td", {}, time(group.last).slice(0, 19)));
+    }),
+  );
+  $("group-empty").hidden = answer.groups.length > 0;
+}
+
+function select(tab) {
+  for (const name of ["entries", "groups"]) $(`tab-${name}`).setAttribute("aria-selected", String(name === tab));
+  $("results").hidden = tab !== "entries";
+  $("groups").hidden = tab !== "groups";
+  if (tab === "groups") groups();
+}
+
+// ---- controls
+
+/** The controls say what the view is. */
+function controls() {
+  $("search").value = view.search;
+  const custom = typeof view.range !== "string";
+  const known = [...$("range").options].some((option) => option.value === view.range);
+  if (!custom && !known) $("range").append(make("option", { value: view.range }, `Last ${view.range}`));
+  $("range").value = custom ? "custom" : view.range;
+  $("custom").hidden = !custom;
+  for (const end of ["from", "to"]) {
+    const ms = custom ? view.range[end] : null;
+    $(end).value = ms === null ? "" : new Date(ms).toISOString().slice(0, 19);
+  }
+  $("live").setAttribute("aria-pressed", String(view.live && view.canBeLive()));
+  $("live").disabled = !view.canBeLive();
+  $("live").title = view.canBeLive() ? "Show entries as they come" : "Not with an end or the oldest first";
+  $("sort-mark").textContent = view.sort === "timestamp:desc" ? "↓" : "↑";
+  $("zoom-out").hidden = zoomed.length === 0;
+  const chips = [...view.filters].flatMap(([name, values]) =>
+    [...values].map((value) => make("button", { type: "button", class: "chip", title: "Take this filter away", onclick: () => (view.toggle(name, value), refresh()) }, make("b", {}, FIELDS[name] ?? name), ` ${value} `, make("span", { "aria-hidden": "true" }, "×"))),
+  );
+  if (chips.length > 1) chips.push(make("button", { type: "button", class: "quiet", onclick: () => (view.filters.clear(), refresh()) }, "Clear all"));
+  $("chips").replaceChildren(...chips, $("adder"));
+}
+
+for (const [name, label] of Object.entries(FIELDS)) $("add-name").append(make("option", { value: name }, label));
+for (const [name, label] of Object.entries(GROUPS)) $("group-by").append(make("option", { value: name }, label));
 
 $("login").onsubmit = (event) => {
   event.preventDefault();
-  start($("token").value);
+  const text = $("token").value;
   $("token").value = "";
+  login(text);
 };
-for (const name of ["severity", "action", "user_id"]) $(name).onchange = refilter;
-$("pause").onclick = () => {
-  paused = !paused;
-  $("pause").textContent = paused ? "Go on" : "Pause";
-  $("pause").setAttribute("aria-pressed", String(paused));
+$("sign-out").onclick = () => logout();
+$("query").onsubmit = (event) => {
+  event.preventDefault();
+  view.search = $("search").value.trim();
+  refresh();
 };
+$("search").addEventListener("search", () => $("search").value === "" && view.search !== "" && $("query").requestSubmit());
+$("range").onchange = () => {
+  zoomed = [];
+  if ($("range").value === "custom") {
+    const [first, last] = view.bounds();
+    view.range = { from: first ?? known.first ?? Date.now() - milliseconds("24h"), to: last };
+  } else view.range = $("range").value;
+  refresh();
+};
+for (const end of ["from", "to"]) {
+  $(end).onchange = () => {
+    const ms = Date.parse(`${$(end).value}Z`);
+    view.range = { ...view.range, [end]: Number.isNaN(ms) ? null : ms };
+    refresh();
+  };
+}
+$("live").onclick = () => {
+  view.live = !view.live;
+  refresh();
+};
+$("sort").onclick = () => {
+  view.sort = view.sort === "timestamp:desc" ? "timestamp:asc" : "timestamp:desc";
+  refresh();
+};
+$("zoom-out").onclick = () => {
+  view.range = zoomed.pop() ?? "";
+  refresh();
+};
+$("widen").onclick = () => {
+  [view.range, zoomed] = ["", []];
+  refresh();
+};
+$("more").onclick = async () => {
+  if (trimmed) {
+    // Old rows made room for new ones: look back with the list standing still.
+    view.live = false;
+    return refresh();
+  }
+  $("more").disabled = true;
+  await page();
+  $("more").disabled = false;
+};
+$("fresh").onclick = () => window.scrollTo({ top: 0 });
+$("tab-entries").onclick = () => select("entries");
+$("tab-groups").onclick = () => select("groups");
+$("group-by").onchange = () => groups();
+$("group-path").onchange = () => groups();
+$("add-name").onchange = () => ($("add-path-label").hidden = $("add-name").value !== "metadata.");
+$("add").onsubmit = (event) => {
+  event.preventDefault();
+  const name = $("add-name").value === "metadata." ? `metadata.${$("add-path").value.trim()}` : $("add-name").value;
+  const value = $("add-value").value;
+  if (name === "metadata." || value === "") return;
+  if (!view.has(name, value)) view.toggle(name, value);
+  $("add-value").value = "";
+  $("adder").open = false;
+  refresh();
+};
+$("rows").onclick = (event) => open(rowOf(event));
+$("rows").onkeydown = (event) => event.key === "Enter" && open(rowOf(event));
+$("close").onclick = () => $("detail").close();
+$("previous").onclick = () => open(opened - 1);
+$("next").onclick = () => open(opened + 1);
+$("detail").onclick = (event) => event.target === $("detail") && $("detail").close();
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
+  if (event.key === "/" && !$("board").hidden) event.preventDefault(), $("search").focus();
+  if ($("detail").open && (event.key === "j" || event.key === "k")) open(opened + (event.key === "j" ? 1 : -1));
+});
 
-setInterval(tick, 1000);
+setInterval(() => {
+  $("rate").textContent = feed ? count(Math.round(arrivals.reduce((sum, n) => sum + n, 0) / arrivals.length)) : "–";
+  arrivals = [...arrivals.slice(1), 0];
+}, 1000);
 requestAnimationFrame(draw);
-const given = new URLSearchParams(location.hash.slice(1)).get("token");
-history.replaceState(null, "", location.pathname);
-if (given) start(given);
-else showLogin();
+
+// The fragment may bring a token (it is taken out at once) and a view.
+const fragment = new URLSearchParams(location.hash.slice(1));
+const given = fragment.get("token");
+fragment.delete("token");
+view = View.fromFragment(fragment);
+history.replaceState(null, "", `${location.pathname}${view.toFragment() ? `#${view.toFragment()}` : ""}`);
+if (given) login(given);
+else logout();

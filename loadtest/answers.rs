@@ -26,6 +26,8 @@ const ROUNDS: usize = 40;
 const RARE: &str = "quokka";
 
 type Tenants = Vec<(String, String)>;
+/// A name, its target in milliseconds, and what is asked in a round.
+type Question<'a> = (&'a str, f64, Box<dyn Fn(usize) -> String + 'a>);
 
 /// Runs it.
 pub async fn run(options: &Options) -> anyhow::Result<()> {
@@ -135,7 +137,7 @@ impl Maker {
             self.body
                 .extend_from_slice(format!("{{\"timestamp\":\"{}\",", rfc3339(at(i) - jitter)).as_bytes());
             let text = std::str::from_utf8(&self.one[1..]).expect("the generator makes text");
-            let rare = self.made % 5_000 == 0;
+            let rare = self.made.is_multiple_of(5_000);
             let text = if rare {
                 text.replacen("\"message\":\"", &format!("\"message\":\"{RARE} "), 1)
             } else {
@@ -169,7 +171,7 @@ async fn check(server: &Server, tenants: &Tenants, stored: u64) -> anyhow::Resul
 async fn questions(server: &Server, tenants: &Tenants, needles: &[(usize, String)]) -> anyhow::Result<()> {
     let now = sluice::model::time::now_ms();
     let month = format!("from={}&to={}", &rfc3339(now - 120 * 86_400_000)[..10], &rfc3339(now - 90 * 86_400_000)[..10]);
-    let questions: [(&str, f64, Box<dyn Fn(usize) -> String>); 9] = [
+    let questions: [Question<'_>; 9] = [
         ("newest 50", 10.0, Box::new(|_| "?page_size=50&total=false".into())),
         ("newest 50 with total", 10.0, Box::new(|_| "?page_size=50".into())),
         (
@@ -247,8 +249,8 @@ async fn beside(server: &Server, tenants: &Tenants, seconds: u64) -> anyhow::Res
         let asker = tokio::spawn(ask(server.http, tenants.clone(), asking.clone()));
         let (began, sent) = (Instant::now(), Arc::new(AtomicU64::new(0)));
         let mut clients = JoinSet::new();
-        for client in 0..CLIENTS {
-            let (token, sent) = (tenants[client].1.clone(), sent.clone());
+        for (client, (_, token)) in tenants.iter().enumerate().take(CLIENTS) {
+            let (token, sent) = (token.clone(), sent.clone());
             let mut connection = Connection::open(server.http).await?;
             let mut maker = Maker::new(1000 + (turn * CLIENTS + client) as u64);
             clients.spawn(async move {

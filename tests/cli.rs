@@ -26,7 +26,7 @@ fn text(bytes: &[u8]) -> &str {
 #[test]
 fn wrong_usage_is_64_and_asking_for_help_is_not_wrong() {
     let dir = tempfile::tempdir().expect("a folder");
-    let wrong: [&[&str]; 13] = [
+    let wrong: [&[&str]; 20] = [
         &[],
         &["frobnicate"],
         &["serve", "--no-such-flag"],
@@ -40,6 +40,13 @@ fn wrong_usage_is_64_and_asking_for_help_is_not_wrong() {
         &["ingest", "--tenant", "acme"],
         &["ingest", "file", "--tenant", "acme", "--format", "xml"],
         &["demo", "--seconds", "0"],
+        &["search", "word"],
+        &["search", "word", "--tenant", "acme", "--since", "soon"],
+        &["search", "--tenant", "acme", "--since", "2h", "--from", "2026-01-01"],
+        &["search", "--tenant", "acme", "--filter", "user_id"],
+        &["search", "--tenant", "acme", "--limit", "0"],
+        &["tail"],
+        &["tail", "--token", "x", "--after", "-1"],
     ];
     for arguments in wrong {
         let output = run(dir.path(), arguments);

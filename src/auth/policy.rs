@@ -10,6 +10,8 @@ pub enum Action {
     WriteEntries,
     /// List, get and count entries.
     ReadEntries,
+    /// Take all entries along.
+    Export,
     /// Follow the live feed.
     Stream,
     /// See a tenant and its settings.
@@ -24,13 +26,16 @@ pub enum Action {
     ReadUsage,
     /// See what could not be stored.
     ReadDeadLetters,
+    /// Erase entries.
+    Erase,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Action; 9] = [
+    pub const ALL: [Action; 11] = [
         Self::WriteEntries,
         Self::ReadEntries,
+        Self::Export,
         Self::Stream,
         Self::ReadTenant,
         Self::UpdateTenant,
@@ -38,6 +43,7 @@ impl Action {
         Self::CreateTenant,
         Self::ReadUsage,
         Self::ReadDeadLetters,
+        Self::Erase,
     ];
 }
 
@@ -46,16 +52,19 @@ fn grants(role: Role) -> &'static [Action] {
     use Action::*;
     match role {
         Role::Writer => &[WriteEntries],
-        Role::Viewer | Role::Auditor => &[ReadEntries, Stream],
+        Role::Viewer => &[ReadEntries, Stream],
+        Role::Auditor => &[ReadEntries, Export, Stream],
         Role::Admin => &[
             WriteEntries,
             ReadEntries,
+            Export,
             Stream,
             ReadTenant,
             UpdateTenant,
             ListTenants,
             ReadUsage,
             ReadDeadLetters,
+            Erase,
         ],
         Role::PlatformAdmin => &[ReadTenant, UpdateTenant, ListTenants, CreateTenant],
     }
@@ -98,12 +107,12 @@ mod tests {
     #[test]
     fn every_cell_of_the_table_is_the_contracts() {
         let table = [
-            //                     write read stream tenant update list create usage dead
-            (Role::Writer, "x........"),
-            (Role::Viewer, ".xx......"),
-            (Role::Auditor, ".xx......"),
-            (Role::Admin, "xxxxxx.xx"),
-            (Role::PlatformAdmin, "...xxxx.."),
+            //                     write read export stream tenant update list create usage dead erase
+            (Role::Writer, "x.........."),
+            (Role::Viewer, ".x.x......."),
+            (Role::Auditor, ".xxx......."),
+            (Role::Admin, "xxxxxxx.xxx"),
+            (Role::PlatformAdmin, "....xxxx..."),
         ];
         for (role, row) in table {
             for (action, cell) in Action::ALL.into_iter().zip(row.chars()) {

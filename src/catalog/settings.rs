@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TenantSettings {
-    /// How long entries are kept, days since they were received.
+    /// How long entries are kept, days since they were received, from 1 to 36,500.
     pub retention_days: u32,
     /// Severities that are accepted.
     pub log_levels: LogLevels,
@@ -107,7 +107,6 @@ impl SettingsPatch {
     pub(super) fn apply(&self, settings: &mut TenantSettings) -> Result<(), CatalogError> {
         let default = TenantSettings::default();
         let unbuilt = [
-            ("retention_days", self.retention_days.is_some_and(|v| v != default.retention_days)),
             ("masking", self.masking.as_ref().is_some_and(|v| *v != default.masking)),
             ("rate_limit", self.rate_limit.as_ref().is_some_and(|v| *v != default.rate_limit)),
             ("audit_reads", self.audit_reads.is_some_and(|v| v != default.audit_reads)),
@@ -118,6 +117,9 @@ impl SettingsPatch {
         ];
         if let Some((name, _)) = unbuilt.iter().find(|(_, differs)| *differs) {
             return Err(CatalogError::NotImplemented(format!("settings.{name}")));
+        }
+        if let Some(days) = self.retention_days {
+            settings.retention_days = days;
         }
         if let Some(levels) = self.log_levels {
             settings.log_levels = levels;

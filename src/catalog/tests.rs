@@ -111,7 +111,6 @@ async fn what_this_version_does_not_act_on_is_refused_unless_it_is_the_default()
     let catalog = open(&SimFs::new()).await;
     catalog.create(new("acme")).await.expect("made");
     let unbuilt = [
-        json!({"retention_days": 30}),
         json!({"masking": ["email"]}),
         json!({"rate_limit": {"entries_per_second": 5}}),
         json!({"audit_reads": false}),
@@ -137,6 +136,8 @@ async fn what_this_version_does_not_act_on_is_refused_unless_it_is_the_default()
         "nothing of it was stored"
     );
     assert!(catalog.get(&id("other")).is_none());
+    let days = catalog.update(&id("acme"), None, patch(json!({"retention_days": 30})).expect("good")).await;
+    assert_eq!(days.expect("it is acted on").settings.retention_days, 30);
 }
 
 #[tokio::test]

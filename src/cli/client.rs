@@ -1,6 +1,6 @@
 //! The HTTP client of the commands that talk to a server.
 
-use super::ClientArgs;
+use super::{ClientArgs, entries::harmless};
 use crate::{
     auth::{
         jwt,
@@ -25,6 +25,7 @@ pub struct Client {
     http: reqwest::Client,
     base: String,
     credential: Credential,
+    tenant: Option<TenantId>,
 }
 
 enum Credential {
@@ -76,13 +77,24 @@ impl Client {
                 .map_err(|e| AppError::failed(format!("no HTTP client: {e}")))?,
             base: url.as_str().trim_end_matches('/').to_owned(),
             credential,
+            tenant: None,
         })
+    }
+
+    /// Names the tenant in every request, which chooses among those of the token.
+    pub fn for_tenant(mut self, tenant: Option<&TenantId>) -> Self {
+        self.tenant = tenant.cloned();
+        self
     }
 
     /// Begins a request of the API; `path` begins with `/` and stands below `/api/v1`.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = format!("{}/api/v1{path}", self.base);
-        self.http.request(method, url).bearer_auth(self.token(chrono::Utc::now().timestamp()))
+        let request = self.http.request(method, url).bearer_auth(self.token(chrono::Utc::now().timestamp()));
+        match &self.tenant {
+            Some(tenant) => request.header("X-Tenant-ID", tenant.as_str()),
+            None => request,
+        }
     }
 
     fn token(&self, now: i64) -> String {
@@ -105,10 +117,84 @@ impl Client {
     }
 }
 
+/// A path with parameters, escaped.
+pub fn path_with(path: &str, pairs: &[(String, String)]) -> String {
+    let mut url = Url::parse("http://h/").expect("well formed");
+    url.query_pairs_mut().extend_pairs(pairs);
+    format!("{path}?{}", url.query().unwrap_or_default())
+}
+
+/// No answer came.
+pub fn unreachable(error: &reqwest::Error) -> AppError {
+    // The innermost reason is the one that helps: `Connection refused`.
+    let mut reason: &dyn std::error::Error = error;
+    while let Some(source) = reason.source() {
+        reason = source;
+    }
+    AppError::failed(format!("the server cannot be reached: {reason}"))
+}
+
+/// An answer that is no success, for people: what the server says, and each field with its code. A 422 is wrong usage: what it
+/// is about was typed on the command line.
+pub async fn problem(what: &str, answer: reqwest::Response) -> AppError {
+    let status = answer.status();
+    let body = answer.bytes().await.unwrap_or_default();
+    let text = readable(what, status, &body);
+    if status == reqwest::StatusCode::UNPROCESSABLE_ENTITY {
+        AppError::usage(text)
+    } else {
+        AppError::failed(text)
+    }
+}
+
+fn readable(what: &str, status: reqwest::StatusCode, body: &[u8]) -> String {
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Problem {
+        detail: String,
+        code: String,
+        errors: Vec<Field>,
+    }
+    #[derive(Default, serde::Deserialize)]
+    #[serde(default)]
+    struct Field {
+        field: String,
+        code: String,
+        message: String,
+    }
+    // Whatever else stands between us and the server may answer, with anything.
+    let problem: Problem = serde_json::from_slice(body).unwrap_or_default();
+    let mut text = format!("{what}: {}", status.as_u16());
+    for part in [&problem.code, &problem.detail].into_iter().filter(|part| !part.is_empty()) {
+        text.extend([": ", &*harmless(part)]);
+    }
+    if problem.code.is_empty() && problem.detail.is_empty() {
+        text.extend([" ", status.canonical_reason().unwrap_or_default()]);
+    }
+    for Field { field, code, message } in &problem.errors {
+        text.extend(["\n  ", &*harmless(&format!("{field}: {code}: {message}"))]);
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{auth::Role, config::Sources};
+
+    #[test]
+    fn a_problem_is_readable_and_harmless() {
+        let body = br#"{"title":"x","status":422,"detail":"one parameter is wrong","code":"invalid","errors":[{"field":"search","code":"invalid_search","message":"no word\u001b[2J at 5"}]}"#;
+        let text = readable("refused", reqwest::StatusCode::UNPROCESSABLE_ENTITY, body);
+        assert_eq!(
+            text,
+            "refused: 422: invalid: one parameter is wrong\n  search: invalid_search: no word␛[2J at 5"
+        );
+        let text = readable("refused", reqwest::StatusCode::BAD_GATEWAY, b"<html>");
+        assert_eq!(text, "refused: 502 Bad Gateway");
+        let pairs = [("search".to_owned(), "a b&c=\"ü\"".to_owned())];
+        assert_eq!(path_with("/logs", &pairs), "/logs?search=a+b%26c%3D%22%C3%BC%22");
+    }
 
     #[test]
     fn a_token_is_made_from_the_local_secret_and_made_again_in_time() {

@@ -5,9 +5,12 @@
 pub mod check_config;
 pub mod client;
 pub mod demo;
+pub mod entries;
 pub mod ingest;
-
+pub mod query;
+pub mod search;
 pub mod serve;
+pub mod tail;
 pub mod token;
 
 use crate::{
@@ -49,6 +52,10 @@ enum Command {
     Demo(DemoArgs),
     /// Send the audit entries of files
     Ingest(IngestArgs),
+    /// Find entries
+    Search(SearchArgs),
+    /// Print entries as they come
+    Tail(TailArgs),
     /// Print a token signed with the local secret
     Token(TokenArgs),
     /// Check the configuration and print what is in force
@@ -118,6 +125,80 @@ pub enum IngestFormat {
     Cloudtrail,
 }
 
+/// Arguments of `sluice search`.
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// Which entries.
+    #[command(flatten)]
+    pub filters: query::FilterArgs,
+    /// Only entries of the last 30m, 2h, 7d, …
+    #[arg(long, value_name = "SPAN", value_parser = query::span, conflicts_with = "from")]
+    pub since: Option<Duration>,
+    /// Only entries from this time on (RFC 3339 with a zone, or a date)
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Only entries before this time
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// How many entries at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: u64,
+    /// timestamp:desc (default), timestamp:asc, sequence:desc or sequence:asc
+    #[arg(long, value_name = "ORDER")]
+    pub sort: Option<String>,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = search::Output::Table)]
+    pub output: search::Output,
+    /// The same as --output json
+    #[arg(long, conflicts_with = "output")]
+    pub json: bool,
+    /// The server, and whose log.
+    #[command(flatten)]
+    pub read: query::ReadArgs,
+}
+
+/// Arguments of `sluice tail`.
+#[derive(Debug, Args)]
+pub struct TailArgs {
+    /// Which entries.
+    #[command(flatten)]
+    pub filters: query::FilterArgs,
+    /// Begin with the first entry of the last 10m, 2h, …, not with what comes from now on
+    #[arg(long, value_name = "SPAN", value_parser = query::span, conflicts_with = "after")]
+    pub since: Option<Duration>,
+    /// Begin after this sequence; 0 is the beginning
+    #[arg(long, value_name = "N")]
+    pub after: Option<u64>,
+    /// How to print them
+    #[arg(long, value_enum, default_value_t = TailOutput::Table)]
+    pub output: TailOutput,
+    /// The same as --output ndjson
+    #[arg(long, conflicts_with = "output")]
+    pub json: bool,
+    /// The server, and whose log.
+    #[command(flatten)]
+    pub read: query::ReadArgs,
+}
+
+/// How entries are printed that have no end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TailOutput {
+    /// One line each, fitted to the terminal
+    Table,
+    /// One object per line
+    #[value(alias = "json")]
+    Ndjson,
+}
+
+impl From<TailOutput> for search::Output {
+    fn from(output: TailOutput) -> Self {
+        match output {
+            TailOutput::Table => Self::Table,
+            TailOutput::Ndjson => Self::Ndjson,
+        }
+    }
+}
+
 /// Where the server is, and who asks.
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
@@ -174,6 +255,8 @@ fn run(cli: Cli) -> Result<Exit, AppError> {
         Command::Serve(args) => serve::run(settings(args.sources())?),
         Command::Demo(args) => demo::run(args, settings(Sources::of_process())?),
         Command::Ingest(args) => ingest::run(args, settings(Sources::of_process())?),
+        Command::Search(args) => search::run(&args, &settings(Sources::of_process())?),
+        Command::Tail(args) => tail::run(&args, &settings(Sources::of_process())?),
         Command::Token(args) => token::run(args, &settings(Sources::of_process())?),
         Command::CheckConfig => check_config::run(&settings(Sources::of_process())?),
     }

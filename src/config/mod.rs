@@ -44,7 +44,9 @@ pub struct Settings {
     pub store: StoreSettings,
     pub actors: ActorSettings,
     pub seal: SealSettings,
+    pub retention: RetentionSettings,
     pub feed: FeedSettings,
+    pub exports: ExportSettings,
     pub shutdown: ShutdownSettings,
     pub log: LogSettings,
     /// What is in force, as `sluice check-config` prints it: key and value in the order of reading.
@@ -122,12 +124,29 @@ pub struct SealSettings {
     pub window_bytes: usize,
 }
 
+/// `[retention]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct RetentionSettings {
+    pub interval: Duration,
+}
+
 /// `[feed]`
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
 pub struct FeedSettings {
     pub sessions: usize,
     pub session_bytes: usize,
+}
+
+/// `[exports]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct ExportSettings {
+    pub jobs: usize,
+    pub queue: usize,
+    pub per_tenant: usize,
+    pub keep: Duration,
 }
 
 /// `[shutdown]`
@@ -224,9 +243,18 @@ impl Settings {
                 target_bytes: r.size("seal.target_bytes", 64 * KIB..=64 * MIB) as usize,
                 window_bytes: r.size("seal.window_bytes", MIB..=16 * GIB) as usize,
             },
+            retention: RetentionSettings {
+                interval: r.span("retention.interval", SECOND..=7 * DAY),
+            },
             feed: FeedSettings {
                 sessions: r.count("feed.sessions", 1..=100_000),
                 session_bytes: r.size("feed.session_bytes", 16 * KIB..=64 * MIB) as usize,
+            },
+            exports: ExportSettings {
+                jobs: r.count("exports.jobs", 1..=64),
+                queue: r.count("exports.queue", 1..=100_000),
+                per_tenant: r.count("exports.per_tenant", 1..=10_000),
+                keep: r.span("exports.keep", SECOND..=365 * DAY),
             },
             shutdown: ShutdownSettings {
                 deadline: r.span("shutdown.deadline", SECOND..=HOUR),

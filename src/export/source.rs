@@ -19,6 +19,9 @@ pub struct Source {
     sort: Sort,
     upto: Option<u64>,
     after: Option<Place>,
+    portion: usize,
+    /// Whether rows were known to be missing when it began.
+    degraded: bool,
     done: bool,
 }
 
@@ -26,20 +29,34 @@ impl Source {
     /// From the first match on; the first portion fixes up to which number.
     pub fn new(authority: Arc<dyn Authority>, scope: TenantScope, filter: Filter, sort: Sort) -> Self {
         Self {
+            degraded: authority.degraded(),
             authority,
             scope,
             filter,
             sort,
             upto: None,
             after: None,
+            portion: BATCH_ROWS,
             done: false,
         }
+    }
+
+    /// In portions of at most so many entries.
+    pub fn in_portions_of(mut self, entries: usize) -> Self {
+        self.portion = entries;
+        self
     }
 
     /// From behind a place on, up to the number that was fixed before.
     pub fn resumed(mut self, upto: Option<u64>, after: Option<Place>) -> Self {
         (self.upto, self.after) = (upto, after);
         self
+    }
+
+    /// Whether it was known from the start that the store has lost rows. When it finds that out on the way it fails: what it
+    /// has given would not be told from a whole.
+    pub fn degraded(&self) -> bool {
+        self.degraded
     }
 
     /// Up to which number it reads; `None` before the first portion.
@@ -62,13 +79,16 @@ impl Source {
             filter: self.filter.clone(),
             sort: self.sort,
             skip: 0,
-            limit: BATCH_ROWS,
+            limit: self.portion,
             count: Count::None,
             after: self.after,
             upto: self.upto,
             max_bytes: BATCH_BYTES,
         };
         let page = self.authority.list(&self.scope, query).await?;
+        if self.authority.degraded() && !self.degraded {
+            return Err(StoreError::Damaged("a part was left out while it was exported".into()));
+        }
         self.upto.get_or_insert(page.as_of);
         self.done = !page.more;
         let Some(last) = page.entries.last() else { return Ok(None) };

@@ -2,8 +2,9 @@
 //! caller without rights learns nothing about parameters, and nothing of a body is read for a request that is refused.
 
 use super::{
-    access, docs,
+    access, cleanup, docs,
     error::{Answer, Code, Problem},
+    export, export_jobs,
     health::Probe,
     ingest,
     layers::RequestId,
@@ -12,7 +13,7 @@ use super::{
     reads,
     routes::{Access, BASE, BOARD, ENDPOINTS, Endpoint, Operation as Op, TENANT, Verb},
     state::App,
-    stream, tenants,
+    stats, stream, tenants,
 };
 use crate::auth::{
     Principal,
@@ -151,9 +152,16 @@ async fn perform(call: Call) -> Answer {
     match call.endpoint.operation {
         Op::PostLog | Op::PostBulk => ingest::write(call).await,
         Op::ListLogs => reads::list(call).await,
+        Op::SearchLogs => reads::search(call).await,
+        Op::Export | Op::ExportJson | Op::ExportCsv => export::stream(call).await,
+        Op::CreateExport => export_jobs::create(call).await,
+        Op::GetExport => export_jobs::get(call).await,
+        Op::EndExport => export_jobs::end(call).await,
+        Op::DownloadExport => export_jobs::download(call).await,
         Op::GetLog => reads::get(call).await,
-        Op::Stats => reads::stats(call).await,
+        Op::Stats => stats::stats(call).await,
         Op::Stream => stream::open(call).await,
+        Op::Cleanup => cleanup::cleanup(call).await,
         Op::ListTenants => tenants::list(&call),
         Op::CreateTenant => tenants::create(call).await,
         Op::GetTenant => tenants::get(&call),

@@ -8,10 +8,13 @@ use crate::{
     actors::broadcast::SubscribeError,
     auth::jwt::AuthError,
     catalog::CatalogError,
-    model::parse::{BodyError, ItemError},
+    model::{
+        calendar::Interval,
+        parse::{BodyError, ItemError},
+    },
     objects::ObjectError,
     queue::AcceptError,
-    sinks::StoreError,
+    sinks::{MOST_BUCKETS, StoreError},
 };
 use axum::{
     body::Body,
@@ -39,11 +42,15 @@ pub enum Code {
     NotFound,
     MethodNotAllowed,
     Conflict,
+    NotReady,
     TooLarge,
     TooManyEntries,
     UnsupportedMediaType,
     UnsupportedEncoding,
     InvalidParameter,
+    InvalidCursor,
+    InvalidSearch,
+    TooBroad,
     InvalidBody,
     InvalidEntry,
     AllRejected,
@@ -53,8 +60,10 @@ pub enum Code {
     Unavailable,
     Internal,
     UnknownOutcome,
+    RangeNotSatisfiable,
     QueryTimeout,
     TooManyGroups,
+    TooManyBuckets,
 }
 
 impl Code {
@@ -74,11 +83,16 @@ impl Code {
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "There is nothing here"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not know this method"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "It exists already"),
+            Self::NotReady => (StatusCode::CONFLICT, "not_ready", "It is not there yet"),
+            Self::RangeNotSatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", "There is nothing in this range"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request is too large"),
             Self::TooManyEntries => (StatusCode::PAYLOAD_TOO_LARGE, "too_many_entries", "Too many entries in one request"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unknown media type"),
             Self::UnsupportedEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", "Unknown content encoding"),
             Self::InvalidParameter => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_parameter", "A parameter is not valid"),
+            Self::InvalidCursor => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_cursor", "The cursor is not valid"),
+            Self::InvalidSearch => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_search", "The search cannot be understood"),
+            Self::TooBroad => (StatusCode::UNPROCESSABLE_ENTITY, "too_broad", "The search would find too much"),
             Self::InvalidBody => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", "The body is not valid"),
             Self::InvalidEntry => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_entry", "The entry is not valid"),
             Self::AllRejected => (StatusCode::UNPROCESSABLE_ENTITY, "all_rejected", "No entry was accepted"),
@@ -93,6 +107,7 @@ impl Code {
                 "It is not known whether the entries were stored",
             ),
             Self::QueryTimeout => (StatusCode::GATEWAY_TIMEOUT, "query_timeout", "The query took too long"),
+            Self::TooManyBuckets => (StatusCode::UNPROCESSABLE_ENTITY, "too_many_buckets", "The series would be too long"),
             Self::TooManyGroups => (StatusCode::UNPROCESSABLE_ENTITY, "too_many_groups", "There are too many groups to count"),
         }
     }
@@ -169,11 +184,16 @@ impl Problem {
 
     /// 422 for parameters; at least one error.
     pub fn parameters(errors: Vec<FieldError>) -> Self {
+        let code = match errors.as_slice() {
+            [one] if one.code == "invalid_search" => Code::InvalidSearch,
+            [one] if one.code == "too_broad" => Code::TooBroad,
+            _ => Code::InvalidParameter,
+        };
         let detail = match errors.as_slice() {
             [one] => one.message.clone(),
             several => format!("{} parameters are not valid", several.len()),
         };
-        Self::new(Code::InvalidParameter, detail).with_errors(errors)
+        Self::new(code, detail).with_errors(errors)
     }
 
     /// 422 for one parameter.
@@ -216,7 +236,6 @@ impl Problem {
     }
 
     /// The explanation.
-    #[cfg(test)]
     pub fn detail(&self) -> &str {
         &self.0.detail
     }
@@ -300,8 +319,13 @@ impl From<StoreError> for Problem {
             StoreError::Deadline => Self::new(Code::QueryTimeout, "the query ran past its deadline; narrow it by time or by further filters"),
             StoreError::TooManyGroups => Self::new(
                 Code::TooManyGroups,
-                "there are too many distinct actions, resource types or users to count; narrow the query by time or by further filters",
+                "there are too many distinct actions, resource types or groups to count; narrow the query by time or by further filters",
             ),
+            StoreError::TooManyBuckets { span } => {
+                let width = Interval::that_fits(span, MOST_BUCKETS as i64);
+                let detail = format!("a series has at most {MOST_BUCKETS} buckets; `interval={width}` fits this time, or narrow it with `from` and `to`");
+                Self::new(Code::TooManyBuckets, detail.clone()).with_errors(vec![FieldError::new("interval", "too_many_buckets", detail)])
+            }
             StoreError::Damaged(_) | StoreError::BadPart { .. } | StoreError::Io(_) => {
                 tracing::error!(%error, "a read failed");
                 unavailable("the store cannot read its data; see `/health`", 30)

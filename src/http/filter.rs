@@ -6,23 +6,17 @@ use super::{
 };
 use crate::{
     model::{
-        entry::Severity,
-        filter::{Filter, IpRange, LeafFilter},
-        time::{parse_date, parse_rfc3339},
-        words::for_each_word,
+        conditions::{self, Refused, number},
+        filter::Filter,
     },
-    sinks::{Count, Sort},
+    search::{self, Search},
+    sinks::Sort,
 };
-use std::net::IpAddr;
-use uuid::Uuid;
 
-/// Longest text of a leaf that can be asked for, bytes.
-const LEAF_BYTES: usize = 512;
 /// How deep `page` reaches; beyond it a cursor is needed.
 const DEEPEST: usize = 10_000;
 const LARGEST_PAGE: usize = 1_000;
 const DEFAULT_PAGE: usize = 50;
-const DAY_MS: i64 = 86_400_000;
 
 /// Which page of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +30,18 @@ pub struct Page {
     /// How many to pass over.
     pub skip: usize,
     /// Whether to count.
-    pub count: Count,
+    pub total: Total,
+}
+
+/// Which number of matches is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Total {
+    /// All of them where that is cheap, else a lower bound.
+    Cheap,
+    /// All of them.
+    Exact,
+    /// None.
+    No,
 }
 
 type Errors = Vec<FieldError>;
@@ -61,147 +66,38 @@ pub fn both<A, B>(a: Result<A, Problem>, b: Result<B, Problem>) -> Result<(A, B)
     }
 }
 
-type Refused = (&'static str, String);
-
 fn add(filter: &mut Filter, name: &str, value: &str) -> Result<(), Refused> {
-    match name {
-        // Repeats are OR, so the widest bound holds.
-        "from" | "start_time" | "start_date" => widen(&mut filter.from, time(name, value)?, i64::min),
-        "to" | "end_time" | "end_date" => widen(&mut filter.to, time(name, value)?, i64::max),
-        "min_sequence" => widen(&mut filter.min_sequence, number(name, value)?, u64::min),
-        "max_sequence" => widen(&mut filter.max_sequence, number(name, value)?, u64::max),
-        "timestamp" => filter.timestamps.push(match parse_date(value) {
-            Some(day) => (day, day + DAY_MS),
-            None => time(name, value).map(|at| (at, at + 1))?,
-        }),
-        "id" => filter
-            .ids
-            .push(Uuid::try_parse(value).map_err(|_| ("invalid_id", "`id` is no UUID; write it like 0190a3b4-…".to_owned()))?),
-        "user_id" => filter.user_id.push(value.to_owned()),
-        "email" => filter.email.push(value.to_owned()),
-        "session_id" => filter.session_id.push(value.to_owned()),
-        "resource_id" => filter.resource_id.push(value.to_owned()),
-        "request_id" => filter.request_id.push(value.to_owned()),
-        "actor" => filter.actor.push(value.to_owned()),
-        "action" => any_case(&mut filter.action, name, value)?,
-        "resource_type" => any_case(&mut filter.resource_type, name, value)?,
-        "severity" => {
-            for part in value.split(',') {
-                let severity = Severity::parse(part.trim());
-                filter
-                    .severity
-                    .push(severity.ok_or_else(|| ("invalid_severity", "`severity` is one of INFO, WARNING, ERROR, CRITICAL".to_owned()))?);
-            }
-        }
-        "ip_address" => filter
-            .ip_address
-            .push(ip_range(value).ok_or_else(|| ("invalid_ip", "`ip_address` is an IPv4 or IPv6 address, or a range like 10.0.0.0/8".to_owned()))?),
-        "user_agent" => {
-            let mut words = Vec::new();
-            for_each_word(value, &mut |word| words.push(word.to_owned()));
-            if words.is_empty() {
-                return Err(("empty", "`user_agent` has no word; give letters or digits".to_owned()));
-            }
-            filter.user_agent.push(words);
-        }
-        _ => {
-            if let Some(key) = name.strip_prefix("metadata.") {
-                leaf(filter, key, value)?;
-            }
-        }
+    if name == "search" {
+        return search(filter, value);
     }
-    Ok(())
+    conditions::add(filter, name, value).map(drop)
 }
 
-fn widen<T: Copy>(bound: &mut Option<T>, value: T, wider: fn(T, T) -> T) {
-    *bound = Some(bound.map_or(value, |old| wider(old, value)));
-}
-
-fn time(name: &str, value: &str) -> Result<i64, Refused> {
-    // A `+` that was not escaped arrives as a space: only a zone can have stood there.
-    let mended = || value.rfind(' ').map(|at| format!("{}+{}", &value[..at], &value[at + 1..]));
-    parse_date(value)
-        .or_else(|| parse_rfc3339(value))
-        .or_else(|| parse_rfc3339(&mended()?))
-        .ok_or_else(|| {
-            (
-                "invalid_time",
-                format!("`{name}` is no time; write RFC 3339 with a zone, like 2024-01-31T12:00:00Z, or a date, like 2024-01-31"),
-            )
-        })
-}
-
-fn number<T: std::str::FromStr>(name: &str, value: &str) -> Result<T, Refused> {
-    let plain = !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit());
-    plain
-        .then(|| value.parse().ok())
-        .flatten()
-        .ok_or_else(|| ("invalid_number", format!("`{name}` is a whole number from 0 on")))
-}
-
-fn any_case(into: &mut Vec<String>, name: &str, value: &str) -> Result<(), Refused> {
-    for part in value.split(',') {
-        if part.is_empty() {
-            return Err(("empty", format!("`{name}` has an empty value; no entry has one")));
-        }
-        into.push(part.to_lowercase());
-    }
-    Ok(())
-}
-
-/// An address or a range. An IPv4-mapped one becomes IPv4, as stored addresses do.
-fn ip_range(text: &str) -> Option<IpRange> {
-    let (addr, prefix) = match text.split_once('/') {
-        Some((addr, prefix)) if (1..=3).contains(&prefix.len()) && prefix.bytes().all(|b| b.is_ascii_digit()) => (addr, Some(prefix.parse::<u8>().ok()?)),
-        Some(_) => return None,
-        None => (text, None),
+/// One more search; several are OR.
+fn search(filter: &mut Filter, text: &str) -> Result<(), Refused> {
+    let new = search::parse(text).map_err(|e| (e.code, e.to_string()))?;
+    let all = match filter.search.take() {
+        Some(before) => Search::any(vec![before, new]),
+        None => new,
     };
-    let addr: IpAddr = addr.parse().ok()?;
-    let widest = if addr.is_ipv4() { 32 } else { 128 };
-    let prefix = prefix.unwrap_or(widest);
-    if prefix > widest {
-        return None;
+    if all.terms() > search::MAX_TERMS {
+        return Err(("invalid_search", format!("all searches together have more than {} terms", search::MAX_TERMS)));
     }
-    let mapped = match addr {
-        IpAddr::V6(v6) if prefix >= 96 => v6.to_ipv4_mapped(),
-        _ => None,
-    };
-    Some(match mapped {
-        Some(v4) => IpRange {
-            addr: v4.into(),
-            prefix: prefix - 96,
-        },
-        None => IpRange { addr, prefix },
-    })
-}
-
-fn leaf(filter: &mut Filter, key: &str, value: &str) -> Result<(), Refused> {
-    if value.len() > LEAF_BYTES {
-        return Err(("too_long", format!("the value of a metadata leaf is at most {LEAF_BYTES} bytes")));
-    }
-    let path = path(key);
-    match filter.metadata.iter_mut().find(|leaf| leaf.path == path) {
-        Some(leaf) => leaf.values.push(value.to_owned()),
-        None => filter.metadata.push(LeafFilter {
-            path,
-            values: vec![value.to_owned()],
-        }),
-    }
+    filter.search = Some(all);
     Ok(())
 }
 
-/// Splits at dots; `\.` is a literal dot.
-fn path(key: &str) -> Vec<String> {
-    let (mut path, mut chars) = (vec![String::new()], key.chars().peekable());
-    while let Some(c) = chars.next() {
-        let last = path.last_mut().expect("never empty");
-        match c {
-            '\\' if chars.next_if_eq(&'.').is_some() => last.push('.'),
-            '.' => path.push(String::new()),
-            c => last.push(c),
-        }
+/// The order that a query asks for.
+pub fn sort(query: &Query) -> Result<Sort, FieldError> {
+    let refused = |message| Err(FieldError::new("sort", "invalid_sort", message));
+    match query.get("sort") {
+        None | Some("timestamp:desc") => Ok(Sort::TimestampDesc),
+        Some("timestamp:asc") => Ok(Sort::TimestampAsc),
+        Some("sequence:desc") => Ok(Sort::SequenceDesc),
+        Some("sequence:asc") => Ok(Sort::SequenceAsc),
+        Some("relevance") => refused("`sort=relevance` needs a search store that ranks; sort by timestamp or sequence"),
+        Some(_) => refused("`sort` is one of timestamp:desc, timestamp:asc, sequence:desc, sequence:asc"),
     }
-    path
 }
 
 /// The page of a list query whose names were checked.
@@ -228,34 +124,17 @@ pub fn page(query: &Query) -> Result<Page, Problem> {
     let page_size = count_of(&["page_size", "size", "limit"], 1, LARGEST_PAGE, DEFAULT_PAGE);
     let page = count_of(&["page"], 1, usize::MAX, 1);
     let skip = count_of(&["skip"], 0, usize::MAX, 0);
-    let sort = match query.get("sort") {
-        None | Some("timestamp:desc") => Sort::TimestampDesc,
-        Some("timestamp:asc") => Sort::TimestampAsc,
-        Some("sequence:desc") => Sort::SequenceDesc,
-        Some("sequence:asc") => Sort::SequenceAsc,
-        Some("relevance") => {
-            errors.push(FieldError::new(
-                "sort",
-                "invalid_sort",
-                "`sort=relevance` needs a search store that ranks; sort by timestamp or sequence",
-            ));
-            Sort::default()
-        }
-        Some(_) => {
-            errors.push(FieldError::new(
-                "sort",
-                "invalid_sort",
-                "`sort` is one of timestamp:desc, timestamp:asc, sequence:desc, sequence:asc",
-            ));
-            Sort::default()
-        }
-    };
-    let count = match query.get("total") {
-        None | Some("true" | "exact") => Count::Exact,
-        Some("false") => Count::None,
+    let sort = sort(query).unwrap_or_else(|error| {
+        errors.push(error);
+        Sort::default()
+    });
+    let total = match query.get("total") {
+        None | Some("true") => Total::Cheap,
+        Some("exact") => Total::Exact,
+        Some("false") => Total::No,
         Some(_) => {
             errors.push(FieldError::new("total", "invalid_value", "`total` is one of true, false, exact"));
-            Count::None
+            Total::No
         }
     };
     let skips = query.get("skip").is_some();
@@ -283,13 +162,17 @@ pub fn page(query: &Query) -> Result<Page, Problem> {
         page: if skips { skip / page_size + 1 } else { page },
         page_size,
         skip: if skips { skip } else { (page - 1) * page_size },
-        count,
+        total,
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{conditions::path, entry::Severity, filter::IpRange};
+    use uuid::Uuid;
+
+    const DAY_MS: i64 = 86_400_000;
 
     fn query(raw: &str) -> Query {
         Query::parse(Some(raw)).expect("well formed")
@@ -350,7 +233,7 @@ mod tests {
             ("::/0", "::", 0),
         ] {
             let addr = addr.parse().expect("an address");
-            assert_eq!(ip_range(text), Some(IpRange { addr, prefix }), "{text}");
+            assert_eq!(IpRange::parse(text), Some(IpRange { addr, prefix }), "{text}");
         }
         for bad in [
             "",
@@ -363,7 +246,7 @@ mod tests {
             "host",
             "10.0.0.0/0008",
         ] {
-            assert_eq!(ip_range(bad), None, "{bad}");
+            assert_eq!(IpRange::parse(bad), None, "{bad}");
             refused(&format!("ip_address={bad}"));
         }
     }
@@ -421,14 +304,14 @@ mod tests {
         let page_of = |raw: &str| page(&query(raw)).unwrap_or_else(|p| panic!("{raw}: {}", p.detail()));
         let default = page_of("");
         assert_eq!(
-            (default.page, default.page_size, default.skip, default.count, default.sort),
-            (1, 50, 0, Count::Exact, Sort::TimestampDesc)
+            (default.page, default.page_size, default.skip, default.total, default.sort),
+            (1, 50, 0, Total::Cheap, Sort::TimestampDesc)
         );
         assert_eq!(page_of("page=3&size=20").skip, 40);
         assert_eq!(page_of("page=10&limit=1000").skip, 9000);
         assert_eq!((page_of("skip=100&limit=50").page, page_of("skip=100&limit=50").skip), (3, 100));
         assert_eq!(page_of("sort=sequence:asc&total=false").sort, Sort::SequenceAsc);
-        assert_eq!(page_of("total=false").count, Count::None);
+        assert_eq!(page_of("total=false").total, Total::No);
         for bad in [
             "page=0",
             "page_size=0",

@@ -1,7 +1,7 @@
 //! The HTTP surface: writing, reading, the live feed, tenants, health, documentation.
 //!
 //! ```text
-//! server ─▶ layers ─▶ dispatch ─▶ access (who) ─▶ query (what) ─▶ ingest | reads | stream | tenants | letters | health | docs
+//! server ─▶ layers ─▶ dispatch ─▶ access (who) ─▶ query (what) ─▶ ingest | reads | export | stream | tenants | letters | health | docs
 //!           ids,      routes: the one table            │
 //!           problems                                   └─▶ Producer · Authority · FeedHandle · Catalog · DeadLetters
 //! ```
@@ -12,9 +12,13 @@
 
 mod access;
 mod body;
+mod cleanup;
+mod cursor;
 mod dispatch;
 mod docs;
 mod error;
+mod export;
+mod export_jobs;
 mod filter;
 pub mod health;
 mod ingest;
@@ -24,11 +28,14 @@ mod letters;
 mod memory;
 mod openapi;
 mod query;
+mod ranges;
 mod reads;
 mod routes;
+mod search;
 pub mod server;
 pub mod settings;
 mod state;
+mod stats;
 mod stream;
 mod tenants;
 
@@ -36,6 +43,8 @@ mod tenants;
 mod tests;
 
 pub use self::{
+    cursor::CursorKey,
+    export_jobs::compile as compile_export,
     health::Health,
     routes::BASE,
     server::{Drain, serve},

@@ -55,9 +55,18 @@ pub enum Operation {
     PostLog,
     PostBulk,
     ListLogs,
+    SearchLogs,
+    Export,
+    ExportJson,
+    ExportCsv,
+    CreateExport,
+    GetExport,
+    EndExport,
+    DownloadExport,
     GetLog,
     Stats,
     Stream,
+    Cleanup,
     ListTenants,
     CreateTenant,
     GetTenant,
@@ -192,30 +201,67 @@ pub const FILTERS: &[Param] = &[
         Form::Text,
         "A leaf of `metadata` by its dotted path (`\\.` is a literal dot), by its exact text of at most 512 bytes",
     ),
-    unbuilt("search", "Words, phrases and field:value"),
+    filter(
+        "search",
+        Form::Text,
+        "Words (all of them, in any field), `\"a phrase\"`, `-not`, `pre*`, `field:value`, `message:word`, `OR`, parentheses",
+    ),
     unbuilt("log", "`access`: the tenant's access log"),
 ];
 
+const SORT: Param = once(
+    "sort",
+    Form::OneOf(&["timestamp:desc", "timestamp:asc", "sequence:desc", "sequence:asc", "relevance"]),
+    "Order; ties break by sequence in the same direction",
+);
+
 const PAGING: &[Param] = &[
-    once(
-        "sort",
-        Form::OneOf(&["timestamp:desc", "timestamp:asc", "sequence:desc", "sequence:asc", "relevance"]),
-        "Order; ties break by sequence in the same direction",
-    ),
+    SORT,
     once("page", Form::Integer, "From 1; page × page_size is at most 10,000"),
     Param {
         aliases: &["size", "limit"],
         ..once("page_size", Form::Integer, "1 to 1000, default 50")
     },
     once("skip", Form::Integer, "How many to pass over, instead of `page`"),
-    once("total", Form::OneOf(&["true", "false", "exact"]), "`false` skips the count"),
-    unbuilt("cursor", "Where the last answer ended"),
+    once(
+        "total",
+        Form::OneOf(&["true", "false", "exact"]),
+        "`false` skips the count; with `search` the count ends early unless it is `exact`",
+    ),
+    once(
+        "cursor",
+        Form::Text,
+        "`next_cursor` of the last answer, with the same filters and `sort`; instead of `page`",
+    ),
 ];
 
+const EXPORT: &[Param] = &[
+    SORT,
+    once(
+        "csv_safe",
+        Form::Flag,
+        "In CSV, a leading ' keeps spreadsheets from taking a text for a formula",
+    ),
+];
+
+const FORMAT: &[Param] = &[once("format", Form::OneOf(&["json", "ndjson", "csv"]), "Default json")];
+
 const GROUPING: &[Param] = &[
-    unbuilt("interval", "Width of the buckets of a series"),
-    unbuilt("group_by", "Fields to group by"),
-    unbuilt("limit", "How many groups"),
+    once(
+        "interval",
+        Form::Text,
+        "Width of the buckets of a series: 30s, 5m, 1h, 1d, 1w, 1M; at most 10,000 buckets",
+    ),
+    once("zone", Form::Text, "Whose clock the buckets follow: an IANA name or ±HH:MM; default UTC"),
+    Param {
+        repeats: true,
+        ..once(
+            "group_by",
+            Form::Text,
+            "Fields to group by, also with commas: action, resource_type, severity, user_id, ip_address, session_id, resource_id, metadata.KEY",
+        )
+    },
+    once("limit", Form::Integer, "How many groups, largest first: 1 to 10,000, default 100"),
 ];
 
 const WAIT_STORED: &[Param] = &[once(
@@ -223,6 +269,21 @@ const WAIT_STORED: &[Param] = &[once(
     Form::OneOf(&["stored"]),
     "Answer when every store has committed the entries; 202 past 10 s",
 )];
+
+const CLEANUP: &[Param] = &[
+    once(
+        "days",
+        Form::Integer,
+        "Entries older than so many days; 0 is everything up to now and needs `confirm`",
+    ),
+    once(
+        "before",
+        Form::Time,
+        "Entries before this time, instead of `days`: RFC 3339 with a zone, or a date (midnight UTC)",
+    ),
+    once("dry_run", Form::Flag, "`true` only counts"),
+    once("confirm", Form::Text, "The id of the tenant; needed when the cutoff is not in the past"),
+];
 
 const IDS: &[Param] = &[once("ids", Form::Flag, "`false` leaves the ids out of the answer")];
 
@@ -289,6 +350,63 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "Write many entries: a JSON array, {\"logs\": […]}, or NDJSON",
     ),
     end(Get, "/logs", May(Action::ReadEntries), Op::ListLogs, &[FILTERS, PAGING], "Find entries"),
+    end(
+        Post,
+        "/logs/search",
+        May(Action::ReadEntries),
+        Op::SearchLogs,
+        &[FILTERS, PAGING],
+        "Find entries, with the parameters in a JSON object",
+    ),
+    end(
+        Get,
+        "/logs/export",
+        May(Action::Export),
+        Op::Export,
+        &[FILTERS, EXPORT, FORMAT],
+        "Every match as one stream, as of one sequence",
+    ),
+    end(
+        Get,
+        "/logs/export/json",
+        May(Action::Export),
+        Op::ExportJson,
+        &[FILTERS, EXPORT],
+        "Every match as one JSON array",
+    ),
+    end(
+        Get,
+        "/logs/export/csv",
+        May(Action::Export),
+        Op::ExportCsv,
+        &[FILTERS, EXPORT],
+        "Every match as CSV",
+    ),
+    end(
+        Post,
+        "/logs/export",
+        May(Action::Export),
+        Op::CreateExport,
+        &[FILTERS, EXPORT, FORMAT],
+        "Every match as a file, made in the background; the parameters may stand in a JSON object",
+    ),
+    end(Get, "/logs/export/{id}", May(Action::Export), Op::GetExport, &[], "Where an export job stands"),
+    end(
+        Delete,
+        "/logs/export/{id}",
+        May(Action::Export),
+        Op::EndExport,
+        &[],
+        "Cancel an export job; one that is over is deleted",
+    ),
+    end(
+        Get,
+        "/logs/export/{id}/download",
+        May(Action::Export),
+        Op::DownloadExport,
+        &[],
+        "The file of an export job that is done, or a range of it",
+    ),
     end(Get, "/logs/stats", May(Action::ReadEntries), Op::Stats, &[FILTERS, GROUPING], "Count entries"),
     end(
         Get,
@@ -299,6 +417,15 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "Live feed: WebSocket, or Server-Sent Events by Accept",
     ),
     end(Get, "/logs/{id}", May(Action::ReadEntries), Op::GetLog, &[WAIT_SECONDS], "Get one entry"),
+    end(
+        Delete,
+        "/logs/cleanup",
+        May(Action::Erase),
+        Op::Cleanup,
+        &[CLEANUP],
+        "Erase the entries whose timestamp is before a cutoff, by default the tenant's retention",
+    ),
+    end(Delete, "/logs", May(Action::Erase), Op::Cleanup, &[CLEANUP], "The same as /logs/cleanup"),
     end(
         Get,
         "/tenants",
@@ -351,16 +478,6 @@ pub const ENDPOINTS: &[Endpoint] = &[
     public("/redoc", Op::ReDoc, "ReDoc"),
     public("/docs/assets/{file}", Op::Asset, "Scripts and styles of the documentation pages"),
     // Of the contract, not of this version.
-    later(Post, "/logs/search", "search with a body"),
-    later(Get, "/logs/export", "the export"),
-    later(Get, "/logs/export/json", "the export"),
-    later(Get, "/logs/export/csv", "the export"),
-    later(Post, "/logs/export", "the export job"),
-    later(Get, "/logs/export/{id}", "the export job"),
-    later(Delete, "/logs/export/{id}", "the export job"),
-    later(Get, "/logs/export/{id}/download", "the export job"),
-    later(Delete, "/logs/cleanup", "the cleanup"),
-    later(Delete, "/logs", "the cleanup"),
     later(Post, "/logs/index/bulk", "rebuilding the search store"),
     later(Delete, "/tenants/{tenant}", "deleting a tenant"),
     later(Get, "/tenants/{tenant}/keys", "API keys"),

@@ -27,6 +27,10 @@ pub struct HttpSettings {
     pub header_timeout: Duration,
     /// A client that takes no byte of its answer for this long is disconnected.
     pub write_stall: Duration,
+    /// Export streams at once.
+    pub exports: usize,
+    /// Those of them that may be one tenant's.
+    pub exports_of_tenant: usize,
     /// `?wait=stored` answers 202 after this time.
     pub wait_stored: Duration,
     /// A socket of the live feed without a credential must name one within this time.
@@ -54,6 +58,8 @@ impl Default for HttpSettings {
             max_connections: 4096,
             header_timeout: Duration::from_secs(30),
             write_stall: Duration::from_secs(60),
+            exports: 8,
+            exports_of_tenant: 4,
             wait_stored: Duration::from_secs(10),
             feed_token_wait: Duration::from_secs(5),
             feed_unauthenticated: 64,

@@ -1,10 +1,12 @@
 //! What the handlers share.
 
-use super::{health::Health, memory::BodyMemory, server::Drain, settings::HttpSettings};
+use super::{cursor::CursorKey, export::Exports, health::Health, memory::BodyMemory, server::Drain, settings::HttpSettings};
 use crate::{
     actors::broadcast::FeedHandle,
     auth::jwt::Authenticator,
     catalog::Catalog,
+    lifecycle::erasure::Eraser,
+    lifecycle::export,
     model::tenant::TenantId,
     queue::Producer,
     sinks::{Authority, dead_letter::DeadLetters},
@@ -25,10 +27,16 @@ pub struct Services {
     pub feed: FeedHandle,
     /// The tenants.
     pub catalog: Catalog,
+    /// Erases.
+    pub eraser: Eraser,
     /// What could not be stored.
     pub dead_letters: DeadLetters,
+    /// Exports in the background.
+    pub export_jobs: export::Exports,
     /// Checks credentials.
     pub auth: Arc<Authenticator>,
+    /// Signs the cursors of lists.
+    pub cursors: CursorKey,
     /// How the process is.
     pub health: Arc<Health>,
     /// Tells the sessions to end, and knows when they have.
@@ -47,6 +55,8 @@ pub struct App {
     pub parsing: Arc<Semaphore>,
     /// Sockets of the live feed that have not named a credential yet.
     pub strangers: Arc<Semaphore>,
+    /// Exports under way.
+    pub exports: Arc<Exports>,
     /// Entries rejected since the start, per tenant of the catalog: best effort, not durable.
     rejected: DashMap<TenantId, u64>,
 }
@@ -59,6 +69,7 @@ impl App {
             memory: BodyMemory::new(settings.body_memory_bytes, settings.body_memory_tenant_bytes),
             parsing: Arc::new(Semaphore::new(available_parallelism().map_or(2, usize::from))),
             strangers: Arc::new(Semaphore::new(settings.feed_unauthenticated)),
+            exports: Exports::new(settings),
             rejected: DashMap::new(),
             services,
         })

@@ -6,6 +6,7 @@ use super::{
     leaves::for_each_leaf,
     words::for_each_word,
 };
+use crate::search::Search;
 use std::net::{IpAddr, Ipv6Addr};
 use uuid::Uuid;
 
@@ -66,6 +67,8 @@ pub struct Filter {
     pub max_sequence: Option<u64>,
     /// Leaves of `metadata`, ANDed between paths.
     pub metadata: Vec<LeafFilter>,
+    /// What is searched for.
+    pub search: Option<Search>,
 }
 
 /// What a filter looks at besides the record.
@@ -133,7 +136,7 @@ impl Filter {
     pub fn matches(&self, entry: &EntryRef<'_>, around: Surroundings<'_>) -> bool {
         let timestamp = entry.timestamp();
         let text_is = |field, wanted: &[String]| wanted.is_empty() || entry.text(field).is_some_and(|text| wanted.iter().any(|w| w == text));
-        // The cheap conditions first; the two that walk over text last.
+        // The cheap conditions first; those that walk over text last.
         self.from.is_none_or(|from| timestamp >= from)
             && self.to.is_none_or(|to| timestamp < to)
             && self.min_sequence.is_none_or(|min| around.sequence >= min)
@@ -152,6 +155,7 @@ impl Filter {
             && (self.ip_address.is_empty() || entry.ip().is_some_and(|ip| self.ip_address.iter().any(|range| range.contains(ip))))
             && (self.user_agent.is_empty() || has_words(entry.text(Field::UserAgent), &self.user_agent))
             && self.metadata.iter().all(|leaf| leaf.matches(entry.text(Field::Metadata)))
+            && self.search.as_ref().is_none_or(|search| search.matches(entry, around))
     }
 }
 

@@ -5,7 +5,9 @@
 
 const SECOND: i64 = 1_000;
 const MINUTE: i64 = 60 * SECOND;
-const DAY: i64 = 24 * 60 * MINUTE;
+const DAY: i64 = DAY_MS;
+/// A day, milliseconds.
+pub const DAY_MS: i64 = 24 * 60 * MINUTE;
 
 /// The wall clock.
 pub fn now_ms() -> i64 {

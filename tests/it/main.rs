@@ -3,6 +3,7 @@
 mod harness;
 
 mod answers;
+mod cleanup;
 mod cloudtrail;
 mod commands;
 mod contract;
@@ -11,6 +12,8 @@ mod damage;
 mod differential;
 mod disk;
 mod duplicates;
+mod export_jobs;
 mod intake;
 mod isolation;
 mod stream;
+mod terminal;

@@ -8,6 +8,7 @@
 //!
 //! * Publishing never blocks: an overflow only makes sessions read the store. Nothing is lost by it.
 //! * A session gets strictly increasing numbers, each once, and nothing of another tenant.
+//! * Once an erasure is published, what was read or queued before it is not shown any more: sessions read the store again.
 //! * An entry is encoded once for all live sessions, and only if one of them wants it.
 //! * The broadcaster is one supervised actor on its own thread. When it panics, all sessions read the store instead, and a
 //!   new one goes on with the lane.
@@ -186,6 +187,9 @@ impl FeedHandle {
 
 impl Publisher for FeedHandle {
     fn publish(&self, seal: &Arc<DecidedSeal>) {
+        for made in &seal.seal.erasures {
+            self.feed.forget(&seal.seal.tenants[made.tenant as usize].tenant);
+        }
         let Some(bytes) = self.feed.wanted_bytes(seal) else { return };
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, self.feed.lane_permits());
         match self.room.clone().try_acquire_many_owned(bytes) {
@@ -279,6 +283,14 @@ impl Feed {
     fn miss(&self, tenant: &TenantId, head: u64) {
         if let Some(hub) = self.hub(tenant) {
             hub.iter().for_each(|outbox| outbox.miss(head));
+        }
+    }
+
+    /// Rows of `tenant` were erased.
+    fn forget(&self, tenant: &TenantId) {
+        if let Some(hub) = self.hub(tenant) {
+            let head = self.authority.visible_head(&TenantScope::new(tenant.clone())).head;
+            hub.iter().for_each(|outbox| outbox.forget(head));
         }
     }
 

@@ -8,6 +8,9 @@
 //!    └──── queue full and `CatchUp`, or frames were missed ───┘
 //! ```
 //!
+//! An erasure empties the queue ([`Outbox::forget`]): what waited in it may be gone, and the session reads the store, which
+//! knows. What it has read itself it drops when it finds that [`Outbox::forgotten`] has grown.
+//!
 //! Live, every number up to `covered` is accounted for: delivered, queued, filtered out, void or in a gap. An announcement
 //! that starts after `covered + 1` shows that one is missing; one that ends before is known. So announcements may be lost
 //! or come twice, and the session still gets every number once.
@@ -44,6 +47,8 @@ struct State {
     mode: Mode,
     queue: VecDeque<FeedItem>,
     bytes: usize,
+    /// How often it was emptied by an erasure.
+    forgotten: u64,
     ended: Option<FeedEnd>,
 }
 
@@ -79,6 +84,7 @@ impl Outbox {
             mode: Mode::Behind { announced: 0 },
             queue: VecDeque::new(),
             bytes: 0,
+            forgotten: 0,
             ended: None,
         };
         Self {
@@ -125,6 +131,26 @@ impl Outbox {
         };
         drop(state);
         self.changed.notify_one();
+    }
+
+    /// Rows of the tenant, whose head is `head`, were erased: nothing that was read or queued before is shown any more, and
+    /// the session reads the store from where it is. The store must hide the rows already.
+    pub(super) fn forget(&self, head: u64) {
+        let mut state = self.lock();
+        state.clear();
+        state.forgotten += 1;
+        let announced = match state.mode {
+            Mode::Behind { announced } => announced.max(head),
+            Mode::Live { covered } => covered.max(head),
+        };
+        state.mode = Mode::Behind { announced };
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// How often [`Outbox::forget`] was called: what was read before it last was must not be shown.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.lock().forgotten
     }
 
     /// Ends the session; what is queued is let go.

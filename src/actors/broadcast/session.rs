@@ -22,6 +22,8 @@ pub struct Session {
     page: Page,
     /// Kept here and not in `next`, so that a cancelled `next` does not begin the page again.
     reading: Option<Reading>,
+    /// The page, and what is read, are from after so many erasures.
+    forgotten: u64,
 }
 
 impl Session {
@@ -33,6 +35,7 @@ impl Session {
             dealt_with,
             page: Page::default(),
             reading: None,
+            forgotten: 0,
         }
     }
 
@@ -40,6 +43,7 @@ impl Session {
     /// nothing, and the page that it was reading is gone on with.
     pub async fn next(&mut self) -> FeedItem {
         loop {
+            self.forget_erased();
             if let Some(item) = self.next_of_page() {
                 return item;
             }
@@ -62,6 +66,14 @@ impl Session {
     /// The last number that was dealt with: resuming `after` it misses and repeats nothing.
     pub fn position(&self) -> u64 {
         self.dealt_with
+    }
+
+    /// Drops what was read before an erasure. The outbox is behind since, so it is read again.
+    fn forget_erased(&mut self) {
+        let forgotten = self.outbox.forgotten();
+        if forgotten != self.forgotten {
+            (self.page, self.reading, self.forgotten) = (Page::default(), None, forgotten);
+        }
     }
 
     fn next_of_page(&mut self) -> Option<FeedItem> {

@@ -5,8 +5,11 @@ use crate::{
     actors::testing::{CRASH, on_virtual_time, pack, tenant, until},
     model::{feed::FeedItem, pack::Pack},
     queue::Position,
-    seal::{Decision, Seal, SealPack, SealTenant, erasure::ErasureKind},
-    sinks::{ListPage, ListQuery, Scan, Stats, StoreError, VisibleHead},
+    seal::{
+        Decision, Seal, SealErasure, SealPack, SealTenant,
+        erasure::{Erasure, ErasureKind},
+    },
+    sinks::{ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead},
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -89,6 +92,32 @@ impl Store {
         })
     }
 
+    /// Erases the rows up to a number, and seals that.
+    fn erase(&self, of: &str, upto: u64) -> Arc<DecidedSeal> {
+        let head = {
+            let mut tenants = self.tenants.lock().unwrap();
+            let rows = tenants.get_mut(&tenant(of)).expect("rows");
+            rows.entries.retain(|entry| entry.sequence > Some(upto));
+            rows.voids = vec![(1, upto)];
+            rows.head
+        };
+        let mut seal = DecidedSeal::clone(&self.seal(vec![]));
+        seal.seal.tenants.push(SealTenant {
+            tenant: tenant(of),
+            head,
+            void: None,
+            stored: 0,
+            duplicate: 0,
+            dead_lettered: 0,
+            accepted: 0,
+            bytes: 0,
+        });
+        let (job, kind, cutoff) = (Uuid::nil(), ErasureKind::Cleanup, 0);
+        let erasure = Erasure { job, kind, cutoff, head };
+        seal.seal.erasures.push(SealErasure { tenant: 0, erasure });
+        Arc::new(seal)
+    }
+
     /// What a session with `filter` gets after `after`, as numbers and void ranges.
     fn expected(&self, of: &str, filter: &Filter, after: u64) -> Vec<(u64, u64)> {
         let rows = self.tenants.lock().unwrap()[&tenant(of)].clone();
@@ -146,7 +175,7 @@ impl Authority for Store {
         unreachable!("the feed only scans")
     }
 
-    fn stats(&self, _: &TenantScope, _: Filter) -> BoxFuture<'static, Result<Stats, StoreError>> {
+    fn stats(&self, _: &TenantScope, _: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
         unreachable!("the feed only scans")
     }
 
@@ -435,6 +464,48 @@ fn void_ranges_are_shown_with_filters_too_in_their_place() {
             assert_eq!(range_of(&resumed.next().await, "a"), range);
         }
         assert_eq!(store.expected("a", &filter("WANTED"), 2), wanted);
+    });
+}
+
+#[test]
+fn what_was_queued_read_or_announced_before_an_erasure_is_not_shown_after_it() {
+    on_virtual_time(async {
+        let (feed, store) = feed(FeedSettings::default());
+        let open = async |after| feed.subscribe(scope("a"), Filter::default(), after, OnSlow::CatchUp).await.expect("room");
+        let mut live = open(None).await;
+        let mut other = feed.subscribe(scope("b"), Filter::default(), None, OnSlow::CatchUp).await.expect("room");
+        assert!(live.next().now_or_never().is_none() && other.next().now_or_never().is_none());
+        for _ in 0..6 {
+            feed.publish(&store.seal(vec![(pack_of("a", "r", "OLD", 1), 0), (pack_of("b", "r", "X", 1), 0)]));
+        }
+        feed.settled().await;
+        let mut in_a_page = open(Some(0)).await;
+        for session in [&mut live, &mut in_a_page] {
+            assert_eq!(range_of(&session.next().await, "a"), (1, 1));
+        }
+        let mut reading = open(Some(0)).await;
+        assert!(reading.next().now_or_never().is_none(), "the store is asked");
+        // Waits for the broadcaster when the erasure comes.
+        feed.publish(&seal_of(&store, "a", "OLD", 1));
+        feed.publish(&store.erase("a", 7));
+        feed.publish(&seal_of(&store, "a", "NEW", 2));
+        for (session, first) in [(&mut live, 2), (&mut in_a_page, 2), (&mut reading, 1)] {
+            assert_eq!(range_of(&session.next().await, "a"), (first, 7), "erased");
+            for n in [8, 9] {
+                assert_eq!(range_of(&session.next().await, "a"), (n, n));
+            }
+            assert!(session.next().now_or_never().is_none());
+        }
+        feed.settled().await;
+        let scans = store.scans.load(Ordering::Relaxed);
+        feed.publish(&store.seal(vec![(pack_of("a", "r", "NEW", 1), 0), (pack_of("b", "r", "X", 1), 0)]));
+        for mut session in [live, in_a_page, reading] {
+            assert_eq!(range_of(&session.next().await, "a"), (10, 10));
+        }
+        for n in 1..=7 {
+            assert_eq!(range_of(&other.next().await, "b"), (n, n));
+        }
+        assert_eq!(store.scans.load(Ordering::Relaxed), scans, "they are live again, and other tenants always were");
     });
 }
 

@@ -1,19 +1,25 @@
 //! The decisions of the sequencer: a pure state machine without clock, channel or thread.
 //!
 //! ```text
-//! packs ─▶ plan ─▶ (ledger answers) ─▶ decide ─▶ Draft of seal n ─▶ (durable) ─▶ adopt ─▶ DecidedSeal ─▶ (applied) ─▶ applied
+//! packs ─▶ plan ─▶ (ledger answers) ─▶ decide ─┬▶ Draft of seal n ─▶ (durable) ─▶ adopt ─▶ DecidedSeal ─▶ (applied) ─▶ applied
+//! orders ─▶ erasing_seal ──────────────────────┘
 //! ```
 //!
 //! One seal is under way at a time: nothing changes between [`Core::plan`] and [`Core::adopt`], and a draft that did not
 //! become durable is dropped without a trace. That a row of seal n is found while seal n + 1 is decided holds because
 //! `plan` looks into the window *before* the ledger is asked, and a row leaves the window only after it is in the ledger.
+//!
+//! Erasures have seals of their own. Nothing is planned between such a seal and its application ([`Core::must_show`]): by
+//! then the window has let go of every row that it could hide, the ledger hides them, and the ids of the last minutes are
+//! forgotten for that tenant. So an erased row's id is unknown to the very next seal, and no memory has to be searched for it.
 
 use super::memory::{KnownPacks, NewRow, Recent, Window};
 use crate::{
     model::{entry::ContentHash, pack::Pack, tenant::TenantId},
     queue::Position,
     seal::{
-        DecidedSeal, Decision, Refusal, Seal, SealPack, SealTenant, codec,
+        DecidedSeal, Decision, Refusal, Seal, SealErasure, SealPack, SealRemoved, SealTenant, codec,
+        erasure::{Erasure, ErasureKind, Erasures},
         state::{SealState, TenantState},
     },
 };
@@ -40,6 +46,31 @@ pub struct Undecided {
     pub refusal: Option<Refusal>,
 }
 
+/// Something to seal about erasures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    /// Hide the tenant's rows whose time is before `cutoff`, up to the head that it has when this is sealed.
+    Erase {
+        /// Whose rows.
+        tenant: TenantId,
+        /// What is compared.
+        kind: ErasureKind,
+        /// Milliseconds since 1970.
+        cutoff: i64,
+        /// Names the erasure: ordered again while it is pending, nothing happens.
+        job: Uuid,
+    },
+    /// The first pending erasure of the tenant removed so many rows. One that is not the first pending is left as it is.
+    Removed {
+        /// Whose rows.
+        tenant: TenantId,
+        /// The erasure.
+        job: Uuid,
+        /// How many rows.
+        rows: u64,
+    },
+}
+
 /// A lost seal is not ruled out: the first new seal must be a gap seal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Gap {
@@ -60,6 +91,8 @@ pub struct Core {
     window: Window,
     recent: Recent,
     known: KnownPacks,
+    /// The last seal with erasures, or results of them.
+    erasing: u64,
 }
 
 /// What is known about an entry before the ledger answers.
@@ -111,6 +144,7 @@ impl Core {
     pub fn new(owner: Uuid, state: SealState, known: KnownPacks, gap: Option<Gap>, now: i64) -> Self {
         Self {
             owner,
+            erasing: 0,
             state,
             gap,
             known,
@@ -127,6 +161,11 @@ impl Core {
     /// Bytes of the window.
     pub fn window_bytes(&self) -> usize {
         self.window.bytes()
+    }
+
+    /// The store must show this seal before anything is planned.
+    pub fn must_show(&self) -> u64 {
+        self.erasing
     }
 
     /// The gap seal, if one must come first: every head jumps (see [`GAP`]), the skipped numbers are void.
@@ -176,7 +215,7 @@ impl Core {
                     let remembered = [window, newer, older].into_iter().flatten().find_map(|rows| rows.get(&id).copied());
                     let before = match remembered {
                         Some(hash) => Before::Present(hash),
-                        None if !client_id && self.recent.covers(id, now) => Before::Absent,
+                        None if !client_id && self.recent.covers(tenant, id, now) => Before::Absent,
                         None => {
                             plan.lookups.push((tenant.clone(), id));
                             Before::Asked(plan.lookups.len() as u32 - 1)
@@ -263,6 +302,46 @@ impl Core {
         Draft { seal, packs, rows }
     }
 
+    /// The seal of these orders, in their order; `None` when there is nothing to seal: what is pending already is not
+    /// ordered again, and a result is taken once.
+    pub fn erasing_seal(&self, orders: &[Order], now: i64) -> Option<Draft> {
+        debug_assert!(self.gap.is_none(), "the gap seal comes first");
+        let (mut making, mut after) = (Making::default(), HashMap::<&TenantId, Erasures>::new());
+        let (mut erasures, mut removed) = (Vec::new(), Vec::new());
+        for order in orders {
+            let (Order::Erase { tenant, .. } | Order::Removed { tenant, .. }) = order;
+            let after = after
+                .entry(tenant)
+                .or_insert_with(|| self.state.erasures_of(tenant).map_or_else(Erasures::default, |all| (**all).clone()));
+            match *order {
+                Order::Erase { kind, cutoff, job, .. } if after.pending().iter().all(|pending| pending.job != job) => {
+                    let (tenant, head) = (making.tenant(tenant, &self.state), self.state.tenant(tenant).head);
+                    let erasure = Erasure { job, kind, cutoff, head };
+                    after.add(&erasure);
+                    erasures.push(SealErasure { tenant, erasure });
+                }
+                Order::Removed { job, rows, .. } if after.settle(job) => {
+                    let tenant = making.tenant(tenant, &self.state);
+                    removed.push(SealRemoved { tenant, job, rows });
+                }
+                Order::Erase { .. } | Order::Removed { .. } => (),
+            }
+        }
+        let seal = Seal {
+            n: self.state.n + 1,
+            previous_crc: self.state.crc,
+            owner: self.owner,
+            sealed_at: now,
+            chain_break: false,
+            tenants: making.tenants,
+            packs: Vec::new(),
+            erasures,
+            removed,
+        };
+        let (packs, rows) = (Vec::new(), Vec::new());
+        (!seal.tenants.is_empty()).then_some(Draft { seal, packs, rows })
+    }
+
     /// The draft, encoded as `encoded`, is durable: from here on it is the truth.
     pub fn adopt(&mut self, draft: Draft, encoded: &[u8]) -> Arc<DecidedSeal> {
         let seal = Arc::new(DecidedSeal {
@@ -279,6 +358,12 @@ impl Core {
         }
         self.window.add(&seal, &draft.rows);
         self.recent.add(&seal, &draft.rows);
+        for made in &seal.seal.erasures {
+            self.recent.erased(&seal.seal.tenants[made.tenant as usize].tenant, seal.seal.sealed_at);
+        }
+        if !seal.seal.erasures.is_empty() || !seal.seal.removed.is_empty() {
+            self.erasing = seal.seal.n;
+        }
         self.gap = None;
         seal
     }

@@ -109,6 +109,8 @@ const GENERATION_IDS: usize = 1 << 17;
 pub struct Recent {
     generations: [Generation; 2],
     latest: i64,
+    /// When rows of a tenant were last erased, as long as it matters: ids sealed before that are not remembered.
+    erased: HashMap<TenantId, i64>,
 }
 
 #[derive(Debug, Default)]
@@ -128,6 +130,7 @@ impl Recent {
         Self {
             generations: [generation(), generation()],
             latest: now,
+            erased: HashMap::new(),
         }
     }
 
@@ -141,6 +144,8 @@ impl Recent {
                 since: now,
                 ..Generation::default()
             };
+            let since = self.generations[1].since;
+            self.erased.retain(|_, at| *at > since);
         }
         let current = &mut self.generations[0];
         let is_recent = |row: &&NewRow| row.client_id && made_at(row.id).is_some_and(|ms| ms >= now - GENERATION_MS);
@@ -155,16 +160,30 @@ impl Recent {
         }
     }
 
+    /// Rows of `tenant` are erased at `now`: which of its ids are still taken, only the ledger knows.
+    pub fn erased(&mut self, tenant: &TenantId, now: i64) {
+        for generation in &mut self.generations {
+            generation.ids -= generation.tenants.remove(tenant).map_or(0, |rows| rows.len());
+        }
+        self.latest = self.latest.max(now);
+        self.erased.insert(tenant.clone(), self.latest);
+    }
+
     /// The recent rows of `tenant`.
     pub fn tenant(&self, tenant: &TenantId) -> [Option<&Rows>; 2] {
         [&self.generations[0], &self.generations[1]].map(|generation| generation.tenants.get(tenant))
     }
 
-    /// Whether a server-made id that is not in here (nor in the window) is certainly new: everything sealed since the
-    /// millisecond it carries, minus skew, is remembered. After a step of the clock, or in the first minute, it is not.
-    pub fn covers(&self, id: Uuid, now: i64) -> bool {
+    /// Whether a server-made id of `tenant` that is not in here (nor in the window) is certainly new: everything sealed since
+    /// the millisecond it carries, minus skew, is remembered. After a step of the clock, or in the first minute after a start
+    /// or an erasure, it is not.
+    pub fn covers(&self, tenant: &TenantId, id: Uuid, now: i64) -> bool {
         let now = now.max(self.latest);
-        made_at(id).is_some_and(|ms| ms - SKEW_MS >= self.generations[1].since && (now - SKEW_MS..=now + SKEW_MS).contains(&ms))
+        let since = self
+            .erased
+            .get(tenant)
+            .map_or(self.generations[1].since, |at| (*at).max(self.generations[1].since));
+        made_at(id).is_some_and(|ms| ms - SKEW_MS >= since && (now - SKEW_MS..=now + SKEW_MS).contains(&ms))
     }
 }
 
@@ -302,7 +321,7 @@ mod tests {
     #[test]
     fn a_server_made_id_is_certain_only_within_the_skew_and_the_memory() {
         const START: i64 = 1_700_000_000_000;
-        let recent = Recent::new(START);
+        let (recent, tenant) = (Recent::new(START), TenantId::parse("a").expect("a tenant"));
         let now = START + 10 * SKEW_MS;
         for (made_at, certain) in [
             (now, true),
@@ -311,12 +330,12 @@ mod tests {
             (now + SKEW_MS, true),
             (now + SKEW_MS + 1, false), // newer: a clock has stepped
         ] {
-            assert_eq!(recent.covers(made(made_at, 1), now), certain, "{} ms from now", made_at - now);
+            assert_eq!(recent.covers(&tenant, made(made_at, 1), now), certain, "{} ms from now", made_at - now);
         }
         // In the first minute the memory does not reach back by the skew.
-        assert!(!recent.covers(made(START + SKEW_MS - 1, 1), START + SKEW_MS - 1));
-        assert!(recent.covers(made(START + SKEW_MS, 1), START + SKEW_MS));
-        assert!(!recent.covers(Uuid::from_u128(5), now), "no UUIDv7");
+        assert!(!recent.covers(&tenant, made(START + SKEW_MS - 1, 1), START + SKEW_MS - 1));
+        assert!(recent.covers(&tenant, made(START + SKEW_MS, 1), START + SKEW_MS));
+        assert!(!recent.covers(&tenant, Uuid::from_u128(5), now), "no UUIDv7");
     }
 
     #[test]
@@ -333,7 +352,7 @@ mod tests {
             ids.push(id);
             for id in &ids {
                 assert!(
-                    remembers(&recent, &tenant, *id) || !recent.covers(*id, now),
+                    remembers(&recent, &tenant, *id) || !recent.covers(&tenant, *id, now),
                     "forgotten and taken for new at {now}"
                 );
             }
@@ -343,6 +362,26 @@ mod tests {
         assert!(remembered < ids.len() / 2, "old ids are forgotten");
         let other = TenantId::parse("b").expect("a tenant");
         assert!(!remembers(&recent, &other, ids[ids.len() - 1]), "another tenant's");
+    }
+
+    #[test]
+    fn after_an_erasure_only_the_ledger_knows_which_ids_are_taken() {
+        const START: i64 = 1_700_000_000_000;
+        let [a, b] = ["a", "b"].map(|name| TenantId::parse(name).expect("a tenant"));
+        let (mut recent, now) = (Recent::new(START), START + 4 * SKEW_MS);
+        let (before, later) = (made(now, 1), made(now + 2 * SKEW_MS, 2));
+        let (seal, rows) = sealed(now, &[before]);
+        recent.add(&seal, &rows);
+        recent.erased(&a, now + 1);
+        assert!(!remembers(&recent, &a, before) && recent.generations[0].ids == 0, "its row may be gone");
+        assert!(!recent.covers(&a, before, now + 1), "and it may be there");
+        assert!(recent.covers(&b, before, now + 1), "other tenants are as they were");
+        assert!(recent.covers(&a, later, now + 2 * SKEW_MS), "what is sealed from now on is remembered");
+        for k in 1..4 {
+            let (seal, rows) = sealed(now + k * GENERATION_MS, &[Uuid::from_u128(k as u128)]);
+            recent.add(&seal, &rows);
+        }
+        assert!(recent.erased.is_empty(), "the erasure is older than the memory");
     }
 
     #[test]

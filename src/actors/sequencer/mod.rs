@@ -9,6 +9,8 @@
 //! - [`core`] decides (pure), [`memory`] is what it remembers, `follower` takes durable seals to the store.
 //! - One creation is in flight. While seal n is synced, batches gather in the lane for n + 1, and the follower applies
 //!   n − 1. Nothing of a seal leaves this thread before its sync has returned.
+//! - Erasures and their results come in by the same lane and get seals of their own, after the packs that came with them;
+//!   nothing is decided until the store shows such a seal, so that the next decision obeys it.
 //! - It stops receiving while the ledger cannot be read, while the follower has too much, while the window is full, and
 //!   until the store shows everything that the log held at start. What it does not receive waits in the log.
 //! - If it is not known whether a seal became durable, it halts ([`Phase::Halted`]) and the process must end: recovery
@@ -30,7 +32,7 @@ mod tests;
 pub use self::follower::Loss;
 
 use self::{
-    core::{Core, Draft, Gap, Plan, Undecided},
+    core::{Core, Draft, Gap, Order, Plan, Undecided},
     follower::{Followed, Follower, Handed},
     memory::KnownPacks,
 };
@@ -39,10 +41,11 @@ use crate::{
     model::{
         batch::{Batch, Work},
         entry::ContentHash,
+        tenant::TenantId,
         time::now_ms,
     },
     queue::{Decider, SealLog, SealLogError},
-    seal::{FoundSeal, codec, state::SealState},
+    seal::{FoundSeal, codec, erasure::ErasureKind, state::SealState},
     sinks::{DeadLetterSink, SealFollower},
 };
 use bytes::Bytes;
@@ -143,6 +146,35 @@ impl SequencerHandle {
     }
 }
 
+/// The sequencer has ended: what was ordered is not done, or nobody can say. It may be ordered again after a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the sequencer has ended")]
+pub struct Ended;
+
+impl SequencerHandle {
+    /// Erases the tenant's rows whose time is before `cutoff` (milliseconds), up to its head when this is sealed. Resolves when
+    /// the erasure is durable and the store hides the rows. `job` names it: ordered again while it is pending, nothing more
+    /// happens. Once polled, dropping the future changes nothing.
+    pub fn erase(&self, tenant: TenantId, kind: ErasureKind, cutoff: i64, job: Uuid) -> BoxFuture<'static, Result<(), Ended>> {
+        self.order(Order::Erase { tenant, kind, cutoff, job })
+    }
+
+    /// The first pending erasure of the tenant removed so many rows. Resolves when that is durable and counted. Once polled,
+    /// dropping the future changes nothing.
+    pub fn removed(&self, tenant: TenantId, job: Uuid, rows: u64) -> BoxFuture<'static, Result<(), Ended>> {
+        self.order(Order::Removed { tenant, job, rows })
+    }
+
+    fn order(&self, order: Order) -> BoxFuture<'static, Result<(), Ended>> {
+        let lane = self.lane.clone();
+        Box::pin(async move {
+            let (done, applied) = oneshot::channel();
+            lane.send(Message::Order(order, done)).await.map_err(|_| Ended)?;
+            applied.await.map_err(|_| Ended)
+        })
+    }
+}
+
 impl BatchSink for SequencerHandle {
     fn submit(&self, batch: Batch) -> BoxFuture<'static, ()> {
         Self::submit(self, batch)
@@ -162,6 +194,7 @@ impl Decider for SequencerHandle {
 
 enum Message {
     Decide(Batch, oneshot::Sender<()>),
+    Order(Order, oneshot::Sender<()>),
     CopyForward,
     Stop,
 }
@@ -271,6 +304,7 @@ struct Group {
     packs: Vec<Undecided>,
     works: Vec<Work>,
     done: Vec<oneshot::Sender<()>>,
+    orders: Vec<(Order, oneshot::Sender<()>)>,
     bytes: usize,
     copy_forward: bool,
     stop: bool,
@@ -290,6 +324,7 @@ impl Group {
                     self.works.push(work);
                 }
             }
+            Message::Order(order, done) => self.orders.push((order, done)),
             Message::CopyForward => self.copy_forward = true,
             Message::Stop => self.stop = true,
         }
@@ -365,27 +400,29 @@ impl Worker {
         }
         loop {
             self.wait_for_room()?;
-            let group = self.gather().ok_or(End::Stopped)?;
+            let mut group = self.gather().ok_or(End::Stopped)?;
             if group.copy_forward {
                 match self.parts.log.copy_forward() {
                     Ok(()) | Err(SealLogError::Full) => {}
                     Err(error) => return Err(error.into()),
                 }
             }
-            let stop = group.stop;
+            let (stop, orders) = (group.stop, std::mem::take(&mut group.orders));
             self.decide(group)?;
+            self.obey(orders)?;
             if stop {
                 return Err(End::Stopped);
             }
         }
     }
 
-    /// Waits until the store has caught up with the start, the follower has room, and the window is within its bound.
+    /// Waits until the store has caught up with the start and shows every erasure, the follower has room, and the window is
+    /// within its bound.
     fn wait_for_room(&mut self) -> Result<(), End> {
         let (core, settings) = (&mut self.core, &self.settings);
         let room = self.followed.wait_for_room(settings.follow_bytes, |applied| {
             core.applied(applied);
-            core.window_bytes() < settings.window_bytes
+            applied >= core.must_show() && core.window_bytes() < settings.window_bytes
         });
         let why = || {
             if self.stop.has_begun() {
@@ -425,6 +462,21 @@ impl Worker {
             .core
             .decide(plan, &answers, now_ms(), &mut |pack| -> SmallVec<_> { log.positions(pack.id()) });
         self.create(draft, group)
+    }
+
+    /// Seals what was ordered about erasures.
+    fn obey(&mut self, orders: Vec<(Order, oneshot::Sender<()>)>) -> Result<(), End> {
+        if orders.is_empty() {
+            return Ok(());
+        }
+        let (orders, done): (Vec<_>, Vec<_>) = orders.into_iter().unzip();
+        match self.core.erasing_seal(&orders, now_ms()) {
+            Some(draft) => self.create(draft, Group { done, ..Group::default() }),
+            None => {
+                follower::settle(Vec::new(), done); // sealed before, and so shown before this group was gathered
+                Ok(())
+            }
+        }
     }
 
     /// Asks the ledger until it answers.

@@ -1,13 +1,15 @@
 //! The protocol under a hostile scheduler: the real decisions ([`super::core`]), the real book and recovery of the queue, the
 //! real bytes of packs and seals, over a log of which only a prefix is durable.
 //!
-//! Accepting, syncing, sealing, applying, flushing, copying and trimming go on at once in an order that a seed chooses; a
-//! sync may fail; the process may die between any two steps, with any part of what was not synced kept; the newest manifest
+//! Accepting, syncing, sealing, erasing, counting, applying, flushing, compacting, copying and trimming go on at once in an
+//! order that a seed chooses; a sync may fail; the process may die between any two steps, with any part of what was not synced kept; the newest manifest
 //! may be unreadable afterwards. At the end, and on the way, the promises are checked against a model that is told only
 //! which seals became durable. [`Mistake`]s are planted in the harness, one at a time, and each must be found.
 
+mod store;
+
 use super::{
-    core::{Core, Draft, Gap, Plan, Undecided},
+    core::{Core, Draft, Gap, Order, Plan, Undecided},
     memory::KnownPacks,
 };
 use crate::{
@@ -24,13 +26,18 @@ use crate::{
             recovery::{Fold, Folded},
         },
     },
-    seal::{DecidedSeal, Decision, FoundSeal, Seal, codec, state::SealState},
+    seal::{
+        DecidedSeal, Decision, FoundSeal, Seal, codec,
+        erasure::{Erasure, ErasureKind},
+        state::SealState,
+    },
 };
 use bytes::Bytes;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
+use store::{Manifest, Manifests, Row, Store};
 use uuid::Uuid;
 
 /// What goes wrong on purpose.
@@ -58,6 +65,24 @@ enum Mistake {
     NoGap,
     /// The gap starts from the log alone.
     GapForgetsTenants,
+    /// Reads do not hide what is erased: rows are deleted when the erasure is settled, where they are then.
+    NoStaircase,
+    /// A manifest does not take over the erasures of the seals that it covers.
+    ForgetErasures,
+    /// A compaction commits the parts that it began with, while a flush has added one.
+    StaleManifest,
+    /// Flush and compaction drop rows whose erasure is not counted yet.
+    DropPending,
+    /// A row is counted by every erasure that covers it.
+    CountWhatOthersErased,
+    /// The head of an erasure is the one that the store has when it reads.
+    ErasureTouchesLaterRows,
+    /// The ledger looks no further when the first row of an id is erased.
+    LedgerStopsAtFirst,
+    /// Deciding goes on while the store does not show an erasure yet.
+    DecideBeforeErasureShows,
+    /// An erasure that the last run left uncounted is not taken up.
+    ForgetPending,
 }
 
 #[derive(Clone)]
@@ -75,27 +100,25 @@ struct Disk {
     synced: usize,
     segment: u64,
     in_segment: u32,
-    manifests: [Manifest; 2],
+    manifests: Manifests,
 }
 
-#[derive(Clone, Default)]
-struct Manifest {
-    state: SealState,
-    rows: Rows,
-}
-
-type Rows = HashMap<(TenantId, Uuid), (u64, ContentHash)>;
+/// What a ledger once had.
+type Ledger = HashMap<(TenantId, Uuid), ContentHash>;
 
 /// What only the checks know.
 struct World {
     dice: Dice,
     mistake: Option<Mistake>,
-    /// Half of the runs remove old rows, half damage the log, so that each check is strict where it can be.
-    expire: bool,
+    /// Some of the runs damage the log, and some erase nothing, so that each check is strict where it can be.
     damage: bool,
+    erases: bool,
     disk: Disk,
     handles: u64,
     clients: u64,
+    erasures: u64,
+    /// Erasures that the store has hidden rows for: they must never be forgotten.
+    hidden: HashSet<Uuid>,
     accepted: HashMap<TenantId, u64>,
     counted: HashSet<Uuid>,
     told: HashSet<Uuid>,
@@ -111,7 +134,7 @@ struct World {
 enum Making {
     Idle,
     Copying { pack: Uuid, handle: u64 },
-    Planned(Plan, Rows),
+    Planned(Plan, Ledger),
     Answered(Plan, Vec<Option<ContentHash>>),
     Appended { draft: Draft, encoded: Bytes, handle: u64 },
 }
@@ -126,10 +149,15 @@ struct Process {
     inbox: Vec<Arc<Pack>>,
     following: Vec<Arc<DecidedSeal>>,
     noting: Vec<Arc<DecidedSeal>>,
-    memory: BTreeMap<u64, Arc<DecidedSeal>>,
-    rows: Rows,
-    stale: Rows,
-    applied: u64,
+    store: Store,
+    stale: Ledger,
+    /// What the sequencer has heard of the store.
+    noted: u64,
+    orders: Vec<Order>,
+    /// Erasures whose number is ordered.
+    counted: HashSet<Uuid>,
+    /// Erasures that were pending at the start.
+    inherited: HashSet<Uuid>,
     floor: u64,
 }
 
@@ -148,8 +176,8 @@ impl World {
         Self {
             dice: Dice::new(seed),
             mistake,
-            expire: seed % 4 == 1,
             damage: seed % 4 == 2,
+            erases: seed % 4 != 0,
             disk: Disk {
                 log: Vec::new(),
                 synced: 0,
@@ -159,6 +187,8 @@ impl World {
             },
             handles: 0,
             clients: 0,
+            erasures: 0,
+            hidden: HashSet::new(),
             accepted: HashMap::new(),
             counted: HashSet::new(),
             told: HashSet::new(),
@@ -243,6 +273,7 @@ impl World {
 
     fn new_pack(&mut self) -> Pack {
         self.clients += 1;
+        self.now += 1000;
         let tenant = tenants()[self.dice.below(2) as usize].clone();
         let mut builder = PackBuilder::default();
         for k in 0..1 + self.dice.below(3) {
@@ -259,7 +290,7 @@ impl World {
                 id: Uuid::from_u128(u128::from(id)),
                 client_id: true,
                 hash: u128::from(hash),
-                timestamp: self.now,
+                timestamp: self.now - 1000 * self.dice.below(20) as i64,
                 severity: Severity::Info,
                 fields,
             });
@@ -304,7 +335,13 @@ impl Process {
         let mut checkpoint = manifest.state.clone();
         if world.plants(Mistake::HeadsFromRows) {
             for (tenant, state) in &mut checkpoint.tenants {
-                let largest = manifest.rows.iter().filter(|((t, _), _)| t == tenant).map(|(_, (seq, _))| *seq).max();
+                let largest = manifest
+                    .parts
+                    .iter()
+                    .flatten()
+                    .filter(|row| row.tenant == *tenant)
+                    .map(|row| row.sequence)
+                    .max();
                 state.head = largest.unwrap_or_default();
             }
         }
@@ -359,10 +396,12 @@ impl Process {
             inbox: world.packs_in_log().into_values().collect(),
             following: Vec::new(),
             noting: Vec::new(),
-            memory: BTreeMap::new(),
-            rows: manifest.rows.clone(),
-            stale: manifest.rows,
-            applied: flushed,
+            store: Store::open(&manifest, world.mistake),
+            stale: Ledger::new(),
+            noted: folded.start.state.n,
+            orders: Vec::new(),
+            counted: HashSet::new(),
+            inherited: HashSet::new(),
             floor: 0,
         };
         this.inbox.sort_by_key(|pack| pack.id());
@@ -372,6 +411,7 @@ impl Process {
                 this.apply(world, &seal)?;
             }
         }
+        this.inherited = this.store.erasures().values().flat_map(|all| all.pending()).map(|e| e.job).collect();
         if let Some(draft) = this.core.gap_seal(world.now) {
             this.append_seal(world, draft);
         }
@@ -467,8 +507,11 @@ impl Process {
                 None => self.making = Making::Copying { pack, handle },
             },
             Making::Planned(plan, stale) => {
-                let rows = if world.plants(Mistake::StaleLedger) { &stale } else { &self.rows };
-                let answers = plan.lookups.iter().map(|key| rows.get(key).map(|(_, hash)| *hash)).collect();
+                let ask = |(tenant, id): &(TenantId, Uuid)| match world.plants(Mistake::StaleLedger) {
+                    true => stale.get(&(tenant.clone(), *id)).copied(),
+                    false => self.store.find(&world.disk.manifests, tenant, *id),
+                };
+                let answers = plan.lookups.iter().map(ask).collect();
                 self.making = Making::Answered(plan, answers);
             }
             Making::Answered(plan, answers) => {
@@ -492,6 +535,9 @@ impl Process {
     }
 
     fn begin(&mut self, world: &mut World) {
+        if self.noted < self.core.must_show() && !world.plants(Mistake::DecideBeforeErasureShows) {
+            return;
+        }
         if world.dice.chance(20) {
             world.now += 61_000;
             let trimmable = world.disk.manifests[0].state.n;
@@ -511,6 +557,14 @@ impl Process {
                 return;
             }
         }
+        if !self.orders.is_empty() && world.dice.chance(40) {
+            let some = 1 + world.dice.below(self.orders.len() as u64) as usize;
+            let orders: Vec<_> = self.orders.drain(..some).collect();
+            if let Some(draft) = self.core.erasing_seal(&orders, world.now) {
+                self.append_seal(world, draft);
+            }
+            return;
+        }
         let mut packs = Vec::new();
         for _ in 0..world.dice.below(4).min(self.inbox.len() as u64) {
             let pack = self.inbox.swap_remove(world.dice.below(self.inbox.len() as u64) as usize);
@@ -521,7 +575,11 @@ impl Process {
             self.making = Making::Planned(plan, self.stale.clone());
         }
         if world.plants(Mistake::StaleLedger) {
-            self.stale = self.rows.clone();
+            self.stale = self
+                .store
+                .rows(&world.disk.manifests)
+                .map(|row| ((row.tenant.clone(), row.id), row.hash))
+                .collect();
         }
     }
 
@@ -544,6 +602,7 @@ impl Process {
             let seal = self.noting.remove(0);
             self.book.applied(&seal);
             self.core.applied(seal.seal.n);
+            self.noted = seal.seal.n;
         } else if !self.following.is_empty() {
             let seal = self.following[0].clone();
             if world.plants(Mistake::WindowForgetsEarly) {
@@ -560,44 +619,49 @@ impl Process {
     }
 
     fn apply(&mut self, world: &mut World, seal: &Arc<DecidedSeal>) -> Check {
-        for row in seal.entries() {
-            if let Some(sequence) = row.sequence {
-                let key = (row.pack.tenant().clone(), row.entry.id());
-                let before = self.rows.insert(key, (sequence, row.entry.hash()));
-                ensure(before.is_none() || world.damage || world.expire, || {
-                    format!("id {} has two rows", row.entry.id())
-                })?;
-            }
+        for row in Row::all_of(seal) {
+            let before = self.store.find(&world.disk.manifests, &row.tenant, row.id);
+            ensure(before.is_none() || world.damage, || format!("id {} has two rows", row.id))?;
         }
-        self.memory.insert(seal.seal.n, seal.clone());
-        self.applied = seal.seal.n;
+        self.store.apply(&mut world.disk.manifests, seal);
+        world.hidden.extend(seal.seal.erasures.iter().map(|made| made.erasure.job));
         world.show(seal)
     }
 
-    fn flush(&mut self, world: &mut World) {
-        let before = world.disk.manifests[1].clone();
-        let Some(upto) = self.memory.keys().nth(world.dice.below(self.memory.len().max(1) as u64) as usize).copied() else {
-            return;
-        };
-        if upto <= before.state.n {
-            return;
-        }
-        let mut next = before.clone();
-        for (_, seal) in self.memory.range(..=upto).filter(|(n, _)| **n > before.state.n) {
-            next.state.fold(&seal.seal, seal.crc);
-            for row in seal.entries() {
-                if let Some(sequence) = row.sequence {
-                    next.rows.insert((row.pack.tenant().clone(), row.entry.id()), (sequence, row.entry.hash()));
-                }
+    /// Somebody erases; or the eraser counts what the first pending erasure of a tenant removed. Orders may come twice.
+    fn erase(&mut self, world: &mut World, clients: bool) {
+        let again = 1 + usize::from(world.dice.chance(10));
+        if clients && world.erases && world.erasures < 12 && world.dice.chance(30) {
+            world.erasures += 1;
+            let order = Order::Erase {
+                tenant: tenants()[world.dice.below(2) as usize].clone(),
+                kind: [ErasureKind::Cleanup, ErasureKind::Retention][world.dice.below(2) as usize],
+                cutoff: world.now - 1000 * world.dice.below(15) as i64,
+                job: Uuid::from_u128(u128::from(world.erasures)),
+            };
+            self.orders.extend(std::iter::repeat_n(order, again));
+        } else if let Some((tenant, job)) = self.store.pending().into_iter().find(|(_, job)| !self.counted.contains(job)) {
+            if self.inherited.contains(&job) && world.plants(Mistake::ForgetPending) {
+                return;
             }
+            let rows = self.store.count_erased(&world.disk.manifests, &tenant, job);
+            self.counted.insert(job);
+            self.orders.extend(std::iter::repeat_n(Order::Removed { tenant, job, rows }, again));
         }
-        if world.expire && world.dice.chance(30) {
-            let tenant = &tenants()[world.dice.below(2) as usize];
-            next.rows.retain(|(t, _), _| t != tenant);
-            self.rows.retain(|key, (seq, _)| key.0 != *tenant || *seq > next.state.tenant(tenant).head);
+    }
+
+    /// A query sees every row of the seals that the store has, but for those that they erased.
+    fn read(&self, world: &World) -> Check {
+        if world.damage {
+            return Ok(());
         }
-        self.memory.retain(|n, _| *n > upto);
-        world.disk.manifests = [before, next];
+        let name = |row: &Row| (row.tenant.clone(), row.sequence);
+        let seen: BTreeSet<_> = self.store.rows(&world.disk.manifests).map(name).collect();
+        let there: BTreeSet<_> = world.history(self.store.applied).rows.iter().map(name).collect();
+        ensure(seen == there, || {
+            let (more, less): (Vec<_>, Vec<_>) = (seen.difference(&there).take(4).collect(), there.difference(&seen).take(4).collect());
+            format!("a query sees {more:?} too much and misses {less:?}")
+        })
     }
 
     fn trim(&mut self, world: &mut World) {
@@ -637,14 +701,17 @@ impl Process {
     }
 
     fn step(&mut self, world: &mut World, clients: bool) -> Check {
-        match world.dice.below(9) {
+        match world.dice.below(12) {
             0 if clients => self.client(world),
             0 | 1 => return self.sync(world),
             2 => self.deliver(world),
             3 | 4 => return self.sequence(world),
             5 => return self.follow(world),
-            6 => self.flush(world),
+            6 => self.store.flush(&mut world.disk.manifests, &mut world.dice),
             7 => self.trim(world),
+            8 => self.store.compact(&mut world.disk.manifests, &mut world.dice),
+            9 => self.erase(world, clients),
+            10 if world.dice.chance(25) => return self.read(world),
             _ => return self.counters(world),
         }
         Ok(())
@@ -652,7 +719,7 @@ impl Process {
 
     fn is_done(&self) -> bool {
         let quiet = self.appending.is_empty() && self.following.is_empty() && self.noting.is_empty() && matches!(self.making, Making::Idle);
-        quiet && self.book.undecided().1 == 0
+        quiet && self.orders.is_empty() && self.book.undecided().1 == 0 && self.store.pending().is_empty()
     }
 }
 
@@ -679,43 +746,104 @@ impl World {
         process.counters(self)
     }
 
+    /// What the durable seals up to `n` say, by the plain list of all erasures that there ever were.
+    fn history(&self, n: u64) -> History {
+        let mut history = History::default();
+        for seal in self.durable.range(..=n).map(|(_, seal)| seal) {
+            history.add(self, seal);
+        }
+        history
+    }
+
     fn check_decisions(&self, process: &Process) -> Check {
-        let (mut rows, mut heads, mut state): (HashMap<_, ContentHash>, HashMap<TenantId, u64>, SealState) = Default::default();
-        for seal in self.durable.values() {
-            let crc = codec::crc_of(&codec::encode(seal));
-            ensure(state.check_next(seal).is_ok(), || format!("seal {} does not follow", seal.n))?;
-            state.fold(seal, crc);
-            for decided in &seal.packs {
-                let pack = &self.packs[&decided.pack_id];
-                let head = heads.entry(pack.tenant().clone()).or_default();
-                let mut next = decided.first_sequence;
-                for (entry, decision) in pack.entries().zip(&decided.decisions) {
-                    let key = (pack.tenant().clone(), entry.id());
-                    let expected = match rows.get(&key) {
-                        None => Decision::New,
-                        Some(hash) if *hash == entry.hash() => Decision::Duplicate,
-                        Some(_) => Decision::Conflict,
-                    };
-                    ensure(self.expire || *decision == expected, || {
-                        format!("seal {}: {decision:?} instead of {expected:?}", seal.n)
-                    })?;
-                    if *decision == Decision::New {
-                        *head += 1;
-                        ensure(next == *head, || format!("seal {}: number {next} after {}", seal.n, *head - 1))?;
-                        next += 1;
-                        rows.insert(key, entry.hash());
-                    }
-                }
-            }
+        let history = self.history(u64::MAX);
+        if let Some(wrong) = history.wrong {
+            return Err(wrong);
         }
         for tenant in tenants() {
             let (c, s) = (process.book.counters(&tenant), process.core.state().tenant(&tenant));
-            let head = heads.get(&tenant).copied().unwrap_or_default();
+            let head = history.heads.get(&tenant).copied().unwrap_or_default();
             ensure((s.head, s.stored, c.stored) == (head, head, head), || {
                 format!("{tenant}: head {} and {c:?} against {head}", s.head)
             })?;
+            let now = history.rows.iter().filter(|row| row.tenant == tenant).count() as u64;
+            ensure((s.erased, c.stored - c.erased) == (c.erased, now), || {
+                format!("{tenant}: {now} rows are left, and the counters are {c:?} and {s:?}")
+            })?;
         }
-        Ok(())
+        let settled = history.erasures.iter().all(|(_, _, removed)| removed.is_some());
+        ensure(settled, || "an erasure was never counted".into())?;
+        let sealed: HashSet<_> = history.erasures.iter().map(|(_, erasure, _)| erasure.job).collect();
+        ensure(self.hidden.is_subset(&sealed), || "an erasure was forgotten".into())
+    }
+}
+
+/// What seals add up to, and the first thing that was wrong with them.
+#[derive(Default)]
+struct History {
+    state: SealState,
+    heads: HashMap<TenantId, u64>,
+    /// What is not erased.
+    rows: Vec<Row>,
+    /// Every erasure, how many rows it removed, and then how many were said to be.
+    erasures: Vec<(u64, Erasure, Option<u64>)>,
+    wrong: Option<String>,
+}
+
+impl History {
+    fn expect(&mut self, good: bool, what: impl FnOnce() -> String) {
+        if !good && self.wrong.is_none() {
+            self.wrong = Some(what());
+        }
+    }
+
+    fn add(&mut self, world: &World, seal: &Seal) {
+        let follows = self.state.check_next(seal).is_ok();
+        self.expect(follows, || format!("seal {} does not follow", seal.n));
+        self.state.fold(seal, codec::crc_of(&codec::encode(seal)));
+        for decided in &seal.packs {
+            let pack = &world.packs[&decided.pack_id];
+            let mut next = decided.first_sequence;
+            for (entry, decision) in pack.entries().zip(&decided.decisions) {
+                let known = self.rows.iter().find(|row| row.tenant == *pack.tenant() && row.id == entry.id());
+                let expected = match known {
+                    None => Decision::New,
+                    Some(row) if row.hash == entry.hash() => Decision::Duplicate,
+                    Some(_) => Decision::Conflict,
+                };
+                self.expect(*decision == expected, || format!("seal {}: {decision:?} instead of {expected:?}", seal.n));
+                if *decision == Decision::New {
+                    let head = self.heads.entry(pack.tenant().clone()).or_default();
+                    *head += 1;
+                    let (before, dense) = (*head - 1, next == *head);
+                    self.expect(dense, || format!("seal {}: number {next} after {before}", seal.n));
+                    self.rows.push(Row {
+                        tenant: pack.tenant().clone(),
+                        id: entry.id(),
+                        hash: entry.hash(),
+                        sequence: next,
+                        timestamp: entry.timestamp(),
+                        received_at: pack.header().received_at,
+                    });
+                    next += 1;
+                }
+            }
+        }
+        for made in &seal.erasures {
+            let (tenant, before) = (&seal.tenants[made.tenant as usize].tenant, self.rows.len());
+            let again = self.erasures.iter().any(|(_, erasure, _)| erasure.job == made.erasure.job);
+            self.expect(!again, || "an erasure was sealed twice".into());
+            let hides = |row: &Row| row.tenant == *tenant && made.erasure.covers(row.timestamp, row.received_at, row.sequence);
+            self.rows.retain(|row| !hides(row));
+            self.erasures.push(((before - self.rows.len()) as u64, made.erasure, None));
+        }
+        for result in &seal.removed {
+            let found = self.erasures.iter_mut().find(|(_, erasure, _)| erasure.job == result.job);
+            let (removed, before) = found.map_or((0, Some(0)), |(removed, _, said)| (*removed, said.replace(result.rows)));
+            self.expect(before.is_none() && removed == result.rows, || {
+                format!("seal {}: an erasure removed {removed} rows, and {} are counted", seal.n, result.rows)
+            });
+        }
     }
 }
 
@@ -736,7 +864,7 @@ fn run(seed: u64, mistake: Option<Mistake>) -> Result<usize, String> {
             return Ok(world.durable.len());
         }
     }
-    Err("undecided packs remain".into())
+    Err("undecided packs or uncounted erasures remain".into())
 }
 
 #[test]
@@ -762,6 +890,15 @@ fn every_planted_mistake_is_found() {
         Mistake::ForgetKnownPacks,
         Mistake::NoGap,
         Mistake::GapForgetsTenants,
+        Mistake::NoStaircase,
+        Mistake::ForgetErasures,
+        Mistake::StaleManifest,
+        Mistake::DropPending,
+        Mistake::CountWhatOthersErased,
+        Mistake::ErasureTouchesLaterRows,
+        Mistake::LedgerStopsAtFirst,
+        Mistake::DecideBeforeErasureShows,
+        Mistake::ForgetPending,
     ];
     for mistake in mistakes {
         // A gap is made in damaged runs only, every fourth.

@@ -1,17 +1,28 @@
 //! The whole surface, by `oneshot` and over real sockets, on a store that is a list: the contract's sentences one by one.
 
+mod cleanup;
+mod export;
+mod export_jobs;
 mod feed;
 mod ingest;
+mod lists;
 mod reads;
 mod server;
 mod tenancy;
 
-use super::{Drain, Health, HttpSettings, Services, health::Phase, router};
+use super::{CursorKey, Drain, Health, HttpSettings, Services, dispatch, health::Phase, layers, state::App};
 use crate::{
-    actors::broadcast::{FeedHandle, FeedSettings, Publisher},
+    actors::{
+        broadcast::{FeedHandle, FeedSettings, Publisher},
+        sequencer::Ended,
+    },
     auth::jwt::{Authenticator, NewToken, mint},
     catalog::{Catalog, NewTenant, SettingsPatch},
     fs::sim::SimFs,
+    lifecycle::{
+        erasure::{Eraser, Orders},
+        export::{ExportSettings, Exports, Parts},
+    },
     model::{
         entry::StoredEntry,
         filter::{Filter, Surroundings},
@@ -21,8 +32,8 @@ use crate::{
     },
     objects::{Objects, folder::FolderObjects},
     queue::{AcceptError, Accepted, Counters, Decided, Position, Producer},
-    seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant, erasure::ErasureKind},
-    sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StoreError, VisibleHead, dead_letter::DeadLetters},
+    seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant, erasure::ErasureKind, state::SealState},
+    sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StatsQuery, StoreError, VisibleHead, dead_letter::DeadLetters},
 };
 use axum::{
     Router,
@@ -63,8 +74,12 @@ struct State {
     /// Packs are durable and stay undecided.
     holds: bool,
     pending: Vec<(TenantId, StoredEntry)>,
+    /// How many rows the last erasure took; `None`: it cannot be said.
+    erased: Option<u64>,
     /// Reads are answered so.
     sick: Option<StoreError>,
+    /// After so many lists the store cannot read its data.
+    lists_left: Option<usize>,
 }
 
 impl Shelf {
@@ -236,6 +251,9 @@ impl Authority for Shelf {
             if let Some(error) = &state.sick {
                 return Err(error.clone());
             }
+            if let Some(left) = &mut state.lists_left {
+                *left = left.checked_sub(1).ok_or_else(|| StoreError::Damaged("a part".into()))?;
+            }
             let mut found = matching(state, scope, &query.filter);
             match query.sort {
                 Sort::TimestampAsc => found.sort_by_key(|e| (e.entry().timestamp(), e.sequence)),
@@ -255,20 +273,26 @@ impl Authority for Shelf {
                     Sort::SequenceDesc => e.sequence < place.1,
                 });
             }
-            let more = found.len() > query.skip.saturating_add(query.limit);
+            let mut page: Vec<_> = found.iter().skip(query.skip).take(query.limit).cloned().collect();
+            let mut bytes = 0;
+            let fits = |e: &&StoredEntry| {
+                bytes += e.record.len();
+                bytes <= query.max_bytes
+            };
+            page.truncate(page.iter().take_while(fits).count().max(1));
             Ok(ListPage {
                 total: (query.count != Count::None).then_some(total),
                 total_is_exact: query.count != Count::None,
-                entries: found.into_iter().skip(query.skip).take(query.limit).collect(),
+                more: query.skip + page.len() < found.len(),
+                entries: page,
                 as_of,
-                more,
             })
         });
         ready(page).boxed()
     }
 
-    fn stats(&self, scope: &TenantScope, filter: Filter) -> BoxFuture<'static, Result<Stats, StoreError>> {
-        let total = self.with(|state| matching(state, scope, &filter).len() as u64);
+    fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
+        let total = self.with(|state| matching(state, scope, &query.filter).len() as u64);
         ready(Ok(Stats { total, ..Stats::default() })).boxed()
     }
 
@@ -293,7 +317,7 @@ impl Authority for Shelf {
     }
 
     fn count_erased(&self, _: &TenantScope, _: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
-        ready(Ok(0)).boxed()
+        ready(self.with(|state| state.erased).ok_or(StoreError::Busy)).boxed()
     }
 
     fn count_would_erase(&self, scope: &TenantScope, _: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>> {
@@ -312,10 +336,26 @@ impl Authority for Shelf {
     }
 }
 
+impl Orders for Shelf {
+    fn erase(&self, tenant: TenantId, _: ErasureKind, cutoff: i64, _: Uuid) -> BoxFuture<'static, Result<(), Ended>> {
+        self.with(|state| {
+            let before = state.rows.len();
+            state.rows.retain(|(t, e)| *t != tenant || e.entry().timestamp() >= cutoff);
+            state.erased = state.sick.is_none().then_some((before - state.rows.len()) as u64);
+        });
+        ready(Ok(())).boxed()
+    }
+
+    fn removed(&self, _: TenantId, _: Uuid, _: u64) -> BoxFuture<'static, Result<(), Ended>> {
+        ready(Ok(())).boxed()
+    }
+}
+
 /// The surface on a shelf, with the tenants `acme` and `globex`.
 struct Bench {
     shelf: Arc<Shelf>,
     services: Services,
+    app: Arc<App>,
     router: Router,
 }
 
@@ -388,19 +428,31 @@ impl Bench {
         assert!(shelf.feed.set(feed.clone()).is_ok());
         let health = Arc::new(Health::new());
         health.set_phase(Phase::Ready);
+        let jobs = Parts {
+            objects: objects.clone(),
+            authority: shelf.clone(),
+            catalog: catalog.clone(),
+            compile: Arc::new(crate::http::compile_export),
+            room: None,
+            clock: now_ms,
+        };
         let services = Services {
             producer: shelf.clone(),
             authority: shelf.clone(),
             feed,
+            eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
             catalog,
+            export_jobs: Exports::start(jobs, ExportSettings::default()),
             dead_letters: DeadLetters::open(objects, 0),
             auth: Arc::new(Authenticator::local(SECRET)),
+            cursors: CursorKey::derive(SECRET),
             health,
             drain: Drain::new(),
             settings,
         };
-        let router = router(services.clone());
-        Self { shelf, services, router }
+        let app = App::new(services.clone());
+        let router = layers::around(dispatch::routes(app.clone()));
+        Self { shelf, services, app, router }
     }
 
     async fn send(&self, request: Request<Body>) -> Got {
@@ -432,6 +484,22 @@ impl Bench {
     async fn post(&self, path: &str, body: &Value) -> Got {
         self.call("POST", &format!("/api/v1{path}"), &token(Some("acme"), "admin"), body.to_string())
             .await
+    }
+
+    /// Exports under way.
+    fn exports(&self) -> usize {
+        self.app.exports.running()
+    }
+
+    /// Waits until so many exports are under way.
+    async fn exports_are(&self, n: usize) {
+        while self.exports() != n {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn exports_end(&self) {
+        self.exports_are(0).await;
     }
 
     fn packs(&self) -> usize {

@@ -45,7 +45,7 @@ impl Served {
         self.server.await.expect("no panic");
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.expect("it listens")
     }
 
@@ -58,7 +58,7 @@ impl Served {
     }
 }
 
-async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+pub async fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut seen = Vec::new();
     while !String::from_utf8_lossy(&seen).contains(end) {
         assert_ne!(stream.read_buf(&mut seen).await.expect("open"), 0, "{}", String::from_utf8_lossy(&seen));

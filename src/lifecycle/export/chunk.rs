@@ -38,12 +38,18 @@ pub fn parse(file_name: &str) -> Option<(Uuid, usize)> {
     Some((Uuid::try_parse(job).ok()?, number.parse().ok()?))
 }
 
-/// The object that holds `bytes`, which are at least one.
-pub fn encode(job: Uuid, number: usize, bytes: &[u8]) -> Bytes {
-    let mut out = Vec::with_capacity(bytes.len() + bytes.len().div_ceil(BLOCK) * CRC);
-    for (i, block) in bytes.chunks(BLOCK).enumerate() {
-        out.extend_from_slice(&checksum(job, number, i, block).to_le_bytes());
-        out.extend_from_slice(block);
+/// The object that holds `bytes`, which are at least one. Their memory is used again.
+pub fn encode(job: Uuid, number: usize, bytes: Vec<u8>) -> Bytes {
+    let (len, mut out) = (bytes.len(), bytes);
+    let blocks = len.div_ceil(BLOCK);
+    out.resize(len + blocks * CRC, 0);
+    // From the last one on, so that none is moved over one that has not been moved.
+    for block in (0..blocks).rev() {
+        let from = block * BLOCK..len.min((block + 1) * BLOCK);
+        let (to, holds) = (block * (BLOCK + CRC) + CRC, from.len());
+        out.copy_within(from, to);
+        let crc = checksum(job, number, block, &out[to..to + holds]);
+        out[to - CRC..to].copy_from_slice(&crc.to_le_bytes());
     }
     out.into()
 }

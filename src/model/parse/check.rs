@@ -11,14 +11,13 @@ use crate::model::{
     entry::{ContentHash, Field, NewEntry, Severity},
     json::{Kind, Value},
     pack::PackBuilder,
-    time::parse_rfc3339,
+    time::{DAY_MS, parse_rfc3339},
 };
 use std::{borrow::Cow, collections::HashSet, net::IpAddr};
 use uuid::Uuid;
 
 /// The most levels of an object field, itself counted.
 const MAX_DEPTH: u32 = 64;
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 /// What fits a short field of the record.
 const MAX_SUBJECT_BYTES: usize = u16::MAX as usize;
 

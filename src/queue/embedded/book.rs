@@ -301,6 +301,10 @@ impl Book {
             counters.duplicate += tenant.duplicate;
             counters.dead_lettered += tenant.dead_lettered;
         }
+        for result in &seal.seal.removed {
+            let tenant = &seal.seal.tenants[result.tenant as usize].tenant;
+            self.account(tenant).counters.erased += result.rows;
+        }
         for (decided, pack) in seal.seal.packs.iter().zip(&seal.packs) {
             let Some(index) = self.by_pack.remove(&decided.pack_id) else { continue };
             let slot = self.slots[index as usize].take().expect("an indexed slot is taken");

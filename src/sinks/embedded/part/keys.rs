@@ -181,7 +181,7 @@ impl Keys {
 
     fn add(&mut self, by: &str, id: Uuid, ip: Option<IpAddr>, texts: &[Option<&str>; Field::COUNT]) {
         let mut leaves = 0;
-        row_terms(id, ip, texts, &mut |term| match term {
+        row_terms(id, texts, &mut |term| match term {
             Term::Word(text) => self.put(word(text)),
             Term::Leaf(path, text) => {
                 leaves += 1;
@@ -226,6 +226,11 @@ impl<'a> KeySet<'a> {
             }
         }
         self.keys.add(by, entry.id(), entry.ip(), texts);
+    }
+
+    /// How many distinct keys it has; 0 while there are too few rows for a filter.
+    pub(super) fn len(&self) -> usize {
+        self.keys.set.len()
     }
 
     /// Whether an entry of the block had more leaves than are in the set. A block without a filter has no such set.

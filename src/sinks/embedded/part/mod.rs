@@ -26,6 +26,7 @@ mod merge;
 mod prune;
 mod read;
 mod schema;
+mod search;
 mod select;
 mod sidecar;
 mod strings;
@@ -35,9 +36,10 @@ mod write;
 mod tests;
 
 pub use merge::{Interrupted, Keep, Limits, Merge};
+pub use prune::MemoryFilter;
 pub use read::{Found, Part, RowTimes, Rows, TenantRows};
 pub use sidecar::Block;
-pub use strings::{DictColumn, StatColumn};
+pub use strings::{BatchError, StatBatch, StatColumn};
 pub use write::write;
 
 use crate::model::{entry::EntryRef, tenant::TenantId};

@@ -3,11 +3,14 @@
 use super::{
     Block, TenantRows,
     fuse::{self, Width},
-    keys,
+    keys::{self, KeySet},
 };
-use crate::model::{
-    entry::{Field, Severity},
-    filter::Filter,
+use crate::{
+    model::{
+        entry::{EntryRef, Field, Severity},
+        filter::Filter,
+    },
+    search::Search,
 };
 
 impl TenantRows<'_> {
@@ -17,12 +20,113 @@ impl TenantRows<'_> {
             && may_sequence(block, filter)
             && (filter.severity.is_empty() || filter.severity.iter().any(|s| block.severities[*s as usize] > 0))
             && (filter.ids.is_empty() || self.has_candidate(block, filter))
-            && may_values(self.part.sidecar().filter(block), block, filter)
+            && may_values(self.filter_of(block), filter)
+            && filter.search.as_ref().is_none_or(|search| self.may_find(block, search))
+    }
+
+    /// The same for a search.
+    pub(super) fn may_find(&self, block: &Block, search: &Search) -> bool {
+        may_find(self.filter_of(block), search, &|filter| self.may_match(block, filter))
+    }
+
+    fn filter_of(&self, block: &Block) -> Keys<'_> {
+        Keys {
+            bytes: self.part.sidecar().filter(block),
+            overflow: block.overflow,
+        }
     }
 
     fn has_candidate(&self, block: &Block, filter: &Filter) -> bool {
         let mut rows = filter.ids.iter().flat_map(|id| self.part.candidates(&self.scope, id));
         rows.any(|row| block.rows.contains(&row))
+    }
+}
+
+/// The filter of rows that are in memory: the same keys as a block of a part has.
+#[derive(Debug)]
+pub struct MemoryFilter {
+    bytes: Box<[u8]>,
+    overflow: bool,
+}
+
+impl MemoryFilter {
+    /// Over the rows, given with their actors. If it would take more than `max_bytes` it stays empty, and rules out nothing.
+    pub fn build<'a>(rows: impl Iterator<Item = (&'a str, EntryRef<'a>)>, max_bytes: usize) -> Self {
+        let (mut set, mut bytes) = (KeySet::default(), Vec::new());
+        for (actor, entry) in rows {
+            set.add(actor, &entry, &entry.texts());
+            // A key takes more than a byte.
+            if set.len() > max_bytes {
+                return Self::empty();
+            }
+        }
+        let overflow = set.overflow();
+        if let Some(keys) = set.finish() {
+            fuse::build(keys, Width::Eight, &mut bytes);
+        }
+        if bytes.len() > max_bytes {
+            return Self::empty();
+        }
+        Self { bytes: bytes.into(), overflow }
+    }
+
+    fn empty() -> Self {
+        Self {
+            bytes: Box::default(),
+            overflow: false,
+        }
+    }
+
+    /// Whether a filter could rule out anything for this query.
+    pub fn helps(filter: &Filter) -> bool {
+        let Filter {
+            from: _,
+            to: _,
+            timestamps: _,
+            ids: _,
+            severity: _,
+            min_sequence: _,
+            max_sequence: _,
+            user_id,
+            email,
+            session_id,
+            resource_id,
+            request_id,
+            actor,
+            action,
+            resource_type,
+            ip_address,
+            user_agent,
+            metadata,
+            search,
+        } = filter;
+        let texts = [user_id, email, session_id, resource_id, request_id, actor, action, resource_type];
+        texts.into_iter().any(|list| !list.is_empty())
+            || !(ip_address.is_empty() && user_agent.is_empty() && metadata.is_empty())
+            || search.as_ref().is_some_and(helps_find)
+    }
+
+    /// Whether a row can match, as far as the filter knows. `false` is certain.
+    pub fn may_match(&self, filter: &Filter) -> bool {
+        let keys = Keys {
+            bytes: &self.bytes,
+            overflow: self.overflow,
+        };
+        may_values(keys, filter)
+            && filter
+                .search
+                .as_ref()
+                .is_none_or(|search| may_find(keys, search, &|filter| self.may_match(filter)))
+    }
+}
+
+fn helps_find(search: &Search) -> bool {
+    match search {
+        Search::All(list) => list.iter().any(helps_find),
+        Search::Any(list) => list.iter().all(helps_find),
+        Search::Text(_, needle) => !needle.is_prefix(),
+        Search::Is(filter) => MemoryFilter::helps(filter),
+        Search::Not(_) | Search::Starts(_) => false,
     }
 }
 
@@ -37,12 +141,27 @@ fn may_sequence(block: &Block, filter: &Filter) -> bool {
     filter.min_sequence.is_none_or(|min| block.sequences.1 >= min) && filter.max_sequence.is_none_or(|max| block.sequences.0 <= max)
 }
 
-/// Asks the block's filter for every condition that it knows.
-fn may_values(bytes: &[u8], block: &Block, filter: &Filter) -> bool {
-    if bytes.is_empty() {
+/// A block's filter.
+#[derive(Clone, Copy)]
+struct Keys<'a> {
+    /// Empty: there is none, and everything may be there.
+    bytes: &'a [u8],
+    /// Not all leaves are in it.
+    overflow: bool,
+}
+
+impl Keys<'_> {
+    fn has(&self, key: u64) -> bool {
+        fuse::may_contain(self.bytes, Width::Eight, key)
+    }
+}
+
+/// Asks for every condition that a filter knows.
+fn may_values(block: Keys<'_>, filter: &Filter) -> bool {
+    if block.bytes.is_empty() {
         return true;
     }
-    let has = |key| fuse::may_contain(bytes, Width::Eight, key);
+    let has = |key| block.has(key);
     let any = |field, wanted: &[String]| wanted.is_empty() || wanted.iter().any(|text| has(keys::value(field, text)));
     let any_case = |field, wanted: &[String]| wanted.is_empty() || wanted.iter().any(|text| has(keys::value(field, &keys::lower(text))));
     let mut scratch = Vec::new();
@@ -61,6 +180,18 @@ fn may_values(bytes: &[u8], block: &Block, filter: &Filter) -> bool {
                 .metadata
                 .iter()
                 .all(|leaf| leaf.values.iter().any(|text| has(keys::leaf(&leaf.path, text, &mut scratch)))))
+}
+
+/// Whether a row can be what is searched for; `may_be` answers for `field:value`. What must not hold rules out nothing: the
+/// filter says what a block has, never that all of its rows have it.
+fn may_find(block: Keys<'_>, search: &Search, may_be: &dyn Fn(&Filter) -> bool) -> bool {
+    match search {
+        Search::All(list) => list.iter().all(|search| may_find(block, search, may_be)),
+        Search::Any(list) => list.iter().any(|search| may_find(block, search, may_be)),
+        Search::Text(_, needle) => needle.is_prefix() || needle.words().iter().all(|word| block.has(keys::word(word))),
+        Search::Is(filter) => may_be(filter),
+        Search::Not(_) | Search::Starts(_) => true,
+    }
 }
 
 /// Whether every row of the block meets the conditions on time.

@@ -6,6 +6,7 @@ use super::{
     prune::{all_in_sequence, all_in_time, all_severities},
     read::{Texts, numbers, random, times},
     schema::Column,
+    search,
 };
 use crate::model::{
     entry::Severity,
@@ -15,16 +16,30 @@ use arrow_array::RecordBatch;
 use hashbrown::HashSet;
 use parquet::errors::ParquetError;
 use std::ops::Range;
+use uuid::Uuid;
 
 impl TenantRows<'_> {
     /// The rows of the block that match, ascending; agrees with [`Filter::matches`]. Decodes only the columns that the
-    /// filter names, and nothing where the sidecar decides.
+    /// filter names, and nothing where the sidecar decides. A block whose rows have been narrowed gives those of them.
     pub fn select(&self, block: &Block, filter: &Filter) -> Result<Vec<u32>, PartError> {
         self.own(block.rows.clone().into())?;
-        if !self.may_match(block, filter) {
-            return Ok(Vec::new());
-        }
         let mut left = Survivors::new(self, block.rows.clone());
+        self.narrow(&mut left, block, filter)?;
+        Ok(left.into_rows())
+    }
+
+    /// Those of `among`, rows of the block, that match.
+    pub(super) fn select_among(&self, block: &Block, among: Vec<u32>, filter: &Filter) -> Result<Vec<u32>, PartError> {
+        let mut left = Survivors::among(self, block.rows.clone(), among);
+        self.narrow(&mut left, block, filter)?;
+        Ok(left.into_rows())
+    }
+
+    fn narrow(&self, left: &mut Survivors<'_>, block: &Block, filter: &Filter) -> Result<(), PartError> {
+        if !self.may_match(block, filter) {
+            left.some = Some(Vec::new());
+            return Ok(());
+        }
         if !filter.ids.is_empty() {
             left.restrict(filter.ids.iter().flat_map(|id| self.part.candidates(&self.scope, id)));
             left.keep(Column::Id, |batch, mask| {
@@ -82,6 +97,29 @@ impl TenantRows<'_> {
         if !filter.metadata.is_empty() {
             left.keep_text(Column::Metadata, |text| filter.metadata.iter().all(|leaf| leaf.matches(text)))?;
         }
+        if let Some(search) = &filter.search {
+            let found = search::find(self, block, search, left.take_rows())?;
+            left.some = Some(found);
+        }
+        Ok(())
+    }
+
+    /// Those of `among`, which ascend, whose id, written with hyphens, passes.
+    pub(super) fn with_id(&self, among: Vec<u32>, test: impl Fn(&str) -> bool) -> Result<Vec<u32>, PartError> {
+        let mut left = Survivors::among(self, 0..0, among);
+        left.keep(Column::Id, |batch, mask| {
+            let ids = random(batch, 0)?;
+            let passes = |i| Uuid::from_slice(ids.value(i)).is_ok_and(|id| test(id.hyphenated().encode_lower(&mut [0; 36])));
+            mask.extend((0..batch.num_rows()).map(passes));
+            Ok(())
+        })?;
+        Ok(left.into_rows())
+    }
+
+    /// Those of `among`, which ascend, whose text in the column passes.
+    pub(super) fn with_text(&self, among: Vec<u32>, column: Column, test: impl Fn(Option<&str>) -> bool) -> Result<Vec<u32>, PartError> {
+        let mut left = Survivors::among(self, 0..0, among);
+        left.keep_text(column, test)?;
         Ok(left.into_rows())
     }
 }
@@ -96,7 +134,7 @@ fn in_time(t: i64, filter: &Filter) -> bool {
 struct Survivors<'t> {
     of: &'t TenantRows<'t>,
     block: Range<u32>,
-    /// `None`: all of the block.
+    /// `None`: all of `block`.
     some: Option<Vec<u32>>,
 }
 
@@ -105,13 +143,25 @@ impl<'t> Survivors<'t> {
         Self { of, block, some: None }
     }
 
-    fn into_rows(self) -> Vec<u32> {
-        self.some.unwrap_or_else(|| self.block.collect())
+    fn among(of: &'t TenantRows<'t>, block: Range<u32>, rows: Vec<u32>) -> Self {
+        Self { of, block, some: Some(rows) }
+    }
+
+    fn into_rows(mut self) -> Vec<u32> {
+        self.take_rows()
+    }
+
+    fn take_rows(&mut self) -> Vec<u32> {
+        self.some.take().unwrap_or_else(|| self.block.clone().collect())
     }
 
     /// Only these can match.
     fn restrict(&mut self, candidates: impl Iterator<Item = u32>) {
-        let mut rows: Vec<u32> = candidates.filter(|row| self.block.contains(row)).collect();
+        let left = |row: &u32| match &self.some {
+            Some(rows) => rows.binary_search(row).is_ok(),
+            None => self.block.contains(row),
+        };
+        let mut rows: Vec<u32> = candidates.filter(left).collect();
         rows.sort_unstable();
         rows.dedup();
         self.some = Some(rows);

@@ -23,7 +23,7 @@ fn texts(dice: &mut Dice, from: &[&str]) -> Vec<String> {
 }
 
 /// A random filter; mostly few conditions, so that something matches.
-fn filter(dice: &mut Dice, model: &Model) -> Filter {
+pub fn filter(dice: &mut Dice, model: &Model) -> Filter {
     let (span, head) = (200_000, model.head.min(40_000));
     let time = |dice: &mut Dice| BASE - 60_000 + dice.below(span) as i64;
     let id = |dice: &mut Dice| {
@@ -73,6 +73,20 @@ fn filter(dice: &mut Dice, model: &Model) -> Filter {
             if d.chance(50) { vec![deep] } else { vec![flat] }
         })
         .unwrap_or_default(),
+        search: some(dice, 20, |d| {
+            let n = d.below(40);
+            let text = match d.below(8) {
+                0 => format!("word{n}"),
+                1 => format!("word{n} -curl"),
+                2 => format!("\"word{n} of\" OR user:words OR x{n}").replace("user:", "user_id:"),
+                3 => format!("metadata.n:{n} OR ÄNDERN"),
+                4 => format!("word{}* message", n % 10),
+                5 => format!("-(login OR u{} OR metadata:x{n})", n % 5),
+                6 => format!("action:LOG* user_agent:linux {n}"),
+                _ => format!("email:u{}@example.org severity:ERROR,INFO", n % 5),
+            };
+            crate::search::parse(&text).expect("well formed")
+        }),
     }
 }
 
@@ -91,30 +105,61 @@ pub(super) fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, 
                 skip: [0, 0, 7, 2_000][dice.below(4) as usize],
                 limit: [1, 50, 1_000][dice.below(3) as usize],
                 count: if dice.chance(50) { Count::Exact } else { Count::None },
-                ..ListQuery::default()
+                after: dice.chance(30).then(|| {
+                    let row = &model.rows[dice.below(model.rows.len() as u64) as usize];
+                    let (nudge, of) = ([-1, 0, 0, 0, 1][dice.below(5) as usize], row.sequence.expect("numbered"));
+                    Place {
+                        timestamp: row.entry().timestamp() + nudge,
+                        sequence: of,
+                    }
+                }),
+                upto: dice.chance(30).then(|| dice.below(model.head + 5)),
+                max_bytes: [usize::MAX, usize::MAX, 1, 5_000, 300_000][dice.below(5) as usize],
             };
             let page = bench.ask(bench.store.list(&scope, query.clone())).expect("lists");
-            let (entries, total) = model.list(&query);
-            assert!(
-                plain(&page.entries) == plain(&entries),
-                "{context}: {sort:?} {} {} of {total}",
-                query.skip,
-                query.limit
-            );
-            assert_eq!(page.total, (query.count == Count::Exact).then_some(total), "{context}");
-            assert_eq!(page.as_of, model.head, "{context}");
+            let (entries, total, more) = model.list(&query);
+            let context = format!("{context}: {query:?}");
+            assert!(plain(&page.entries) == plain(&entries), "{context} of {total}");
+            assert_eq!(page.more, more, "{context}");
+            let counts = query.count == Count::Exact;
+            assert_eq!((page.total, page.total_is_exact), (counts.then_some(total), counts), "{context}");
+            assert_eq!(page.as_of, query.upto.unwrap_or(u64::MAX).min(model.head), "{context}");
+            bounded(bench, &scope, &query, total, dice, &context);
             if round % 3 == 0 {
-                assert_eq!(
-                    bench.ask(bench.store.stats(&scope, filter.clone())).expect("counts"),
-                    model.stats(&filter),
-                    "{context}"
-                );
+                let query = stats::question(dice, filter.clone());
+                let answer = bench.ask(bench.store.stats(&scope, query.clone())).expect("counts");
+                assert_eq!(answer, model.stats(&query), "{context}, {query:?}");
             }
             if round % 3 == 1 {
                 walk(bench, &scope, model, &filter, dice, &context);
             }
         }
         gets(bench, &scope, model, dice, context);
+    }
+}
+
+/// Counting that is bounded gives the same page, and no more than there is.
+fn bounded(bench: &Bench, scope: &TenantScope, query: &ListQuery, total: u64, dice: &mut Dice, context: &str) {
+    let beyond = [0, 40, 3_000][dice.below(3) as usize];
+    let hurry = dice.chance(30);
+    let within = if hurry { Duration::ZERO } else { Duration::from_secs(600) };
+    let query = ListQuery {
+        count: Count::Bounded { beyond, within },
+        max_bytes: usize::MAX,
+        ..query.clone()
+    };
+    let page = bench.ask(bench.store.list(scope, query.clone())).expect("lists");
+    let known = page.total.expect("counted");
+    assert!(known <= total && (known == total || !page.total_is_exact), "{context}: {known} of {total}");
+    if query.after.is_none() {
+        assert!(known >= total.min((query.skip + page.entries.len()) as u64), "{context}: {known} of {total}");
+    }
+    if !hurry {
+        let least = (query.skip + query.limit) as u64 + beyond;
+        assert!(
+            known >= total.min(least) && (page.total_is_exact || known >= least),
+            "{context}: {known} of {total}"
+        );
     }
 }
 
@@ -228,7 +273,11 @@ fn no_answer_holds_a_row_of_another_tenant() {
                     ids: vec![id],
                     ..Filter::default()
                 };
-                let stats = bench.ask(bench.store.stats(&scope, filter)).expect("counts");
+                let query = StatsQuery {
+                    filter,
+                    ..StatsQuery::default()
+                };
+                let stats = bench.ask(bench.store.stats(&scope, query)).expect("counts");
                 assert_eq!(stats.total, u64::from(other == name), "{id} of {other} counted by {name}");
             }
         }
@@ -247,7 +296,10 @@ fn no_answer_holds_a_row_of_another_tenant() {
         ))
         .expect("lists");
     assert_eq!((page.entries.len(), page.total, page.as_of), (0, Some(0), 0));
-    assert_eq!(bench.ask(bench.store.stats(&stranger, Filter::default())).expect("counts"), Stats::default());
+    assert_eq!(
+        bench.ask(bench.store.stats(&stranger, StatsQuery::default())).expect("counts"),
+        Stats::default()
+    );
 }
 
 #[test]

@@ -6,6 +6,8 @@ mod compaction;
 mod erasure;
 mod faults;
 mod flow;
+mod search;
+mod stats;
 
 use super::*;
 use crate::{
@@ -16,7 +18,7 @@ use crate::{
         pack::{Pack, PackBuilder, PackHeader},
     },
     seal::{Decision, Seal, SealErasure, SealPack, SealRemoved, SealTenant},
-    sinks::{Count, Sort},
+    sinks::{Count, Place, Sort},
 };
 use smallvec::smallvec;
 use std::collections::{BTreeMap, HashMap};
@@ -307,42 +309,36 @@ impl Model {
         self.rows.iter().filter(matches).collect()
     }
 
-    fn list(&self, query: &ListQuery) -> (Vec<StoredEntry>, u64) {
+    /// The page as its sentences say it, the number of matches, and whether there are more behind the page.
+    fn list(&self, query: &ListQuery) -> (Vec<StoredEntry>, u64, bool) {
         let mut rows = self.matching(&query.filter);
+        rows.retain(|r| query.upto.is_none_or(|upto| r.sequence <= Some(upto)));
+        let total = rows.len() as u64;
+        if let Some(place) = query.after {
+            let (time, number) = (place.timestamp, Some(place.sequence));
+            rows.retain(|r| match query.sort {
+                Sort::TimestampDesc => (r.entry().timestamp(), r.sequence) < (time, number),
+                Sort::TimestampAsc => (r.entry().timestamp(), r.sequence) > (time, number),
+                Sort::SequenceDesc => r.sequence < number,
+                Sort::SequenceAsc => r.sequence > number,
+            });
+        }
         match query.sort {
             Sort::TimestampDesc => rows.sort_by_key(|r| std::cmp::Reverse((r.entry().timestamp(), r.sequence))),
             Sort::TimestampAsc => rows.sort_by_key(|r| (r.entry().timestamp(), r.sequence)),
             Sort::SequenceDesc => rows.sort_by_key(|r| std::cmp::Reverse(r.sequence)),
             Sort::SequenceAsc => rows.sort_by_key(|r| r.sequence),
         }
-        let page = rows.iter().skip(query.skip).take(query.limit).map(|r| (*r).clone());
-        (page.collect(), rows.len() as u64)
-    }
-
-    fn stats(&self, filter: &Filter) -> Stats {
-        let rows = self.matching(filter);
-        let count = |field: Field| {
-            let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-            for text in rows.iter().filter_map(|r| r.entry().text(field)) {
-                *counts.entry(text).or_default() += 1;
-            }
-            let mut counts: Vec<(String, u64)> = counts.into_iter().map(|(text, n)| (text.to_owned(), n)).collect();
-            counts.sort_by_key(|c| std::cmp::Reverse(c.1)); // stable: ties by text
-            counts
+        let mut bytes = 0;
+        let mut page: Vec<StoredEntry> = rows.iter().skip(query.skip).take(query.limit).map(|r| (*r).clone()).collect();
+        let fits = |e: &StoredEntry| {
+            bytes += e.record.len();
+            bytes <= query.max_bytes
         };
-        let mut by_severity = [0; 4];
-        rows.iter().for_each(|r| by_severity[r.entry().severity() as usize] += 1);
-        let users = count(Field::UserId);
-        Stats {
-            total: rows.len() as u64,
-            by_severity,
-            by_action: (count(Field::Action), 0),
-            by_resource_type: (count(Field::ResourceType), 0),
-            unique_users: users.len() as u64,
-            top_users: users.into_iter().take(10).collect(),
-            first: rows.iter().map(|r| r.entry().timestamp()).min(),
-            last: rows.iter().map(|r| r.entry().timestamp()).max(),
-        }
+        let fitting = page.iter().map(fits).take_while(|fits| *fits).count();
+        page.truncate(fitting.max(1));
+        let more = query.skip.saturating_add(page.len()) < rows.len();
+        (page, total, more)
     }
 }
 
@@ -413,4 +409,21 @@ impl Bench {
 /// Small enough that tests flush when they say so.
 fn quiet() -> StoreSettings {
     StoreSettings::default()
+}
+
+/// A store on a disk of its own with so many random entries of each tenant, half of them in a part: for tests of what reads
+/// from one.
+pub(crate) fn filled(tenants: &[&str], entries: usize) -> EmbeddedStore {
+    let mut sequencer = Sequencer::new(1);
+    let bench = Bench::open(SimFs::new(), quiet());
+    for i in 0..10 {
+        let packs = tenants.iter().map(|name| sequencer.pack(&tenant(name), entries / 10)).collect();
+        let seal = sequencer.seal_of(packs, |_, _| false);
+        bench.store.expect(seal.seal.n);
+        bench.store.apply(&seal).expect("applies");
+        if i == 4 {
+            bench.store.flush().expect("flushes");
+        }
+    }
+    bench.store.clone()
 }

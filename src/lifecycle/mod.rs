@@ -1,0 +1,8 @@
+//! Background work on stored entries.
+
+pub mod erasure;
+pub mod export;
+pub mod retention;
+
+#[cfg(test)]
+mod tests;

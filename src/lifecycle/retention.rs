@@ -1,0 +1,83 @@
+//! Retention: what a tenant received longer ago than its `retention_days` is erased, by `received_at`.
+//!
+//! Every tenant of the catalog is looked at every `retention.interval`; an erasure is ordered only if it would remove a row, so
+//! quiet tenants cost a count and no seal. A tenant whose rows cannot be counted is passed over until the next round.
+
+use super::erasure::{EraseError, Eraser};
+use crate::{
+    catalog::Catalog,
+    model::{
+        tenant::TenantScope,
+        time::{DAY_MS, now_ms},
+    },
+    seal::erasure::ErasureKind,
+    sinks::{Authority, StoreError},
+};
+use rand::RngExt;
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+/// A round goes on to the next tenant when an erasure takes longer than this; the erasure goes on.
+const LONGEST_ERASURE: Duration = Duration::from_secs(60);
+/// How long a round waits for a store that is starting, before it asks again.
+const STARTING_PAUSE: Duration = Duration::from_secs(1);
+
+/// What retention works with.
+pub struct Retention {
+    /// Erases, and ends the rounds when it is stopped.
+    pub eraser: Eraser,
+    /// Counts.
+    pub authority: Arc<dyn Authority>,
+    /// The tenants and their settings.
+    pub catalog: Catalog,
+    /// From one round to the next.
+    pub interval: Duration,
+}
+
+impl Retention {
+    /// Begins the rounds; they end with [`Eraser::stop`]. Must be called in a tokio runtime.
+    pub fn start(self) {
+        let eraser = self.eraser.clone();
+        drop(eraser.spawn::<Infallible>(async move {
+            loop {
+                // Processes that were started together do not all ask at once.
+                let jitter = self.interval.mul_f64(rand::rng().random_range(0.0..0.1));
+                tokio::time::sleep(jitter).await;
+                self.round(now_ms()).await?;
+                tokio::time::sleep(self.interval).await;
+            }
+        }));
+    }
+
+    /// One round, as of `now`. Says how many rows it removed.
+    pub(super) async fn round(&self, now: i64) -> Result<u64, EraseError> {
+        let mut removed = 0;
+        for tenant in self.catalog.list() {
+            let scope = TenantScope::new(tenant.tenant_id.clone());
+            let cutoff = now - i64::from(tenant.settings.retention_days) * DAY_MS;
+            if self.count(&scope, cutoff).await == 0 {
+                continue;
+            }
+            let erasing = async { self.eraser.erase(&scope, ErasureKind::Retention, cutoff).await?.rows().await };
+            match tokio::time::timeout(LONGEST_ERASURE, erasing).await {
+                Ok(Ok(rows)) => removed += rows,
+                Ok(Err(EraseError::Stopping)) => return Err(EraseError::Stopping),
+                Ok(Err(EraseError::Busy)) | Err(_) => tracing::debug!("an erasure of retention takes long; the round goes on"),
+            }
+        }
+        Ok(removed)
+    }
+
+    /// How many rows would be removed; 0 when that cannot be said.
+    async fn count(&self, scope: &TenantScope, cutoff: i64) -> u64 {
+        loop {
+            match self.authority.count_would_erase(scope, ErasureKind::Retention, cutoff).await {
+                Ok(rows) => return rows,
+                Err(StoreError::Starting) => tokio::time::sleep(STARTING_PAUSE).await,
+                Err(error) => {
+                    tracing::warn!(%error, "what a tenant's retention removes could not be counted; it is left for the next round");
+                    return 0;
+                }
+            }
+        }
+    }
+}
