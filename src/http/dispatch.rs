@@ -13,7 +13,7 @@ use super::{
     reads,
     routes::{Access, BASE, BOARD, ENDPOINTS, Endpoint, Operation as Op, TENANT, Verb},
     state::App,
-    stream, tenants,
+    stats, stream, tenants,
 };
 use crate::auth::{
     Principal,
@@ -159,7 +159,7 @@ async fn perform(call: Call) -> Answer {
         Op::EndExport => export_jobs::end(call).await,
         Op::DownloadExport => export_jobs::download(call).await,
         Op::GetLog => reads::get(call).await,
-        Op::Stats => reads::stats(call).await,
+        Op::Stats => stats::stats(call).await,
         Op::Stream => stream::open(call).await,
         Op::Cleanup => cleanup::cleanup(call).await,
         Op::ListTenants => tenants::list(&call),

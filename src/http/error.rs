@@ -8,10 +8,13 @@ use crate::{
     actors::broadcast::SubscribeError,
     auth::jwt::AuthError,
     catalog::CatalogError,
-    model::parse::{BodyError, ItemError},
+    model::{
+        calendar::Interval,
+        parse::{BodyError, ItemError},
+    },
     objects::ObjectError,
     queue::AcceptError,
-    sinks::StoreError,
+    sinks::{MOST_BUCKETS, StoreError},
 };
 use axum::{
     body::Body,
@@ -60,6 +63,7 @@ pub enum Code {
     RangeNotSatisfiable,
     QueryTimeout,
     TooManyGroups,
+    TooManyBuckets,
 }
 
 impl Code {
@@ -103,6 +107,7 @@ impl Code {
                 "It is not known whether the entries were stored",
             ),
             Self::QueryTimeout => (StatusCode::GATEWAY_TIMEOUT, "query_timeout", "The query took too long"),
+            Self::TooManyBuckets => (StatusCode::UNPROCESSABLE_ENTITY, "too_many_buckets", "The series would be too long"),
             Self::TooManyGroups => (StatusCode::UNPROCESSABLE_ENTITY, "too_many_groups", "There are too many groups to count"),
         }
     }
@@ -314,8 +319,13 @@ impl From<StoreError> for Problem {
             StoreError::Deadline => Self::new(Code::QueryTimeout, "the query ran past its deadline; narrow it by time or by further filters"),
             StoreError::TooManyGroups => Self::new(
                 Code::TooManyGroups,
-                "there are too many distinct actions, resource types or users to count; narrow the query by time or by further filters",
+                "there are too many distinct actions, resource types or groups to count; narrow the query by time or by further filters",
             ),
+            StoreError::TooManyBuckets { span } => {
+                let width = Interval::that_fits(span, MOST_BUCKETS as i64);
+                let detail = format!("a series has at most {MOST_BUCKETS} buckets; `interval={width}` fits this time, or narrow it with `from` and `to`");
+                Self::new(Code::TooManyBuckets, detail.clone()).with_errors(vec![FieldError::new("interval", "too_many_buckets", detail)])
+            }
             StoreError::Damaged(_) | StoreError::BadPart { .. } | StoreError::Io(_) => {
                 tracing::error!(%error, "a read failed");
                 unavailable("the store cannot read its data; see `/health`", 30)

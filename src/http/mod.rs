@@ -35,6 +35,7 @@ mod search;
 pub mod server;
 pub mod settings;
 mod state;
+mod stats;
 mod stream;
 mod tenants;
 

@@ -361,7 +361,13 @@ fn schemas() -> Value {
         "Stats": {"type": "object", "properties": {
             "total": count(), "from": maybe_time(), "to": maybe_time(), "by_severity": counts(), "by_action": counts(), "by_resource_type": counts(),
             "top_users": {"type": "array", "items": {"type": "object", "properties": {"user_id": {"type": "string"}, "count": count()}}},
-            "unique_users": count(), "first": maybe_time(), "last": maybe_time(),
+            "unique_users": count(), "approximate": {"type": "boolean"}, "first": maybe_time(), "last": maybe_time(),
+            "series": {"type": "array", "items": {"type": "object", "properties": {"start": time(), "count": count(), "by_severity": counts()}}},
+            "groups": {"type": "array", "items": {"type": "object", "properties": {
+                "key": {"type": "object", "additionalProperties": {"type": ["string", "null"]}}, "count": count(), "unique_users": count(),
+                "first": time(), "last": time(),
+            }}},
+            "degraded": {"type": "boolean"},
         }},
         "TenantSettings": {"type": "object", "properties": {
             "retention_days": count(), "log_levels": {"type": "array", "items": severity()}, "masking": {"type": "array", "items": {"type": "string"}},

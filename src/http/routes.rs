@@ -247,9 +247,21 @@ const EXPORT: &[Param] = &[
 const FORMAT: &[Param] = &[once("format", Form::OneOf(&["json", "ndjson", "csv"]), "Default json")];
 
 const GROUPING: &[Param] = &[
-    unbuilt("interval", "Width of the buckets of a series"),
-    unbuilt("group_by", "Fields to group by"),
-    unbuilt("limit", "How many groups"),
+    once(
+        "interval",
+        Form::Text,
+        "Width of the buckets of a series: 30s, 5m, 1h, 1d, 1w, 1M; at most 10,000 buckets",
+    ),
+    once("zone", Form::Text, "Whose clock the buckets follow: an IANA name or ±HH:MM; default UTC"),
+    Param {
+        repeats: true,
+        ..once(
+            "group_by",
+            Form::Text,
+            "Fields to group by, also with commas: action, resource_type, severity, user_id, ip_address, session_id, resource_id, metadata.KEY",
+        )
+    },
+    once("limit", Form::Integer, "How many groups, largest first: 1 to 10,000, default 100"),
 ];
 
 const WAIT_STORED: &[Param] = &[once(

@@ -33,7 +33,7 @@ use crate::{
     objects::{Objects, folder::FolderObjects},
     queue::{AcceptError, Accepted, Counters, Decided, Position, Producer},
     seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant, erasure::ErasureKind, state::SealState},
-    sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StoreError, VisibleHead, dead_letter::DeadLetters},
+    sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StatsQuery, StoreError, VisibleHead, dead_letter::DeadLetters},
 };
 use axum::{
     Router,
@@ -291,8 +291,8 @@ impl Authority for Shelf {
         ready(page).boxed()
     }
 
-    fn stats(&self, scope: &TenantScope, filter: Filter) -> BoxFuture<'static, Result<Stats, StoreError>> {
-        let total = self.with(|state| matching(state, scope, &filter).len() as u64);
+    fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
+        let total = self.with(|state| matching(state, scope, &query.filter).len() as u64);
         ready(Ok(Stats { total, ..Stats::default() })).boxed()
     }
 

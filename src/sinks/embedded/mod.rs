@@ -34,10 +34,10 @@ pub(crate) mod tests;
 
 use self::{
     memtable::Memtable,
-    query::Control,
+    query::{Control, stats::Helpers},
     view::{TenantView, View},
 };
-use super::{Authority, ListPage, ListQuery, Scan, SealFollower, Stats, StoreError, VisibleHead};
+use super::{Authority, ListPage, ListQuery, Scan, SealFollower, Stats, StatsQuery, StoreError, VisibleHead};
 use crate::{
     fs::Fs,
     model::{
@@ -442,9 +442,12 @@ impl Authority for EmbeddedStore {
         self.query(move |inner, control| query::list::list(&inner.tenant(&scope), &query, control))
     }
 
-    fn stats(&self, scope: &TenantScope, filter: Filter) -> BoxFuture<'static, Result<Stats, StoreError>> {
+    fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
         let scope = scope.clone();
-        self.query(move |inner, control| query::stats::stats(&inner.tenant(&scope), &filter, control))
+        self.query(move |inner, control| {
+            let spare = |wanted| Helpers::spare(&inner.queries, inner.settings.queries, wanted);
+            query::stats::stats(&inner.tenant(&scope), &query, control, spare)
+        })
     }
 
     fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>> {
@@ -462,10 +465,9 @@ impl Authority for EmbeddedStore {
     fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
         let scope = scope.clone();
         self.query_within(COUNT_TIMEOUT, move |inner, control| {
-            let mut view = inner.tenant(&scope);
-            // It is the hidden rows that are counted.
-            let removal = view.erasures.take().and_then(|all| all.removal(job));
-            removal.map_or(Ok(0), |removal| query::erased::count(&view, &removal, control))
+            let view = inner.tenant(&scope);
+            let removal = view.erasures.as_ref().and_then(|all| all.removal(job));
+            removal.map_or(Ok(0), |removal| query::erased::count(view, &removal, control))
         })
     }
 
@@ -475,7 +477,7 @@ impl Authority for EmbeddedStore {
             let view = inner.tenant(&scope);
             let (job, head) = (Uuid::nil(), view.head);
             let before = view.erasures.as_deref().cloned().unwrap_or_default();
-            query::erased::count(&view, &before.removal_of(Erasure { job, kind, cutoff, head }), control)
+            query::erased::count(view, &before.removal_of(Erasure { job, kind, cutoff, head }), control)
         })
     }
 

@@ -17,9 +17,9 @@ fn check(bench: &Bench, log: &[Arc<DecidedSeal>], context: &str) {
     bench.check_rows(log, context);
     for (name, model) in Model::of(log) {
         let scope = TenantScope::new(name.clone());
-        let expected = model.stats(&Filter::default());
+        let expected = model.stats(&StatsQuery::default());
         assert_eq!(
-            bench.ask(bench.store.stats(&scope, Filter::default())).expect("counts"),
+            bench.ask(bench.store.stats(&scope, StatsQuery::default())).expect("counts"),
             expected,
             "{context}: {name}"
         );
@@ -269,6 +269,72 @@ fn what_a_scan_tells_at_once_is_bounded_and_it_gets_on() {
     check(&bench, &sequencer.log, "gaps and an erasure");
     bench.apply(&sequencer.gap(&["a"]));
     check(&bench, &sequencer.log, "a gap behind the erasure");
+}
+
+#[test]
+fn rows_that_cannot_be_shown_are_counted_and_are_not_told_as_void() {
+    let mut sequencer = Sequencer::new(46);
+    let bench = Bench::recover(SimFs::new(), quiet(), &[]);
+    for _ in 0..3 {
+        let pack = sequencer.pack(&tenant("a"), 50);
+        bench.apply(&sequencer.seal_of(vec![pack], |_, _| false));
+        bench.store.flush().expect("flushes");
+    }
+    let inner = &bench.store.0.inner;
+    let second = inner.view().parts[1].meta().name.clone();
+    assert!(inner.quarantine(&second, "a test"));
+    let scan = || {
+        let scan = bench.ask(bench.store.scan(&scope("a"), Filter::default(), 0, 1_000)).expect("scans");
+        assert_eq!(scan.upto, 150);
+        (scan.entries.first().and_then(|e| e.sequence), scan.entries.len(), scan.voids)
+    };
+    assert_eq!(scan(), (Some(1), 100, vec![]));
+    bench.erase(&mut sequencer, "a", Retention, BASE + 500);
+    assert_eq!(scan(), (Some(101), 50, vec![(1, 50)]), "the second fifty are missing and not erased");
+    bench.erase(&mut sequencer, "a", Cleanup, BASE + 500);
+    bench.erase(&mut sequencer, "a", Retention, BASE + 1_500);
+    assert_eq!(scan().2[0], (1, 100), "now they are");
+    for erasure in 0..3 {
+        // Against the model, which knows of no damage.
+        bench.settle(&mut sequencer, "a", &format!("erasure {erasure}"));
+    }
+    let state = &inner.state().seals.tenant(&tenant("a"));
+    assert_eq!(state.stored - state.erased, Model::of(&sequencer.log)[&tenant("a")].rows.len() as u64);
+}
+
+#[test]
+fn no_reader_sees_rows_of_before_an_erasure_beside_rows_of_after_it() {
+    let mut sequencer = Sequencer::new(47);
+    for _ in 0..2_000 {
+        sequencer.next_id = 1;
+        let pack = sequencer.pack(&tenant("a"), 2);
+        sequencer.seal_of(vec![pack], |_, _| false);
+        sequencer.erase("a", Cleanup, i64::MAX);
+    }
+    let bench = Bench::recover(SimFs::new(), quiet(), &[]);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let view = bench.store.0.inner.tenant(&scope("a"));
+                    let control = Control {
+                        deadline: Instant::now() + Duration::from_secs(600),
+                        abandoned: Arc::default(),
+                    };
+                    let query = ListQuery {
+                        limit: 100,
+                        ..ListQuery::default()
+                    };
+                    let page = query::list::list(&view, &query, &control).expect("lists");
+                    assert!([0, 2].contains(&page.entries.len()), "{} rows with two ids", page.entries.len());
+                }
+            });
+        }
+        sequencer.log.iter().for_each(|seal| bench.store.apply(seal).expect("applies"));
+        done.store(true, Ordering::Relaxed);
+    });
+    check(&bench, &sequencer.log, "in the end");
 }
 
 /// Takes the newest manifest away, as damage would.
