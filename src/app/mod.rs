@@ -47,6 +47,10 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+/// How far above `disk.reserve` exports stop, bytes; on small volumes half of the reserve. More than the jobs at work write
+/// between two looks at the volume.
+const EXPORT_MARGIN: u64 = 256 << 20;
+
 /// The running process. [`Running::stop`] it; dropping it lets go of everything as a crash would.
 pub struct Running {
     http: SocketAddr,
@@ -192,14 +196,14 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     })
 }
 
-/// The export jobs. They stop at one and a half times the reserve of the intake, so that it never comes to that for them.
+/// The export jobs. They stop well above the reserve, where the intake stops: exports alone never bring it there.
 fn export_jobs(fs: Arc<dyn Fs>, objects: Arc<dyn Objects>, authority: Arc<dyn Authority>, catalog: Catalog, settings: &Settings) -> Result<Exports, AppError> {
     let dir = settings.objects_dir.clone();
     let volume = fs
         .space(&dir)
         .map_err(|e| AppError::cannot_start(format!("the volume of the objects cannot be asked for its room: {e}")))?;
     let reserve = reserve(volume.total, settings.disk.reserve);
-    let floor = reserve.saturating_add(reserve / 2);
+    let floor = reserve.saturating_add(EXPORT_MARGIN.min(reserve / 2));
     let parts = export::Parts {
         objects,
         authority,
