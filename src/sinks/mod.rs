@@ -238,7 +238,7 @@ pub struct Stats {
 pub struct Scan {
     /// Matching entries with `after < sequence`, ascending, at most `limit`.
     pub entries: Vec<StoredEntry>,
-    /// Ranges of numbers (inclusive) inside the scanned span that have no entry.
+    /// Ranges of numbers (inclusive) inside the scanned span that have no entry: never given to one, or erased. Ascending, joined.
     pub voids: Vec<(u64, u64)>,
     /// The scan looked at every number up to here; go on after it. Equal to the tenant's visible head when it is done.
     pub upto: u64,

@@ -302,6 +302,41 @@ fn rows_that_cannot_be_shown_are_counted_and_are_not_told_as_void() {
     assert_eq!(state.stored - state.erased, Model::of(&sequencer.log)[&tenant("a")].rows.len() as u64);
 }
 
+#[test]
+fn no_reader_sees_rows_of_before_an_erasure_beside_rows_of_after_it() {
+    let mut sequencer = Sequencer::new(47);
+    for _ in 0..2_000 {
+        sequencer.next_id = 1;
+        let pack = sequencer.pack(&tenant("a"), 2);
+        sequencer.seal_of(vec![pack], |_, _| false);
+        sequencer.erase("a", Cleanup, i64::MAX);
+    }
+    let bench = Bench::recover(SimFs::new(), quiet(), &[]);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let view = bench.store.0.inner.tenant(&scope("a"));
+                    let control = Control {
+                        deadline: Instant::now() + Duration::from_secs(600),
+                        abandoned: Arc::default(),
+                    };
+                    let query = ListQuery {
+                        limit: 100,
+                        ..ListQuery::default()
+                    };
+                    let page = query::list::list(&view, &query, &control).expect("lists");
+                    assert!([0, 2].contains(&page.entries.len()), "{} rows with two ids", page.entries.len());
+                }
+            });
+        }
+        sequencer.log.iter().for_each(|seal| bench.store.apply(seal).expect("applies"));
+        done.store(true, Ordering::Relaxed);
+    });
+    check(&bench, &sequencer.log, "in the end");
+}
+
 /// Takes the newest manifest away, as damage would.
 fn without_newest_manifest(fs: SimFs) -> SimFs {
     let newest = fs.paths().into_iter().rfind(|p| p.starts_with("/data/manifest"));
