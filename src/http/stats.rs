@@ -293,6 +293,107 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    fn asked(raw: &str) -> Result<Asked, String> {
+        Asked::of(&Query::parse(Some(raw)).expect("well formed")).map_err(|problem| {
+            assert_eq!(problem.code().row().0, 422, "{raw}");
+            problem.detail().to_owned()
+        })
+    }
+
+    #[test]
+    fn keys_come_with_commas_or_repeated_and_keep_their_names() {
+        let both = asked(r"group_by=action,metadata.a\.b&group_by=severity,metadata.x%5C,y&limit=10000").expect("good");
+        let leaf = |path: &[&str]| GroupKey::Leaf(path.iter().map(|p| (*p).to_owned()).collect());
+        let keys = vec![GroupKey::Field(Field::Action), leaf(&["a.b"]), GroupKey::Severity, leaf(&["x,y"])];
+        assert_eq!(both.groups, Some(GroupBy { keys, limit: 10_000 }));
+        assert_eq!(both.names, ["action", r"metadata.a\.b", "severity", "metadata.x,y"]);
+        assert_eq!(asked("group_by=ip_address").expect("good").groups.expect("asked for").limit, 100);
+        for name in ["resource_type", "user_id", "session_id", "resource_id"] {
+            assert!(asked(&format!("group_by={name}")).is_ok(), "{name}");
+        }
+        assert_eq!(asked(""), Ok(Asked::default()));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_named() {
+        for (raw, says) in [
+            ("group_by=", "the nearest one is"),
+            ("group_by=actoin", "the nearest one is `action`"),
+            ("group_by=user", "`user_id`"),
+            ("group_by=message", "all are action, resource_type"),
+            ("group_by=metadata.", "`metadata.KEY`"),
+            ("group_by=action,,severity", "the nearest one is"),
+            ("group_by=action,action", "twice"),
+            ("group_by=metadata.1,metadata.2,metadata.3,metadata.4,metadata.5,metadata.6,metadata.7,metadata.8,metadata.9", "at most 8"),
+            ("group_by=action&limit=0", "1 to 10000"),
+            ("group_by=action&limit=10001", "1 to 10000"),
+            ("group_by=action&limit=+1", "1 to 10000"),
+            ("limit=5", "`group_by`"),
+            ("interval=", "30s, 5m, 1h"),
+            ("interval=hour", "30s, 5m, 1h"),
+            ("interval=0s", "30s, 5m, 1h"),
+            ("interval=1d&zone=Europe/Vienne", "`Europe/Vienna`"),
+            ("interval=1d&zone=", "offset like +05:30"),
+            ("zone=UTC", "`interval`"),
+            ("interval=x&limit=y", "2 parameters"),
+        ] {
+            let detail = asked(raw).expect_err(raw);
+            assert!(detail.contains(says), "{raw}: {detail}");
+        }
+        for raw in ["interval=1d&zone=%2B05:30", "interval=1d&zone=+05:30"] {
+            let day = Interval::parse("1d", Zone::Fixed(19_800_000));
+            assert_eq!(asked(raw).expect("good").series, day, "{raw}: an unescaped plus, too");
+        }
+    }
+
+    #[test]
+    fn series_and_groups_are_written_as_the_contract_says() {
+        let stats = Stats {
+            series: Some(vec![
+                Bucket {
+                    start: 0,
+                    by_severity: [1, 0, 2, 0],
+                },
+                Bucket {
+                    start: 60_000,
+                    by_severity: [0; 4],
+                },
+            ]),
+            groups: Some(vec![Group {
+                key: vec![Some("a\"b".into()), None],
+                count: 3,
+                unique_users: 2,
+                first: 0,
+                last: 1,
+            }]),
+            approximate: true,
+            ..Stats::default()
+        };
+        let names = ["action".to_owned(), "metadata.k".to_owned()];
+        let got: Value = serde_json::from_slice(&render(&stats, None, None, &names, true)).expect("JSON");
+        let severities = |info, error| json!({"INFO": info, "WARNING": 0, "ERROR": error, "CRITICAL": 0});
+        assert_eq!(
+            got["series"],
+            json!([
+                {"start": "1970-01-01T00:00:00.000Z", "count": 3, "by_severity": severities(1, 2)},
+                {"start": "1970-01-01T00:01:00.000Z", "count": 0, "by_severity": severities(0, 0)},
+            ])
+        );
+        assert_eq!(
+            got["groups"],
+            json!([{"key": {"action": "a\"b", "metadata.k": null}, "count": 3, "unique_users": 2,
+                "first": "1970-01-01T00:00:00.000Z", "last": "1970-01-01T00:00:00.001Z"}])
+        );
+        assert_eq!((&got["approximate"], &got["degraded"]), (&json!(true), &json!(true)));
+        let empty = Stats {
+            series: Some(Vec::new()),
+            groups: Some(Vec::new()),
+            ..Stats::default()
+        };
+        let got: Value = serde_json::from_slice(&render(&empty, None, None, &[], false)).expect("JSON");
+        assert_eq!((&got["series"], &got["groups"]), (&json!([]), &json!([])));
+    }
+
     #[test]
     fn statistics_have_every_field_of_the_contract() {
         let stats = Stats {
