@@ -22,7 +22,7 @@ const base = await new Promise((resolve, reject) => {
 });
 const token = (...args) => execFileSync(SLUICE_BIN, ["token", ...args], { env, cwd: folder }).toString().trim();
 const post = async (path, bearer, body) => {
-  const answer = await fetch(`${base}/api/v1${path}`, { method: "POST", headers: { authorization: `Bearer ${bearer}` }, body: JSON.stringify(body) });
+  const answer = await fetch(`${base}/api/v1${path}`, { method: "POST", headers: { authorization: `Bearer ${bearer}`, "content-type": "application/json" }, body: JSON.stringify(body) });
   assert.equal(answer.status, 201, await answer.text());
 };
 
@@ -100,7 +100,7 @@ try {
   assert(page.url().includes("severity=ERROR") && page.url().includes("search="), page.url());
   await page.fill("#search", '"unbalanced');
   await page.press("#search", "Enter");
-  await until("the server's words", () => /search/.test(document.getElementById("problem").textContent));
+  await until("the server's words", () => /character 1/.test(document.getElementById("problem").textContent));
   await shot("problem");
   await page.fill("#search", "");
   await page.press("#search", "Enter");

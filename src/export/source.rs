@@ -69,12 +69,20 @@ impl Source {
         self.after
     }
 
-    /// The next entries, never none of them; `None` at the end. After an error the same portion may be asked for again.
-    /// Dropping the future abandons the read and loses nothing.
+    /// The next entries, never none of them; `None` at the end. Where matches are rare this takes as long as it takes. After an
+    /// error the same portion may be asked for again. Dropping the future abandons the read and loses nothing.
     pub async fn next(&mut self) -> Result<Option<Vec<StoredEntry>>, StoreError> {
-        if self.done {
-            return Ok(None);
+        while !self.done {
+            let entries = self.look().await?;
+            if !entries.is_empty() {
+                return Ok(Some(entries));
+            }
         }
+        Ok(None)
+    }
+
+    /// The entries that are found in one go, perhaps none though there are more behind.
+    async fn look(&mut self) -> Result<Vec<StoredEntry>, StoreError> {
         let query = ListQuery {
             filter: self.filter.clone(),
             sort: self.sort,
@@ -84,6 +92,7 @@ impl Source {
             after: self.after,
             upto: self.upto,
             max_bytes: BATCH_BYTES,
+            may_pause: true,
         };
         let page = self.authority.list(&self.scope, query).await?;
         if self.authority.degraded() && !self.degraded {
@@ -91,11 +100,11 @@ impl Source {
         }
         self.upto.get_or_insert(page.as_of);
         self.done = !page.more;
-        let Some(last) = page.entries.last() else { return Ok(None) };
-        self.after = Some(Place {
+        let last = page.entries.last().map(|last| Place {
             timestamp: last.entry().timestamp(),
             sequence: last.sequence.unwrap_or_default(),
         });
-        Ok(Some(page.entries))
+        self.after = page.reached.or(last).or(self.after);
+        Ok(page.entries)
     }
 }

@@ -42,6 +42,7 @@ pub enum Code {
     NotFound,
     MethodNotAllowed,
     Conflict,
+    NotReady,
     TooLarge,
     TooManyEntries,
     UnsupportedMediaType,
@@ -59,6 +60,7 @@ pub enum Code {
     Unavailable,
     Internal,
     UnknownOutcome,
+    RangeNotSatisfiable,
     QueryTimeout,
     TooManyGroups,
     TooManyBuckets,
@@ -81,6 +83,8 @@ impl Code {
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "There is nothing here"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not know this method"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "It exists already"),
+            Self::NotReady => (StatusCode::CONFLICT, "not_ready", "It is not there yet"),
+            Self::RangeNotSatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", "There is nothing in this range"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request is too large"),
             Self::TooManyEntries => (StatusCode::PAYLOAD_TOO_LARGE, "too_many_entries", "Too many entries in one request"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unknown media type"),
@@ -232,7 +236,6 @@ impl Problem {
     }
 
     /// The explanation.
-    #[cfg(test)]
     pub fn detail(&self) -> &str {
         &self.0.detail
     }

@@ -18,6 +18,7 @@ mod dispatch;
 mod docs;
 mod error;
 mod export;
+mod export_jobs;
 mod filter;
 pub mod health;
 mod ingest;
@@ -27,6 +28,7 @@ mod letters;
 mod memory;
 mod openapi;
 mod query;
+mod ranges;
 mod reads;
 mod routes;
 mod search;
@@ -42,6 +44,7 @@ mod tests;
 
 pub use self::{
     cursor::CursorKey,
+    export_jobs::compile as compile_export,
     health::Health,
     routes::BASE,
     server::{Drain, serve},

@@ -114,6 +114,8 @@ pub struct ListQuery {
     pub upto: Option<u64>,
     /// The page ends early when its records would take more bytes than this; it has at least one entry if there is one.
     pub max_bytes: usize,
+    /// The page may end early, even empty, when matches are rare and time runs out: [`ListPage::reached`] says where.
+    pub may_pause: bool,
 }
 
 impl Default for ListQuery {
@@ -128,6 +130,7 @@ impl Default for ListQuery {
             after: None,
             upto: None,
             max_bytes: usize::MAX,
+            may_pause: false,
         }
     }
 }
@@ -145,6 +148,9 @@ pub struct ListPage {
     pub as_of: u64,
     /// There is at least one more match behind the page.
     pub more: bool,
+    /// The search paused: there is no match between the last entry and this place, and what comes after it was not looked at.
+    /// `more` is true then.
+    pub reached: Option<Place>,
 }
 
 /// Buckets that a series has at the most.
@@ -238,7 +244,7 @@ pub struct Stats {
 pub struct Scan {
     /// Matching entries with `after < sequence`, ascending, at most `limit`.
     pub entries: Vec<StoredEntry>,
-    /// Ranges of numbers (inclusive) inside the scanned span that have no entry.
+    /// Ranges of numbers (inclusive) inside the scanned span that have no entry: never given to one, or erased. Ascending, joined.
     pub voids: Vec<(u64, u64)>,
     /// The scan looked at every number up to here; go on after it. Equal to the tenant's visible head when it is done.
     pub upto: u64,

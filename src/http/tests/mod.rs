@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod export;
+mod export_jobs;
 mod feed;
 mod ingest;
 mod lists;
@@ -18,7 +19,10 @@ use crate::{
     auth::jwt::{Authenticator, NewToken, mint},
     catalog::{Catalog, NewTenant, SettingsPatch},
     fs::sim::SimFs,
-    lifecycle::erasure::{Eraser, Orders},
+    lifecycle::{
+        erasure::{Eraser, Orders},
+        export::{ExportSettings, Exports, Parts},
+    },
     model::{
         entry::StoredEntry,
         filter::{Filter, Surroundings},
@@ -280,6 +284,7 @@ impl Authority for Shelf {
                 total: (query.count != Count::None).then_some(total),
                 total_is_exact: query.count != Count::None,
                 more: query.skip + page.len() < found.len(),
+                reached: None,
                 entries: page,
                 as_of,
             })
@@ -424,12 +429,21 @@ impl Bench {
         assert!(shelf.feed.set(feed.clone()).is_ok());
         let health = Arc::new(Health::new());
         health.set_phase(Phase::Ready);
+        let jobs = Parts {
+            objects: objects.clone(),
+            authority: shelf.clone(),
+            catalog: catalog.clone(),
+            compile: Arc::new(crate::http::compile_export),
+            room: None,
+            clock: now_ms,
+        };
         let services = Services {
             producer: shelf.clone(),
             authority: shelf.clone(),
             feed,
             eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
             catalog,
+            export_jobs: Exports::start(jobs, ExportSettings::default()),
             dead_letters: DeadLetters::open(objects, 0),
             auth: Arc::new(Authenticator::local(SECRET)),
             cursors: CursorKey::derive(SECRET),

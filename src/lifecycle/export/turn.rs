@@ -91,6 +91,7 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, id: uuid::Uuid, stop: &Can
         let stored = chunk::encode(id, number, filled.bytes);
         objects.put(&chunk::key(scope.tenant(), id, number), stored, Precondition::Any).await?;
     }
+    job.degraded |= filled.source.degraded();
     (job.rows, job.place) = (filled.rows, filled.source.after().map(|p| (p.timestamp, p.sequence)));
     if filled.ended {
         (job.status, job.expires_at) = (Status::Done, Some(inner.expiry()));

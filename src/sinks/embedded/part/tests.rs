@@ -237,8 +237,10 @@ fn random_search(dice: &mut Dice, rows: u64) -> Search {
         0 => format!("min_sequence:{}", dice.below(rows)),
         1 => format!("id:{}", id_of(dice.below(rows))),
         2 => format!("id:{}*", &id_of(dice.below(rows)).to_string()[..dice.below(5) as usize + 12]),
-        3 => format!("{:016x}*", dice.below(rows))[8..].to_owned(),
-        4 => format!("{:08x}", dice.below(rows)),
+        // Ids count in their third group.
+        3 => format!("{:04x}", dice.below(rows))[..3].to_owned() + "*",
+        4 => format!("{:04x}", dice.below(rows)),
+        5 => format!("\"0000 {:04x} 8000\"", dice.below(rows)),
         _ => (*dice.of(&TERMS)).to_owned(),
     };
     loop {

@@ -22,8 +22,9 @@ const READ_GROWTH: usize = 8;
 /// Most rows that are read at a time where bytes are bounded.
 const LARGEST_READ: usize = 4_096;
 
-/// One page. Holds `skip + limit` keys in memory, and `limit` rows or `max_bytes` of them.
-pub fn list(view: &TenantView, query: &ListQuery, control: &Control) -> Result<ListPage, StoreError> {
+/// One page. Holds `skip + limit` keys in memory, and `limit` rows or `max_bytes` of them. A query that may pause does so at
+/// `pause_at`.
+pub fn list(view: &TenantView, query: &ListQuery, control: &Control, pause_at: Instant) -> Result<ListPage, StoreError> {
     let started = Instant::now();
     let sort = query.sort;
     let pinned = up_to(&query.filter, query.upto);
@@ -38,9 +39,13 @@ pub fn list(view: &TenantView, query: &ListQuery, control: &Control) -> Result<L
         best: Best::new(wanted.saturating_add(1)),
         matches: 0,
         left: Vec::new(),
+        pause_at: query.may_pause.then_some(pause_at),
+        paused: None,
     };
     walk.find()?;
-    let Walk { best, matches, left, .. } = walk;
+    let Walk {
+        best, matches, left, paused, ..
+    } = walk;
     let bounds = Bounds::new(query.count, started, wanted);
     let counted = match (bounds, query.after) {
         (None, _) => None,
@@ -53,12 +58,17 @@ pub fn list(view: &TenantView, query: &ListQuery, control: &Control) -> Result<L
         }
     };
     let mut hits = best.into_hits();
+    if let Some(reached) = paused {
+        hits.retain(|hit| hit.0 <= reached);
+    }
     let beyond = hits.len() > wanted;
     hits.truncate(wanted);
     let page = hits.get(query.skip..).unwrap_or_default();
     let entries = read(&reader, page, query.max_bytes)?;
+    let early = beyond || entries.len() < page.len();
     Ok(ListPage {
-        more: beyond || entries.len() < page.len(),
+        more: early || paused.is_some(),
+        reached: paused.filter(|_| !early).map(|key| place(sort, key)),
         entries,
         total: counted.map(|(total, _)| total),
         total_is_exact: counted.is_some_and(|(_, exact)| exact),
@@ -103,12 +113,18 @@ struct Walk<'r, 'v> {
     matches: u64,
     /// What was not looked through: rows of a unit.
     left: Vec<(usize, Range<u32>)>,
+    pause_at: Option<Instant>,
+    /// The search has paused: no key up to this one was left out.
+    paused: Option<Key>,
 }
 
 impl Walk<'_, '_> {
     fn find(&mut self) -> Result<(), StoreError> {
         let mut slice = FIRST_SLICE;
         for (at, unit) in self.reader.units.iter().enumerate() {
+            if self.pauses_before(unit) {
+                break;
+            }
             let mut rest = unit.rows();
             while !rest.is_empty() && self.best.wants(unit.best(self.sort)) {
                 let next = match self.sort {
@@ -135,6 +151,16 @@ impl Walk<'_, '_> {
         Ok(())
     }
 
+    /// Pauses if it is time, this unit could hold a better row, and something was achieved.
+    fn pauses_before(&mut self, unit: &Unit<'_>) -> bool {
+        let best = unit.best(self.sort);
+        if self.pause_at.is_some_and(|at| Instant::now() >= at) && self.best.wants(best) {
+            // The units are in order, so all keys before this one's were seen.
+            self.paused = before(best).filter(|key| self.after.is_none_or(|after| *key > after));
+        }
+        self.paused.is_some()
+    }
+
     /// Offers the matches among some rows of a unit. Says whether the rows of the unit that come after them, by time, can
     /// only be worse than the best.
     fn offer(&mut self, at: usize, unit: &Unit<'_>, rows: Range<u32>) -> Result<bool, StoreError> {
@@ -159,6 +185,24 @@ impl Walk<'_, '_> {
         })?;
         Ok(worst.is_some_and(|worst| !best.wants(worst)))
     }
+}
+
+/// The key right before one.
+fn before((first, second): Key) -> Option<Key> {
+    match second.checked_sub(1) {
+        Some(second) => Some((first, second)),
+        None => first.checked_sub(1).map(|first| (first, u64::MAX)),
+    }
+}
+
+/// The place that has this key.
+fn place(sort: Sort, (first, second): Key) -> Place {
+    let (timestamp, sequence) = match sort {
+        Sort::TimestampDesc => (!first, !second),
+        Sort::SequenceDesc => (0, !second),
+        Sort::TimestampAsc | Sort::SequenceAsc => (first, second),
+    };
+    Place { timestamp, sequence }
 }
 
 /// How far counting goes.

@@ -114,6 +114,7 @@ pub(super) fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, 
                     }
                 }),
                 upto: dice.chance(30).then(|| dice.below(model.head + 5)),
+                may_pause: false,
                 max_bytes: [usize::MAX, usize::MAX, 1, 5_000, 300_000][dice.below(5) as usize],
             };
             let page = bench.ask(bench.store.list(&scope, query.clone())).expect("lists");
@@ -125,6 +126,9 @@ pub(super) fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, 
             assert_eq!((page.total, page.total_is_exact), (counts.then_some(total), counts), "{context}");
             assert_eq!(page.as_of, query.upto.unwrap_or(u64::MAX).min(model.head), "{context}");
             bounded(bench, &scope, &query, total, dice, &context);
+            if round % 4 == 0 {
+                pausing(bench, &scope, model, &filter, sort, &context);
+            }
             if round % 3 == 0 {
                 let query = stats::question(dice, filter.clone());
                 let answer = bench.ask(bench.store.stats(&scope, query.clone())).expect("counts");
@@ -136,6 +140,38 @@ pub(super) fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, 
         }
         gets(bench, &scope, model, dice, context);
     }
+}
+
+/// A search that pauses whenever it may finds everything in the end, in order.
+fn pausing(bench: &Bench, scope: &TenantScope, model: &Model, filter: &Filter, sort: Sort, context: &str) {
+    let view = bench.store.0.inner.tenant(scope);
+    let mut query = ListQuery {
+        filter: filter.clone(),
+        sort,
+        limit: usize::MAX,
+        may_pause: true,
+        ..ListQuery::default()
+    };
+    let (want, ..) = model.list(&query);
+    let control = Control {
+        deadline: Instant::now() + Duration::from_secs(600),
+        abandoned: Arc::default(),
+    };
+    let (mut found, mut calls) = (Vec::new(), 0);
+    loop {
+        let page = query::list::list(&view, &query, &control, Instant::now()).expect("lists");
+        let last = page.entries.last().map(|e| Place {
+            timestamp: e.entry().timestamp(),
+            sequence: e.sequence.expect("numbered"),
+        });
+        found.extend(page.entries);
+        (query.after, calls) = (page.reached.or(last), calls + 1);
+        assert!(calls < 10_000, "{context}: it gets on");
+        if !page.more {
+            break;
+        }
+    }
+    assert!(plain(&found) == plain(&want), "{context}: {sort:?}, {calls} calls");
 }
 
 /// Counting that is bounded gives the same page, and no more than there is.

@@ -2,6 +2,7 @@
 //! a simulated disk.
 
 mod answers;
+mod compaction;
 mod erasure;
 mod faults;
 mod flow;
