@@ -14,5 +14,6 @@ mod disk;
 mod duplicates;
 mod intake;
 mod isolation;
+mod paging;
 mod stream;
 mod terminal;
