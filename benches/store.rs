@@ -14,7 +14,7 @@ use sluice::{
         tenant::{TenantId, TenantScope},
     },
     sinks::{
-        Authority, Count, ListQuery, SealFollower, Sort,
+        Authority, Count, ListQuery, SealFollower, Sort, StatsQuery,
         embedded::{EmbeddedStore, StoreSettings},
     },
 };
@@ -122,7 +122,7 @@ fn ask(c: &mut Criterion, smoke: bool) {
         });
     }
     group.bench_function("stats", |b| {
-        b.iter(|| runtime.block_on(store.stats(&scope(next()), Filter::default())).expect("counts"))
+        b.iter(|| runtime.block_on(store.stats(&scope(next()), StatsQuery::default())).expect("counts"))
     });
     group.bench_function("scan 500 from the start", |b| {
         b.iter(|| runtime.block_on(store.scan(&scope(next()), Filter::default(), 0, 500)).expect("scans"));

@@ -89,9 +89,12 @@ async function ask(path, query) {
 
 function showProblem(error) {
   const problem = error instanceof Problem ? error : new Problem(0, { detail: String(error.message) });
-  const items = problem.errors.map((one) => make("li", {}, make("b", {}, one.field ?? ""), ` ${one.message}`));
+  const told = problem.errors.filter((one) => one.message !== problem.message);
+  const items = told.map((one) => make("li", {}, make("b", {}, one.field ?? ""), ` ${one.message}`));
   $("problem").replaceChildren(problem.message, ...(items.length ? [make("ul", {}, ...items)] : []));
   $("problem").hidden = false;
+  // What is still shown answers another question.
+  document.body.classList.add("stale");
 }
 
 function notice(text) {
@@ -108,6 +111,7 @@ async function refresh() {
   stopFeed();
   [entries, fresh, cursor, trimmed, known] = [[], [], null, false, { first: null, last: null }];
   $("problem").hidden = true;
+  document.body.classList.remove("stale");
   notice("");
   controls();
   history.replaceState(null, "", `${location.pathname}${view.toFragment() ? `#${view.toFragment()}` : ""}`);
@@ -430,7 +434,12 @@ $("add").onsubmit = (event) => {
   refresh();
 };
 $("rows").onclick = (event) => open(rowOf(event));
-$("rows").onkeydown = (event) => event.key === "Enter" && open(rowOf(event));
+$("rows").onkeydown = (event) => {
+  if (event.key !== "Enter") return;
+  // Else the same key press would press the button of the dialog that has the focus then.
+  event.preventDefault();
+  open(rowOf(event));
+};
 $("close").onclick = () => $("detail").close();
 $("previous").onclick = () => open(opened - 1);
 $("next").onclick = () => open(opened + 1);

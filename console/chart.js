@@ -6,12 +6,17 @@ const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 120;
 const BOTTOM = 18;
 const TOP = 6;
+/** Room for the numbers beside the bars. */
+const LEFT = 44;
+const WIDEST_BAR = 64;
 
 const node = (tag, attributes) => {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return element;
 };
+
+const short = (n) => (n >= 1e6 ? `${+(n / 1e6).toPrecision(3)} M` : n >= 1e4 ? `${+(n / 1e3).toPrecision(3)} k` : count(n));
 
 export class Chart {
   #bars = [];
@@ -53,7 +58,7 @@ export class Chart {
 
   #at(event) {
     const box = this.svg.getBoundingClientRect();
-    const at = Math.floor(((event.clientX - box.left) / box.width) * this.#bars.length);
+    const at = Math.floor(((event.clientX - box.left - LEFT) / (box.width - LEFT)) * this.#bars.length);
     return Math.max(0, Math.min(at, this.#bars.length - 1));
   }
 
@@ -71,15 +76,15 @@ export class Chart {
     if (!width) return;
     this.svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
     const most = Math.max(1, ...bars.map((bar) => bar.count));
-    const step = width / Math.max(1, bars.length);
+    const step = (width - LEFT) / Math.max(1, bars.length);
     const scale = (HEIGHT - BOTTOM - TOP) / most;
     const nodes = [];
     for (const part of [0.5, 1]) {
       const y = HEIGHT - BOTTOM - most * part * scale;
-      nodes.push(node("line", { class: "grid", x1: 0, x2: width, y1: y, y2: y }));
-      const label = node("text", { class: "tick", x: 2, y: y + 10 });
-      label.textContent = count(Math.round(most * part));
-      if (bars.length) nodes.push(label);
+      nodes.push(node("line", { class: "grid", x1: LEFT, x2: width, y1: y, y2: y }));
+      const label = node("text", { class: "tick", x: LEFT - 6, y: y + 4, "text-anchor": "end" });
+      label.textContent = short(most * part);
+      if (bars.length && Number.isInteger(most * part)) nodes.push(label);
     }
     bars.forEach((bar, i) => {
       let y = HEIGHT - BOTTOM;
@@ -87,14 +92,16 @@ export class Chart {
         if (!n) return;
         const height = Math.max(1, n * scale);
         y -= height;
-        nodes.push(node("rect", { class: SEVERITIES[severity], x: i * step + Math.min(1, step / 8), width: Math.max(0.5, step - Math.min(2, step / 4)), y, height }));
+        const wide = Math.min(WIDEST_BAR, Math.max(0.5, step - Math.min(2, step / 4)));
+        nodes.push(node("rect", { class: SEVERITIES[severity], x: LEFT + (i + 0.5) * step - wide / 2, width: wide, y, height }));
       });
     });
-    nodes.push(node("line", { class: "axis", x1: 0, x2: width, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }));
+    nodes.push(node("line", { class: "axis", x1: LEFT, x2: width, y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM }));
     const every = Math.max(1, Math.ceil(bars.length / Math.max(1, Math.floor(width / 110))));
     bars.forEach((bar, i) => {
-      if (i % every || i * step > width - 60) return;
-      const label = node("text", { class: "tick", x: i * step, y: HEIGHT - 4 });
+      const x = LEFT + i * step;
+      if (i % every || x > width - 60) return;
+      const label = node("text", { class: "tick", x, y: HEIGHT - 4 });
       label.textContent = this.#label(bar.start);
       nodes.push(label);
     });
@@ -110,9 +117,9 @@ export class Chart {
     this.tip.hidden = !bar;
     if (!bar) return this.cursor?.setAttribute("width", 0);
     const width = this.holder.clientWidth;
-    const step = width / this.#bars.length;
+    const step = (width - LEFT) / this.#bars.length;
     const [a, b] = [this.#drag ?? at, at].sort((x, y) => x - y);
-    this.cursor.setAttribute("x", a * step);
+    this.cursor.setAttribute("x", LEFT + a * step);
     this.cursor.setAttribute("width", (b - a + 1) * step);
     const chosen = this.#bars.slice(a, b + 1);
     const lines = SEVERITIES.map((severity, i) => [severity, chosen.reduce((sum, one) => sum + one.counts[i], 0)]).filter(([, n]) => n);
@@ -121,6 +128,6 @@ export class Chart {
       ...lines.map(([severity, n]) => make("div", { class: `sevtext ${severity}` }, `${severity} ${count(n)}`)),
       ...(lines.length ? [] : [make("div", { class: "dim" }, "no entries")]),
     );
-    this.tip.style.left = `${Math.min(Math.max(0, (at + 0.5) * step - 90), Math.max(0, width - 190))}px`;
+    this.tip.style.left = `${Math.min(Math.max(0, LEFT + (at + 0.5) * step - 90), Math.max(0, width - 190))}px`;
   }
 }

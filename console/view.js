@@ -17,7 +17,7 @@ export const GROUPS = {
 
 const UNITS = { s: 1e3, m: 60e3, h: 3600e3, d: 86400e3, w: 7 * 86400e3 };
 // Widths of bars, smallest first. Months are as long as they are.
-const INTERVALS = ["1s", "5s", "15s", "30s", "1m", "5m", "15m", "30m", "1h", "3h", "6h", "12h", "1d", "1w"];
+const INTERVALS = ["1s", "2s", "5s", "10s", "30s", "1m", "2m", "5m", "10m", "30m", "1h", "2h", "6h", "12h", "1d", "2d", "1w"];
 const MOST_BARS = 90;
 
 export const milliseconds = (span) => Number.parseInt(span, 10) * UNITS[span.at(-1)];

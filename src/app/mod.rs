@@ -26,11 +26,19 @@ use crate::{
         server::Drain,
         settings::HttpSettings,
     },
-    lifecycle::{erasure::Eraser, retention::Retention},
+    lifecycle::{
+        erasure::Eraser,
+        export::{self, ExportSettings, Exports, Room},
+        retention::Retention,
+    },
+    model::time::now_ms,
     objects::{Objects, folder::FolderObjects},
-    queue::embedded::{EmbeddedQueue, QueueSettings, book::Limits},
+    queue::{
+        embedded::{EmbeddedQueue, QueueSettings, book::Limits},
+        wal::reserve,
+    },
     shutdown::Shutdown,
-    sinks::{dead_letter::DeadLetters, embedded::EmbeddedStore},
+    sinks::{Authority, dead_letter::DeadLetters, embedded::EmbeddedStore},
     telemetry,
 };
 use folder::FolderLock;
@@ -38,6 +46,10 @@ use recovered::Opened;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
+
+/// How far above `disk.reserve` exports stop, bytes; on small volumes half of the reserve. More than the jobs at work write
+/// between two looks at the volume.
+const EXPORT_MARGIN: u64 = 256 << 20;
 
 /// The running process. [`Running::stop`] it; dropping it lets go of everything as a crash would.
 pub struct Running {
@@ -55,6 +67,7 @@ pub struct Running {
     sequencer: Sequencer,
     queue: EmbeddedQueue,
     dead_letters: DeadLetters,
+    export_jobs: Exports,
     store: EmbeddedStore,
     failure: watch::Receiver<Option<AppError>>,
     monitor: JoinHandle<()>,
@@ -97,8 +110,8 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         0 => health.set_dependency("catalog", true, "every tenant can be read"),
         n => health.set_dependency("catalog", false, format!("{n} tenants cannot be read")),
     }
-    let dead_letters = DeadLetters::open(objects, 0);
-    let Opened { store, wal, book, sequencer } = recovered::open(fs, settings, &catalog, dead_letters.settled(), &health).await?;
+    let dead_letters = DeadLetters::open(objects.clone(), 0);
+    let Opened { store, wal, book, sequencer } = recovered::open(fs.clone(), settings, &catalog, dead_letters.settled(), &health).await?;
     let damage_reported = store.health().damage.len();
 
     let feed = FeedHandle::new(
@@ -124,6 +137,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     let actors = Actors::start(&actor_settings(settings), deliveries, Arc::new(queue.clone()), Arc::new(decider));
 
     let (drain, closing) = (Drain::new(), CancellationToken::new());
+    let export_jobs = export_jobs(fs, objects, Arc::new(store.clone()), catalog.clone(), settings)?;
     let retention = Retention {
         eraser: eraser.clone(),
         authority: Arc::new(store.clone()),
@@ -138,6 +152,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         feed: feed.clone(),
         catalog,
         dead_letters: dead_letters.clone(),
+        export_jobs: export_jobs.clone(),
         auth: Arc::new(Authenticator::local(secret.key())),
         cursors: http::CursorKey::derive(secret.key()),
         health: health.clone(),
@@ -173,11 +188,39 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         sequencer,
         queue,
         dead_letters,
+        export_jobs,
         store,
         failure,
         monitor,
         _lock: lock,
     })
+}
+
+/// The export jobs. They stop well above the reserve, where the intake stops: exports alone never bring it there.
+fn export_jobs(fs: Arc<dyn Fs>, objects: Arc<dyn Objects>, authority: Arc<dyn Authority>, catalog: Catalog, settings: &Settings) -> Result<Exports, AppError> {
+    let dir = settings.objects_dir.clone();
+    let volume = fs
+        .space(&dir)
+        .map_err(|e| AppError::cannot_start(format!("the volume of the objects cannot be asked for its room: {e}")))?;
+    let reserve = reserve(volume.total, settings.disk.reserve);
+    let floor = reserve.saturating_add(EXPORT_MARGIN.min(reserve / 2));
+    let parts = export::Parts {
+        objects,
+        authority,
+        catalog,
+        compile: Arc::new(http::compile_export),
+        room: Some(Room { fs, dir, floor }),
+        clock: now_ms,
+    };
+    let s = &settings.exports;
+    let settings = ExportSettings {
+        jobs: s.jobs,
+        queue: s.queue,
+        per_tenant: s.per_tenant,
+        keep: s.keep,
+        ..ExportSettings::default()
+    };
+    Ok(Exports::start(parts, settings))
 }
 
 fn serve(listeners: [TcpListener; 2], services: Services, drain: &Drain, closing: &CancellationToken, settings: &Settings) -> [JoinHandle<()>; 2] {
@@ -219,7 +262,8 @@ impl Running {
         }
     }
 
-    /// Stops in order, under one deadline: not ready · no new requests · sessions closed · erasures end · deliveries end, tenants hand over ·
+    /// Stops in order, under one deadline: not ready · no new requests · sessions closed · export jobs stop at their last chunk ·
+    /// erasures end · deliveries end, tenants hand over ·
     /// the last seal is applied · dead letters and store are flushed · the log is closed. What a phase that ran out of time
     /// leaves is delivered or applied again at the next start.
     pub async fn stop(self) -> Result<(), AppError> {
@@ -234,6 +278,7 @@ impl Running {
             sequencer,
             queue,
             dead_letters,
+            export_jobs,
             store,
             monitor,
             ..
@@ -244,6 +289,9 @@ impl Running {
         closing.cancel();
         drain.stop();
         shutdown.phase("sessions", blocking(move || feed.close()), || "the live feed".into()).await;
+        shutdown
+            .phase("exports", async move { export_jobs.stop().await }, || "export jobs".into())
+            .await;
         shutdown.phase("requests", http, || "requests in hand".into()).await;
         shutdown.phase("erasures", eraser.stop(), || "erasures".into()).await;
         queue.stop_accepting();

@@ -9,7 +9,7 @@ use crate::{
     http::health::{Damage, Health},
     queue::{
         embedded::{Recovered, book, recover},
-        wal::{Wal, WalSettings},
+        wal::{self, Wal, WalSettings},
     },
     sinks::embedded::{EmbeddedStore, StoreDamage, StoreSettings},
 };
@@ -175,15 +175,23 @@ fn report_log(health: &Health, recovered: &Recovered) {
     }
 }
 
+/// However small the volume or its reserve, merges write parts of up to this many bytes.
+const SMALLEST_PART: u64 = 1 << 20;
+
 /// On a small volume the log is flushed, and so trimmed, before it fills the volume: what is flushed takes a few times less.
 fn store_settings(settings: &Settings, volume: u64) -> StoreSettings {
-    let (s, usual) = (&settings.store, StoreSettings::default().flush_log_bytes);
+    let (s, usual) = (&settings.store, StoreSettings::default());
+    let reserve = wal::reserve(volume, settings.disk.reserve);
     StoreSettings {
-        flush_log_bytes: usual.min(volume / 8),
+        flush_log_bytes: usual.flush_log_bytes.min(volume / 8),
+        reserve,
+        // A merge needs room for what it writes before it can free what it read.
+        part_bytes: usual.part_bytes.min(reserve / 4).max(SMALLEST_PART),
         memtable_bytes: s.memtable_bytes,
         flush_after: s.flush_after,
         queries: s.queries,
         query_timeout: s.query_timeout,
+        ..usual
     }
 }
 

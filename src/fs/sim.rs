@@ -357,6 +357,11 @@ impl SimFs {
         self.lock().power = Some(operations);
     }
 
+    /// False once changes fail for ever.
+    pub fn has_power(&self) -> bool {
+        self.lock().power != Some(0)
+    }
+
     /// Size of the volume, bytes; may be changed at any time. Files use whole 4 KiB pages; names are free.
     pub fn set_capacity(&self, bytes: u64) {
         self.lock().capacity = bytes;

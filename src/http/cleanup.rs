@@ -20,6 +20,7 @@ use crate::{
         time::{DAY_MS, now_ms, rfc3339},
     },
     seal::erasure::ErasureKind,
+    sinks::StoreError,
 };
 use axum::http::StatusCode;
 use serde::Serialize;
@@ -34,6 +35,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const HIDDEN_WITHIN: Duration = Duration::from_secs(20);
 /// How long it then waits for their number.
 const COUNTED_WITHIN: Duration = Duration::from_secs(5);
+/// How long a dry run counts.
+const DRY_RUN_WITHIN: Duration = Duration::from_secs(25);
 /// A hundred years, as for the tenant's retention.
 const MOST_DAYS: u32 = 36_500;
 
@@ -51,8 +54,8 @@ pub async fn cleanup(call: Call) -> Answer {
     let asked = Asked::read(&call.query, scope.tenant(), tenant.settings.retention_days, now_ms())?;
     decided(&call.app, &scope).await;
     let deleted_count = if asked.dry_run {
-        let authority = &call.app.services.authority;
-        Some(authority.count_would_erase(&scope, ErasureKind::Cleanup, asked.cutoff).await?)
+        let counting = call.app.services.authority.count_would_erase(&scope, ErasureKind::Cleanup, asked.cutoff);
+        Some(timeout(DRY_RUN_WITHIN, counting).await.unwrap_or(Err(StoreError::Deadline))?)
     } else {
         erase(&call.app, &scope, asked.cutoff).await?
     };

@@ -4,7 +4,7 @@
 use super::{
     access, cleanup, docs,
     error::{Answer, Code, Problem},
-    export,
+    export, export_jobs,
     health::Probe,
     ingest,
     layers::RequestId,
@@ -13,7 +13,7 @@ use super::{
     reads,
     routes::{Access, BASE, BOARD, ENDPOINTS, Endpoint, Operation as Op, TENANT, Verb},
     state::App,
-    stream, tenants,
+    stats, stream, tenants,
 };
 use crate::auth::{
     Principal,
@@ -154,8 +154,12 @@ async fn perform(call: Call) -> Answer {
         Op::ListLogs => reads::list(call).await,
         Op::SearchLogs => reads::search(call).await,
         Op::Export | Op::ExportJson | Op::ExportCsv => export::stream(call).await,
+        Op::CreateExport => export_jobs::create(call).await,
+        Op::GetExport => export_jobs::get(call).await,
+        Op::EndExport => export_jobs::end(call).await,
+        Op::DownloadExport => export_jobs::download(call).await,
         Op::GetLog => reads::get(call).await,
-        Op::Stats => reads::stats(call).await,
+        Op::Stats => stats::stats(call).await,
         Op::Stream => stream::open(call).await,
         Op::Cleanup => cleanup::cleanup(call).await,
         Op::ListTenants => tenants::list(&call),

@@ -8,10 +8,13 @@ use crate::{
     actors::broadcast::SubscribeError,
     auth::jwt::AuthError,
     catalog::CatalogError,
-    model::parse::{BodyError, ItemError},
+    model::{
+        calendar::Interval,
+        parse::{BodyError, ItemError},
+    },
     objects::ObjectError,
     queue::AcceptError,
-    sinks::StoreError,
+    sinks::{MOST_BUCKETS, StoreError},
 };
 use axum::{
     body::Body,
@@ -39,6 +42,7 @@ pub enum Code {
     NotFound,
     MethodNotAllowed,
     Conflict,
+    NotReady,
     TooLarge,
     TooManyEntries,
     UnsupportedMediaType,
@@ -56,8 +60,10 @@ pub enum Code {
     Unavailable,
     Internal,
     UnknownOutcome,
+    RangeNotSatisfiable,
     QueryTimeout,
     TooManyGroups,
+    TooManyBuckets,
 }
 
 impl Code {
@@ -77,6 +83,8 @@ impl Code {
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "There is nothing here"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not know this method"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "It exists already"),
+            Self::NotReady => (StatusCode::CONFLICT, "not_ready", "It is not there yet"),
+            Self::RangeNotSatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", "There is nothing in this range"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request is too large"),
             Self::TooManyEntries => (StatusCode::PAYLOAD_TOO_LARGE, "too_many_entries", "Too many entries in one request"),
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "Unknown media type"),
@@ -99,6 +107,7 @@ impl Code {
                 "It is not known whether the entries were stored",
             ),
             Self::QueryTimeout => (StatusCode::GATEWAY_TIMEOUT, "query_timeout", "The query took too long"),
+            Self::TooManyBuckets => (StatusCode::UNPROCESSABLE_ENTITY, "too_many_buckets", "The series would be too long"),
             Self::TooManyGroups => (StatusCode::UNPROCESSABLE_ENTITY, "too_many_groups", "There are too many groups to count"),
         }
     }
@@ -227,7 +236,6 @@ impl Problem {
     }
 
     /// The explanation.
-    #[cfg(test)]
     pub fn detail(&self) -> &str {
         &self.0.detail
     }
@@ -311,8 +319,13 @@ impl From<StoreError> for Problem {
             StoreError::Deadline => Self::new(Code::QueryTimeout, "the query ran past its deadline; narrow it by time or by further filters"),
             StoreError::TooManyGroups => Self::new(
                 Code::TooManyGroups,
-                "there are too many distinct actions, resource types or users to count; narrow the query by time or by further filters",
+                "there are too many distinct actions, resource types or groups to count; narrow the query by time or by further filters",
             ),
+            StoreError::TooManyBuckets { span } => {
+                let width = Interval::that_fits(span, MOST_BUCKETS as i64);
+                let detail = format!("a series has at most {MOST_BUCKETS} buckets; `interval={width}` fits this time, or narrow it with `from` and `to`");
+                Self::new(Code::TooManyBuckets, detail.clone()).with_errors(vec![FieldError::new("interval", "too_many_buckets", detail)])
+            }
             StoreError::Damaged(_) | StoreError::BadPart { .. } | StoreError::Io(_) => {
                 tracing::error!(%error, "a read failed");
                 unavailable("the store cannot read its data; see `/health`", 30)

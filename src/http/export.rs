@@ -56,7 +56,7 @@ const X_EXPORT_DEGRADED: HeaderName = HeaderName::from_static("x-export-degraded
 pub async fn stream(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
     let (scope, _) = access::own_tenant(&call.app, caller, action)?;
-    let (filter, form) = filter::both(filter::filter(&call.query), Form::of(&call))?;
+    let (filter, form) = filter::both(filter::filter(&call.query), Form::of(call.endpoint.operation, &call.query))?;
     let services = &call.app.services;
     let slot = call.app.exports.enter(scope.tenant())?;
     let mut source = Source::new(services.authority.clone(), scope.clone(), filter, form.sort);
@@ -83,7 +83,7 @@ pub async fn stream(call: Call) -> Answer {
     }));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.format.media_type()));
-    headers.insert(header::CONTENT_DISPOSITION, disposition(scope.tenant(), form.format));
+    headers.insert(header::CONTENT_DISPOSITION, disposition(scope.tenant(), form.format, now_ms()));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if degraded {
         headers.insert(X_EXPORT_DEGRADED, HeaderValue::from_static("true"));
@@ -95,28 +95,32 @@ pub async fn stream(call: Call) -> Answer {
 }
 
 /// What the parameters say about the text.
-struct Form {
-    format: Format,
-    csv_safe: bool,
-    sort: Sort,
+pub struct Form {
+    /// In which format.
+    pub format: Format,
+    /// Whether text that a spreadsheet would take for a formula is guarded.
+    pub csv_safe: bool,
+    /// In which order.
+    pub sort: Sort,
 }
 
 impl Form {
-    fn of(call: &Call) -> Result<Self, Problem> {
+    /// Reads them from a query whose names were checked.
+    pub fn of(operation: Op, query: &Query) -> Result<Self, Problem> {
         let mut errors = Vec::new();
-        let format = match call.endpoint.operation {
+        let format = match operation {
             Op::ExportJson => Format::Json,
             Op::ExportCsv => Format::Csv,
-            _ => call.query.get("format").map_or(Some(Format::Json), Format::parse).unwrap_or_else(|| {
+            _ => query.get("format").map_or(Some(Format::Json), Format::parse).unwrap_or_else(|| {
                 errors.push(FieldError::new("format", "invalid_value", "`format` is one of json, ndjson, csv"));
                 Format::Json
             }),
         };
-        let csv_safe = flag(&call.query, "csv_safe").unwrap_or_else(|error| {
+        let csv_safe = flag(query, "csv_safe").unwrap_or_else(|error| {
             errors.push(error);
             false
         });
-        let sort = filter::sort(&call.query).unwrap_or_else(|error| {
+        let sort = filter::sort(query).unwrap_or_else(|error| {
             errors.push(error);
             Sort::default()
         });
@@ -136,11 +140,11 @@ fn flag(query: &Query, name: &'static str) -> Result<bool, FieldError> {
     }
 }
 
-/// `audit_logs_TENANT_DATE`, as a file to be kept.
-fn disposition(tenant: &TenantId, format: Format) -> HeaderValue {
+/// `audit_logs_TENANT_DATE`, as a file to be kept; `at` is milliseconds since 1970.
+pub fn disposition(tenant: &TenantId, format: Format, at: i64) -> HeaderValue {
     let mut name = format!("attachment; filename=\"audit_logs_{tenant}_").into_bytes();
     let date = name.len() + "2024-01-31".len();
-    write_rfc3339(now_ms(), &mut name);
+    write_rfc3339(at, &mut name);
     name.truncate(date);
     name.extend_from_slice(format!(".{}\"", format.name()).as_bytes());
     HeaderValue::from_bytes(&name).expect("a tenant's name, a date and a format are visible ASCII")
@@ -287,7 +291,7 @@ impl Exports {
     }
 
     /// A place for one more: 429 when the tenant has its share already, 503 when there is none left.
-    fn enter(self: &Arc<Self>, tenant: &TenantId) -> Result<Slot, Problem> {
+    pub fn enter(self: &Arc<Self>, tenant: &TenantId) -> Result<Slot, Problem> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let refused = |code, detail| Err(Problem::new(code, detail).retry_after(Duration::from_secs(5)));
         if running.get(tenant).is_some_and(|own| *own >= self.most_of_tenant) {
@@ -311,7 +315,7 @@ impl Exports {
 }
 
 /// A place among the exports, until it is dropped.
-struct Slot {
+pub struct Slot {
     exports: Arc<Exports>,
     tenant: TenantId,
 }

@@ -18,7 +18,7 @@ use axum::{
     Router,
     body::{Body, HttpBody as _},
     extract::Request,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header},
+    http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header},
     middleware::{Next, from_fn, map_request},
     response::{IntoResponse, Response},
 };
@@ -51,11 +51,12 @@ pub fn around(routes: Router) -> Router {
         .layer(from_fn(head))
         .layer(map_request(only_known_encodings))
         .layer(
-            CompressionLayer::new()
-                .no_br()
-                .no_deflate()
-                .quality(CompressionLevel::Fastest)
-                .compress_when(SizeAbove::new(COMPRESS_ABOVE).and(NotForContentType::SSE).and(NotForContentType::IMAGES)),
+            CompressionLayer::new().no_br().no_deflate().quality(CompressionLevel::Fastest).compress_when(
+                SizeAbove::new(COMPRESS_ABOVE)
+                    .and(NotForContentType::SSE)
+                    .and(NotForContentType::IMAGES)
+                    .and(takes_no_ranges),
+            ),
         )
         .layer(map_request(strip_slash))
         .layer(from_fn(leftover::clear))
@@ -85,6 +86,11 @@ async fn only_known_encodings(mut request: Request) -> Request {
         None => drop(request.headers_mut().remove(header::ACCEPT_ENCODING)),
     }
     request
+}
+
+/// A range counts bytes as they are sent, so what ranges can be asked of is sent as it is.
+fn takes_no_ranges(_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions) -> bool {
+    !headers.contains_key(header::ACCEPT_RANGES)
 }
 
 async fn strip_slash(mut request: Request) -> Request {

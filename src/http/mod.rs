@@ -18,6 +18,7 @@ mod dispatch;
 mod docs;
 mod error;
 mod export;
+mod export_jobs;
 mod filter;
 pub mod health;
 mod ingest;
@@ -27,12 +28,14 @@ mod letters;
 mod memory;
 mod openapi;
 mod query;
+mod ranges;
 mod reads;
 mod routes;
 mod search;
 pub mod server;
 pub mod settings;
 mod state;
+mod stats;
 mod stream;
 mod tenants;
 
@@ -41,6 +44,7 @@ mod tests;
 
 pub use self::{
     cursor::CursorKey,
+    export_jobs::compile as compile_export,
     health::Health,
     routes::BASE,
     server::{Drain, serve},

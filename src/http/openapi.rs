@@ -76,7 +76,7 @@ fn tag(endpoint: &Endpoint) -> &'static str {
     match endpoint.operation {
         Op::PostLog | Op::PostBulk | Op::Cleanup => "write",
         Op::ListLogs | Op::SearchLogs | Op::GetLog | Op::Stats | Op::Stream => "read",
-        Op::Export | Op::ExportJson | Op::ExportCsv => "export",
+        Op::Export | Op::ExportJson | Op::ExportCsv | Op::CreateExport | Op::GetExport | Op::EndExport | Op::DownloadExport => "export",
         Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::Usage => "tenants",
         Op::ListDeadLetters | Op::GetDeadLetter => "dead letters",
         Op::HealthReport | Op::HealthLive | Op::HealthReady => "health",
@@ -169,6 +169,7 @@ fn request_body(operation: Op) -> Option<Value> {
                 "application/x-ndjson": {"schema": {"type": "string", "description": "One entry on each line; blank lines are skipped"}},
             }))
         }
+        Op::CreateExport => Some(json!({"required": false, "content": {"application/json": {"schema": schema("NewExport")}}})),
         Op::SearchLogs => Some(json!({"required": false, "content": {"application/json": {"schema": schema("Search")}}})),
         Op::CreateTenant => body(json!({"application/json": {"schema": schema("NewTenant")}})),
         Op::UpdateTenant => body(json!({"application/json": {"schema": schema("TenantChange")}})),
@@ -185,6 +186,20 @@ fn responses(endpoint: &Endpoint) -> Value {
             "201": of("All accepted", "BulkResult"), "202": of("Durable, not yet stored", "BulkResult"), "207": of("Some accepted", "BulkResult"),
         }),
         Op::Export | Op::ExportJson | Op::ExportCsv => json!({"200": export(endpoint.operation)}),
+        Op::CreateExport => json!({"202": of("The job; `Location` is its address", "Export")}),
+        Op::GetExport => json!({"200": of("The job", "Export"), "404": problem()}),
+        Op::EndExport => json!({"200": of("It is cancelled", "Export"), "204": {"description": "It was over and is deleted"}, "404": problem()}),
+        Op::DownloadExport => {
+            let file = |description: &str| {
+                json!({"description": description, "content": {
+                    "application/json": {}, "application/x-ndjson": {}, "text/csv": {},
+                }})
+            };
+            json!({
+                "200": file("The file; it has a strong `ETag`, takes ranges, and is never compressed"), "206": file("The range of it"),
+                "304": {"description": "The client has it"}, "404": problem(), "409": problem(), "416": problem(),
+            })
+        }
         Op::ListLogs | Op::SearchLogs => json!({"200": of("A page", "LogPage")}),
         Op::GetLog => json!({"200": of("The entry", "LogEntry")}),
         Op::Stats => json!({"200": of("The counts", "Stats")}),
@@ -212,6 +227,9 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::PostLog | Op::PostBulk => &["401", "403", "413", "415", "422", "429", "503", "504"],
         Op::ListLogs | Op::Stats => &["401", "403", "422", "501", "503", "504"],
         Op::SearchLogs => &["401", "403", "413", "415", "422", "429", "501", "503", "504"],
+        Op::CreateExport => &["401", "403", "413", "415", "422", "429", "501", "503"],
+        Op::GetExport | Op::EndExport => &["401", "403", "422", "503"],
+        Op::DownloadExport => &["401", "403", "422", "429", "503"],
         Op::Export | Op::ExportJson | Op::ExportCsv => &["401", "403", "422", "429", "501", "503", "504"],
         Op::GetLog | Op::GetDeadLetter => &["401", "403", "404", "422", "503"],
         Op::Stream | Op::ListDeadLetters => &["401", "403", "422", "503"],
@@ -322,10 +340,34 @@ fn schemas() -> Value {
             },
             "additionalProperties": {"type": ["string", "number", "boolean", "array"]},
         },
+        "NewExport": {
+            "type": "object", "description": "All optional. Filters and `search` may stand beside `filters` too.", "additionalProperties": true, "properties": {
+                "format": {"type": "string", "enum": ["json", "ndjson", "csv"], "default": "json"},
+                "csv_safe": {"type": "boolean", "default": false, "description": "In CSV, a leading ' keeps spreadsheets from taking a text for a formula"},
+                "sort": {"type": "string", "enum": ["timestamp:desc", "timestamp:asc", "sequence:desc", "sequence:asc"], "default": "timestamp:desc"},
+                "search": {"type": "string"},
+                "filters": {"type": "object", "additionalProperties": true, "description": "By the names of GET /logs; a list is OR"},
+            },
+        },
+        "Export": {"type": "object", "required": ["id", "pipeline_id", "status", "format", "rows", "bytes", "as_of", "created_at"], "properties": {
+            "id": uuid(), "pipeline_id": uuid(), "status": {"type": "string", "enum": ["queued", "running", "done", "failed", "cancelled"]},
+            "format": {"type": "string", "enum": ["json", "ndjson", "csv"]}, "rows": count(), "bytes": count(),
+            "progress": {"type": ["number", "null"], "minimum": 0, "maximum": 1, "description": "The part that is done; null while that is not known"},
+            "as_of": {"type": "integer", "minimum": 0, "description": "Only entries up to this sequence are in it"}, "created_at": time(),
+            "expires_at": {"type": ["string", "null"], "format": "date-time", "description": "When it is deleted; null until it is over"},
+            "download_url": {"type": ["string", "null"], "description": "Null until it is done"}, "error": {"type": ["string", "null"]},
+            "degraded": {"type": "boolean", "description": "True if entries may be missing, because the store could not read all that it has"},
+        }},
         "Stats": {"type": "object", "properties": {
             "total": count(), "from": maybe_time(), "to": maybe_time(), "by_severity": counts(), "by_action": counts(), "by_resource_type": counts(),
             "top_users": {"type": "array", "items": {"type": "object", "properties": {"user_id": {"type": "string"}, "count": count()}}},
-            "unique_users": count(), "first": maybe_time(), "last": maybe_time(),
+            "unique_users": count(), "approximate": {"type": "boolean"}, "first": maybe_time(), "last": maybe_time(),
+            "series": {"type": "array", "items": {"type": "object", "properties": {"start": time(), "count": count(), "by_severity": counts()}}},
+            "groups": {"type": "array", "items": {"type": "object", "properties": {
+                "key": {"type": "object", "additionalProperties": {"type": ["string", "null"]}}, "count": count(), "unique_users": count(),
+                "first": time(), "last": time(),
+            }}},
+            "degraded": {"type": "boolean"},
         }},
         "TenantSettings": {"type": "object", "properties": {
             "retention_days": count(), "log_levels": {"type": "array", "items": severity()}, "masking": {"type": "array", "items": {"type": "string"}},

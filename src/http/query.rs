@@ -154,13 +154,8 @@ mod tests {
 
     #[test]
     fn a_known_parameter_that_is_not_built_is_501_and_an_unknown_one_weighs_more() {
-        for raw in ["log=access"] {
-            assert_eq!(check(Operation::ListLogs, raw).expect_err(raw).0, 501, "{raw}");
-        }
+        assert_eq!(check(Operation::ListLogs, "log=access").expect_err("unbuilt").0, 501);
         assert_eq!(check(Operation::ListLogs, "log=access&nonsense=1").expect_err("unknown").0, 422);
-        for raw in ["interval=1h", "group_by=action", "limit=5"] {
-            assert_eq!(check(Operation::Stats, raw).expect_err(raw).0, 501, "{raw}");
-        }
     }
 
     #[test]

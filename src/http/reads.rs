@@ -1,4 +1,4 @@
-//! Reading: one entry, a page of them, statistics. Answers are written as text, entry by entry, never as a tree of values.
+//! Reading: one entry, a page of them. Answers are written as text, entry by entry, never as a tree of values.
 
 use super::{
     access,
@@ -12,13 +12,11 @@ use super::{
 };
 use crate::{
     model::{
-        entry::{Severity, StoredEntry},
-        json::write_str,
+        entry::StoredEntry,
         render::write_entry,
         tenant::{TenantId, TenantScope},
-        time::write_rfc3339,
     },
-    sinks::{Count, ListQuery, Place, Stats, StoreError},
+    sinks::{Count, ListQuery, Place, StoreError},
 };
 use axum::body::Body;
 use bytes::Bytes;
@@ -220,111 +218,5 @@ async fn find(app: &App, scope: &TenantScope, id: Uuid) -> Result<Option<StoredE
     match services.producer.pending(scope, id) {
         Some(entry) => Ok(Some(entry)),
         None => services.authority.get(scope, id).await,
-    }
-}
-
-/// `GET /logs/stats`.
-pub async fn stats(call: Call) -> Answer {
-    let (caller, action) = call.caller()?;
-    let (scope, _) = access::own_tenant(&call.app, caller, action)?;
-    let filter = filter::filter(&call.query)?;
-    let (from, to) = (filter.from, filter.to);
-    let stats = call.app.services.authority.stats(&scope, filter).await?;
-    Ok(json(render_stats(&stats, from, to)))
-}
-
-fn render_stats(stats: &Stats, from: Option<i64>, to: Option<i64>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(4096);
-    put(&mut out, "{\"total\":", stats.total);
-    time(&mut out, ",\"from\":", from);
-    time(&mut out, ",\"to\":", to);
-    out.extend_from_slice(b",\"by_severity\":{");
-    for (i, severity) in Severity::ALL.into_iter().enumerate() {
-        let comma = if i > 0 { "," } else { "" };
-        put(&mut out, &format!("{comma}\"{}\":", severity.as_str()), stats.by_severity[severity as usize]);
-    }
-    out.push(b'}');
-    map(&mut out, ",\"by_action\":", &stats.by_action);
-    map(&mut out, ",\"by_resource_type\":", &stats.by_resource_type);
-    out.extend_from_slice(b",\"top_users\":[");
-    for (i, (user, count)) in stats.top_users.iter().enumerate() {
-        out.extend_from_slice(if i > 0 { b",{\"user_id\":" } else { b"{\"user_id\":" });
-        write_str(&mut out, user);
-        put(&mut out, ",\"count\":", *count);
-        out.push(b'}');
-    }
-    put(&mut out, "],\"unique_users\":", stats.unique_users);
-    time(&mut out, ",\"first\":", stats.first);
-    time(&mut out, ",\"last\":", stats.last);
-    out.push(b'}');
-    out
-}
-
-fn put(out: &mut Vec<u8>, name: &str, number: u64) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(number.to_string().as_bytes());
-}
-
-fn time(out: &mut Vec<u8>, name: &str, ms: Option<i64>) {
-    out.extend_from_slice(name.as_bytes());
-    match ms {
-        Some(ms) => {
-            out.push(b'"');
-            write_rfc3339(ms, out);
-            out.push(b'"');
-        }
-        None => out.extend_from_slice(b"null"),
-    }
-}
-
-/// Counts by key, and `other` when there are more keys. A key that is itself `other` is counted together with it: a JSON
-/// object must not have one key twice.
-fn map(out: &mut Vec<u8>, name: &str, (keys, other): &(Vec<(String, u64)>, u64)) {
-    const OTHER: &str = "other";
-    out.extend_from_slice(name.as_bytes());
-    out.push(b'{');
-    let mut rest = *other;
-    for (i, (key, count)) in keys.iter().enumerate() {
-        if i > 0 {
-            out.push(b',');
-        }
-        write_str(out, key);
-        let more = if key == OTHER { std::mem::take(&mut rest) } else { 0 };
-        put(out, ":", count + more);
-    }
-    if rest > 0 {
-        put(out, if keys.is_empty() { "\"other\":" } else { ",\"other\":" }, rest);
-    }
-    out.push(b'}');
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::{Value, json};
-
-    #[test]
-    fn statistics_have_every_field_of_the_contract() {
-        let stats = Stats {
-            total: 9,
-            by_severity: [5, 0, 4, 0],
-            by_action: (vec![("LOGIN".into(), 5), ("other".into(), 1)], 3),
-            by_resource_type: (vec![("a\"b".into(), 9)], 0),
-            top_users: vec![("ann".into(), 7)],
-            unique_users: 2,
-            first: Some(0),
-            last: Some(1_704_067_200_001),
-        };
-        let got: Value = serde_json::from_slice(&render_stats(&stats, Some(0), None)).expect("JSON");
-        let want = json!({
-            "total": 9, "from": "1970-01-01T00:00:00.000Z", "to": null,
-            "by_severity": {"INFO": 5, "WARNING": 0, "ERROR": 4, "CRITICAL": 0},
-            "by_action": {"LOGIN": 5, "other": 4}, "by_resource_type": {"a\"b": 9},
-            "top_users": [{"user_id": "ann", "count": 7}], "unique_users": 2,
-            "first": "1970-01-01T00:00:00.000Z", "last": "2024-01-01T00:00:00.001Z",
-        });
-        assert_eq!(got, want);
-        let empty: Value = serde_json::from_slice(&render_stats(&Stats::default(), None, None)).expect("JSON");
-        assert_eq!((&empty["total"], &empty["by_action"], &empty["first"]), (&json!(0), &json!({}), &Value::Null));
     }
 }

@@ -59,6 +59,10 @@ pub enum Operation {
     Export,
     ExportJson,
     ExportCsv,
+    CreateExport,
+    GetExport,
+    EndExport,
+    DownloadExport,
     GetLog,
     Stats,
     Stream,
@@ -243,9 +247,21 @@ const EXPORT: &[Param] = &[
 const FORMAT: &[Param] = &[once("format", Form::OneOf(&["json", "ndjson", "csv"]), "Default json")];
 
 const GROUPING: &[Param] = &[
-    unbuilt("interval", "Width of the buckets of a series"),
-    unbuilt("group_by", "Fields to group by"),
-    unbuilt("limit", "How many groups"),
+    once(
+        "interval",
+        Form::Text,
+        "Width of the buckets of a series: 30s, 5m, 1h, 1d, 1w, 1M; at most 10,000 buckets",
+    ),
+    once("zone", Form::Text, "Whose clock the buckets follow: an IANA name or ±HH:MM; default UTC"),
+    Param {
+        repeats: true,
+        ..once(
+            "group_by",
+            Form::Text,
+            "Fields to group by, also with commas: action, resource_type, severity, user_id, ip_address, session_id, resource_id, metadata.KEY",
+        )
+    },
+    once("limit", Form::Integer, "How many groups, largest first: 1 to 10,000, default 100"),
 ];
 
 const WAIT_STORED: &[Param] = &[once(
@@ -366,6 +382,31 @@ pub const ENDPOINTS: &[Endpoint] = &[
         &[FILTERS, EXPORT],
         "Every match as CSV",
     ),
+    end(
+        Post,
+        "/logs/export",
+        May(Action::Export),
+        Op::CreateExport,
+        &[FILTERS, EXPORT, FORMAT],
+        "Every match as a file, made in the background; the parameters may stand in a JSON object",
+    ),
+    end(Get, "/logs/export/{id}", May(Action::Export), Op::GetExport, &[], "Where an export job stands"),
+    end(
+        Delete,
+        "/logs/export/{id}",
+        May(Action::Export),
+        Op::EndExport,
+        &[],
+        "Cancel an export job; one that is over is deleted",
+    ),
+    end(
+        Get,
+        "/logs/export/{id}/download",
+        May(Action::Export),
+        Op::DownloadExport,
+        &[],
+        "The file of an export job that is done, or a range of it",
+    ),
     end(Get, "/logs/stats", May(Action::ReadEntries), Op::Stats, &[FILTERS, GROUPING], "Count entries"),
     end(
         Get,
@@ -437,10 +478,6 @@ pub const ENDPOINTS: &[Endpoint] = &[
     public("/redoc", Op::ReDoc, "ReDoc"),
     public("/docs/assets/{file}", Op::Asset, "Scripts and styles of the documentation pages"),
     // Of the contract, not of this version.
-    later(Post, "/logs/export", "the export job"),
-    later(Get, "/logs/export/{id}", "the export job"),
-    later(Delete, "/logs/export/{id}", "the export job"),
-    later(Get, "/logs/export/{id}/download", "the export job"),
     later(Post, "/logs/index/bulk", "rebuilding the search store"),
     later(Delete, "/tenants/{tenant}", "deleting a tenant"),
     later(Get, "/tenants/{tenant}/keys", "API keys"),

@@ -6,6 +6,7 @@ use crate::{
     auth::jwt::Authenticator,
     catalog::Catalog,
     lifecycle::erasure::Eraser,
+    lifecycle::export,
     model::tenant::TenantId,
     queue::Producer,
     sinks::{Authority, dead_letter::DeadLetters},
@@ -30,6 +31,8 @@ pub struct Services {
     pub eraser: Eraser,
     /// What could not be stored.
     pub dead_letters: DeadLetters,
+    /// Exports in the background.
+    pub export_jobs: export::Exports,
     /// Checks credentials.
     pub auth: Arc<Authenticator>,
     /// Signs the cursors of lists.

@@ -19,7 +19,7 @@ use crate::{
         erasure::{Erasure, ErasureKind, Erasures},
         state::SealState,
     },
-    sinks::{Authority, ListPage, ListQuery, Scan, Stats, StoreError, VisibleHead},
+    sinks::{Authority, ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead},
 };
 use futures_util::{
     FutureExt,
@@ -141,7 +141,7 @@ impl Authority for Place {
         unreachable!("nothing is read")
     }
 
-    fn stats(&self, _: &TenantScope, _: Filter) -> BoxFuture<'static, Result<Stats, StoreError>> {
+    fn stats(&self, _: &TenantScope, _: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
         unreachable!("nothing is read")
     }
 

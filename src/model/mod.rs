@@ -1,6 +1,7 @@
 //! Plain data that travels: no I/O, no actors, no HTTP. Everything may use it; it uses nothing of the rest.
 
 pub mod batch;
+pub mod calendar;
 pub mod conditions;
 pub mod credit;
 pub mod entry;

@@ -297,6 +297,11 @@ pub(crate) mod tests {
 
     /// A pack of plain entries for tests: entry i has id `ids[i]`, hash `ids[i] + 1`, and `i` in its message.
     pub(crate) fn pack_of(tenant: &str, ids: &[u128]) -> Pack {
+        pack_with(tenant, ids, true)
+    }
+
+    /// The same, with ids that the client chose or not.
+    pub(crate) fn pack_with(tenant: &str, ids: &[u128], client_id: bool) -> Pack {
         let mut builder = PackBuilder::default();
         for (i, id) in ids.iter().enumerate() {
             let message = format!("entry {i}");
@@ -307,7 +312,7 @@ pub(crate) mod tests {
             fields[Field::Message as usize] = Some(message.as_bytes());
             builder.push(&NewEntry {
                 id: Uuid::from_u128(*id),
-                client_id: true,
+                client_id,
                 hash: id + 1,
                 timestamp: 1_700_000_000_000 + i as i64,
                 severity: Severity::Info,

@@ -242,6 +242,11 @@ fn size_terms_and_depth_are_bounded() {
     assert!(error(&"user_id:a ".repeat(MAX_TERMS + 1)).contains("256 terms"));
     good(&format!("{}a{}", "(".repeat(MAX_DEPTH), ")".repeat(MAX_DEPTH)));
     good(&"(a) ".repeat(200));
+    good(&format!("{}a", "-".repeat(MAX_DEPTH)));
+    for (open, close) in [("(", ")"), ("-", ""), ("NOT (", ")")] {
+        let text = format!("{}a{}", open.repeat(MAX_DEPTH + 1), close.repeat(MAX_DEPTH + 1));
+        assert!(error(&text).contains("32 deep"), "{open}");
+    }
     for deep in ["(".repeat(MAX_BYTES), "-".repeat(MAX_BYTES), "NOT ".repeat(1_000), "-(".repeat(2_000)] {
         assert!(error(&deep).contains("32 deep"));
     }
@@ -346,6 +351,8 @@ fn an_entry_is_found_by_all_of_its_texts_and_by_nothing_else() {
         "user_id:AN* x",
         "action:logi*",
         "metadata.region:eu",
+        "metadata.deep.list:eu-*",
+        "metadata.deep:new*",
         "metadata.deep.list:1.5",
         "message:york",
         "message:\"is disk\"",

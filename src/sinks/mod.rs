@@ -5,7 +5,8 @@ pub mod embedded;
 
 use crate::{
     model::{
-        entry::{ContentHash, StoredEntry},
+        calendar::Interval,
+        entry::{ContentHash, Field, StoredEntry},
         filter::Filter,
         tenant::{TenantId, TenantScope},
     },
@@ -31,6 +32,12 @@ pub enum StoreError {
     /// The counts by key would take more memory than a query may have (422 `too_many_groups`).
     #[error("too many distinct values to count by")]
     TooManyGroups,
+    /// The series would have more than [`MOST_BUCKETS`] (422 `too_many_buckets`).
+    #[error("too many buckets")]
+    TooManyBuckets {
+        /// How long the time is that it covers, milliseconds, at the most.
+        span: i64,
+    },
     /// Data that the store should have cannot be read. The text names the part, never a tenant.
     #[error("the store cannot read its data: {0}")]
     Damaged(Arc<str>),
@@ -146,7 +153,66 @@ pub struct ListPage {
     pub reached: Option<Place>,
 }
 
-/// The answer to a statistics query; maps are sorted largest first, ties by key, at most 100 keys, rest in `other`.
+/// Buckets that a series has at the most.
+pub const MOST_BUCKETS: usize = 10_000;
+
+/// What entries are counted by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupKey {
+    /// The text of a field, as sent; an address in its usual form.
+    Field(Field),
+    /// The name of the severity.
+    Severity,
+    /// The texts of the leaves of `metadata` at this path, as [`LeafFilter`](crate::model::filter::LeafFilter) compares
+    /// them. An entry that has several leaves there (in arrays) counts once for each distinct text.
+    Leaf(Vec<String>),
+}
+
+/// Counts by the combinations of some keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupBy {
+    /// At least one.
+    pub keys: Vec<GroupKey>,
+    /// How many groups to return, the largest first.
+    pub limit: usize,
+}
+
+/// What to count besides the totals.
+#[derive(Debug, Clone, Default)]
+pub struct StatsQuery {
+    /// Which entries.
+    pub filter: Filter,
+    /// Counts by time: from the filter's `from` to its `to`, or from the first to the last entry.
+    pub series: Option<Interval>,
+    /// Counts by fields.
+    pub groups: Option<GroupBy>,
+}
+
+/// What lies between two edges of an [`Interval`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Bucket {
+    /// Where it begins, milliseconds.
+    pub start: i64,
+    /// Entries by severity, indexed by `Severity as usize`.
+    pub by_severity: [u64; 4],
+}
+
+/// The entries that have one combination of values.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Group {
+    /// The values in the order of [`GroupBy::keys`]; `None`: the entries do not have the field.
+    pub key: Vec<Option<String>>,
+    /// Number of entries.
+    pub count: u64,
+    /// Number of distinct `user_id` among them.
+    pub unique_users: u64,
+    /// Smallest event time, milliseconds.
+    pub first: i64,
+    /// Largest event time, milliseconds.
+    pub last: i64,
+}
+
+/// The answer to a [`StatsQuery`]; maps are sorted largest first, ties by key, at most 100 keys, rest in `other`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Number of matches.
@@ -165,6 +231,12 @@ pub struct Stats {
     pub first: Option<i64>,
     /// Largest event time, milliseconds.
     pub last: Option<i64>,
+    /// Every bucket from the first to the last, empty ones included, if a series was asked for.
+    pub series: Option<Vec<Bucket>>,
+    /// The largest groups, ties by key (absent before any text), if groups were asked for.
+    pub groups: Option<Vec<Group>>,
+    /// A `unique_users` of it is an estimate. A store may do that above 100,000 only.
+    pub approximate: bool,
 }
 
 /// Entries and voids in sequence order, for readers that follow the log.
@@ -172,7 +244,7 @@ pub struct Stats {
 pub struct Scan {
     /// Matching entries with `after < sequence`, ascending, at most `limit`.
     pub entries: Vec<StoredEntry>,
-    /// Ranges of numbers (inclusive) inside the scanned span that have no entry.
+    /// Ranges of numbers (inclusive) inside the scanned span that have no entry: never given to one, or erased. Ascending, joined.
     pub voids: Vec<(u64, u64)>,
     /// The scan looked at every number up to here; go on after it. Equal to the tenant's visible head when it is done.
     pub upto: u64,
@@ -193,7 +265,7 @@ pub trait Authority: Send + Sync + 'static {
     /// One page of entries.
     fn list(&self, scope: &TenantScope, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>>;
     /// Counts over all matches.
-    fn stats(&self, scope: &TenantScope, filter: Filter) -> BoxFuture<'static, Result<Stats, StoreError>>;
+    fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>>;
     /// Matching entries after a number, in sequence order.
     fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>>;
     /// How many rows the pending erasure `job` removed: those that it covers and that nothing before it did

@@ -2,6 +2,10 @@
 
 use crate::harness::{Server, Site};
 use serde_json::{Value, json};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashSet},
+};
 use uuid::Uuid;
 
 const ACTIONS: [&str; 3] = ["CREATE", "delete", "Login"];
@@ -15,6 +19,48 @@ fn made(i: usize) -> Value {
         "severity": SEVERITIES[i % 4], "ip_address": format!("10.{}.0.{}", i % 3, i % 200 + 1), "user_agent": if i.is_multiple_of(2) { "Mozilla/5.0 Firefox" } else { "curl/8.1" },
         "request_id": format!("req-{i}"), "metadata": {"n": i % 7, "deep": {"a.b": format!("x{}", i % 4)}, "list": ["p", i % 3]}, "message": format!("message {i} {}", "pad ".repeat(60)),
     })
+}
+
+/// A series by day, and groups by two fields, of which one is a leaf with two values per entry.
+async fn series_and_groups(server: &Server, token: &str, query: &str, sent: &[Value], expected: &[usize]) {
+    let asked = format!("/logs/stats?interval=1d&group_by=severity,metadata.list&limit=3&{query}");
+    let (status, stats) = server.get(token, &asked).await;
+    assert_eq!(status, 200, "{asked}: {stats}");
+    let day = |i: &usize| sent[*i]["timestamp"].as_str().expect("text")[..10].to_owned();
+    let mut days: BTreeMap<String, u64> = BTreeMap::new();
+    expected.iter().for_each(|i| *days.entry(day(i)).or_default() += 1);
+    let series = stats["series"].as_array().expect("a list");
+    let mut counted = BTreeMap::new();
+    for (at, bucket) in series.iter().enumerate() {
+        let start = bucket["start"].as_str().expect("text");
+        assert_eq!(&start[10..], "T00:00:00.000Z", "{asked}");
+        assert!(at == 0 || *start > *series[at - 1]["start"].as_str().expect("text"), "{asked}");
+        let severities: u64 = SEVERITIES.iter().map(|s| bucket["by_severity"][s].as_u64().expect("a count")).sum();
+        assert_eq!(bucket["count"], severities, "{asked}");
+        counted.insert(start[..10].to_owned(), severities);
+    }
+    counted.retain(|_, n| *n > 0);
+    assert_eq!(counted, days, "{asked}");
+    let mut groups: BTreeMap<(&str, String), Vec<usize>> = BTreeMap::new();
+    for i in expected {
+        for value in ["p".to_owned(), (i % 3).to_string()] {
+            groups.entry((SEVERITIES[i % 4], value)).or_default().push(*i);
+        }
+    }
+    let mut groups: Vec<_> = groups.into_iter().collect();
+    groups.sort_by_key(|(_, entries)| Reverse(entries.len())); // stable: ties by key
+    groups.truncate(3);
+    let want: Vec<Value> = groups
+        .into_iter()
+        .map(|((severity, value), entries)| {
+            let users: HashSet<usize> = entries.iter().map(|i| i % 17).collect();
+            let times = || entries.iter().map(|i| sent[*i]["timestamp"].clone().to_string());
+            let time = |text: Option<String>| serde_json::from_str::<Value>(&text.expect("some")).expect("text");
+            json!({"key": {"severity": severity, "metadata.list": value}, "count": entries.len(), "unique_users": users.len(),
+                "first": time(times().min()), "last": time(times().max())})
+        })
+        .collect();
+    assert_eq!(stats["groups"], Value::from(want), "{asked}");
 }
 
 async fn check(server: &Server, token: &str, sent: &[Value]) {
@@ -68,7 +114,8 @@ async fn check(server: &Server, token: &str, sent: &[Value]) {
                 "{query}"
             );
         }
-        let users: std::collections::HashSet<usize> = expected.iter().map(|i| i % 17).collect();
+        series_and_groups(server, token, query, sent, &expected).await;
+        let users: HashSet<usize> = expected.iter().map(|i| i % 17).collect();
         assert_eq!(stats["unique_users"].as_u64(), Some(users.len() as u64), "{query}");
     }
     for i in [0, 5, sent.len() - 1] {
@@ -126,7 +173,15 @@ async fn what_is_not_understood_is_named_and_never_ignored() {
         assert!(problem.to_string().contains(word), "{query}: {problem}");
         assert!(problem["code"].is_string() && problem["request_id"].is_string(), "{problem}");
     }
-    assert_eq!(server.get(&token, "/logs/stats?group_by=action").await.0, 501);
+    for (query, code, word) in [
+        ("group_by=acton", "invalid_parameter", "`action`"),
+        ("interval=1x", "invalid_parameter", "interval"),
+        ("interval=1s&from=2024-01-01&to=2024-02-01", "too_many_buckets", "interval=5m"),
+    ] {
+        let (got, problem) = server.get(&token, &format!("/logs/stats?{query}")).await;
+        assert_eq!((got, problem["code"].as_str()), (422, Some(code)), "{query}: {problem}");
+        assert!(problem["detail"].to_string().contains(word), "{query}: {problem}");
+    }
     assert_eq!(server.get(&token, "/nothing/here").await.0, 404);
     let answer = server
         .client

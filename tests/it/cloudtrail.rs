@@ -90,6 +90,83 @@ async fn the_real_file_is_stored_once_and_comes_back_whole() {
     }
 }
 
+/// The words of each text and each value of an entry, cut by this test alone.
+fn texts(entry: &Value) -> Vec<Vec<String>> {
+    fn words(text: &str) -> Vec<String> {
+        let runs = text.split(|c: char| !c.is_alphanumeric()).filter(|run| !run.is_empty());
+        runs.map(str::to_lowercase).collect()
+    }
+    fn leaves(value: &Value, into: &mut Vec<Vec<String>>) {
+        match value {
+            Value::Object(map) => map.values().for_each(|value| leaves(value, into)),
+            Value::Array(list) => list.iter().for_each(|value| leaves(value, into)),
+            Value::String(text) => into.push(words(text)),
+            other => into.push(words(&other.to_string())),
+        }
+    }
+    let mut all = Vec::new();
+    let searched = "id action resource_type resource_id user_id session_id request_id email user_agent message before_state after_state metadata";
+    searched
+        .split(' ')
+        .map(|name| &entry[name])
+        .filter(|value| !value.is_null())
+        .for_each(|value| leaves(value, &mut all));
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn searches_of_the_real_file_count_what_a_plain_reading_counts() {
+    let Some(path) = data::cloudtrail() else { return };
+    let site = Site::small();
+    let server = site.start();
+    assert_eq!(ingest(&site, &server, &path).status.code(), Some(0));
+    let entries: Vec<Vec<Vec<String>>> = server.everything(&server.token(Some("acme"), &["auditor"])).await.iter().map(texts).collect();
+    let has = |entry: &Vec<Vec<String>>, phrase: &[&str]| entry.iter().any(|text| text.windows(phrase.len()).any(|run| run == phrase));
+    let begins = |entry: &Vec<Vec<String>>, with: &str| entry.iter().flatten().any(|word| word.starts_with(with));
+    let count = |f: &dyn Fn(&Vec<Vec<String>>) -> bool| entries.iter().filter(|entry| f(entry)).count() as u64;
+    let expected = [
+        ("AssumeRole", count(&|e| has(e, &["assumerole"]))),
+        ("assumerole root", count(&|e| has(e, &["assumerole"]) && has(e, &["root"]))),
+        ("\"iam amazonaws com\"", count(&|e| has(e, &["iam", "amazonaws", "com"]))),
+        ("\"amazonaws iam\"", count(&|e| has(e, &["amazonaws", "iam"]))),
+        ("-AssumeRole", count(&|e| !has(e, &["assumerole"]))),
+        ("iam -\"us east 1\"", count(&|e| has(e, &["iam"]) && !has(e, &["us", "east", "1"]))),
+        ("Describe*", count(&|e| begins(e, "describe"))),
+        (
+            "Describe* OR (AssumeRole -root)",
+            count(&|e| begins(e, "describe") || has(e, &["assumerole"]) && !has(e, &["root"])),
+        ),
+        ("true", count(&|e| has(e, &["true"]))),
+        ("AccessDenied", count(&|e| has(e, &["accessdenied"]))),
+        ("nowhere", 0),
+    ];
+    assert!(expected.iter().filter(|(_, n)| (1..3003).contains(n)).count() >= 7, "{expected:?}");
+    let check = async |server: &Server, when: &str| {
+        let token = server.token(Some("acme"), &["auditor"]);
+        for (text, expected) in expected {
+            let query = [("search", text), ("page_size", "1"), ("total", "exact")];
+            let url = server.url(&format!("/logs?{}", form(&query)));
+            let answer = server.client.get(url).bearer_auth(&token).send().await.expect("it answers");
+            let page: Value = serde_json::from_slice(&answer.bytes().await.expect("whole")).expect("JSON");
+            assert_eq!(page["meta"]["total"], expected, "{text} {when}: {page}");
+        }
+    };
+    check(&server, "in memory").await;
+    assert_eq!(server.stop(), Some(0));
+    let server = site.start();
+    server.ready().await;
+    check(&server, "in a part").await;
+}
+
+fn form(pairs: &[(&str, &str)]) -> String {
+    let escape = |text: &str| text.bytes().map(|b| format!("%{b:02X}")).collect::<String>();
+    pairs
+        .iter()
+        .map(|(name, value)| format!("{name}={}", escape(value)))
+        .collect::<Vec<_>>()
+        .join("&")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn other_formats_and_bad_lines_are_told_by_file_and_line() {
     let site = Site::small();

@@ -12,6 +12,7 @@ mod damage;
 mod differential;
 mod disk;
 mod duplicates;
+mod export_jobs;
 mod intake;
 mod isolation;
 mod paging;

@@ -9,7 +9,7 @@ use crate::{
         Decision, Seal, SealErasure, SealPack, SealTenant,
         erasure::{Erasure, ErasureKind},
     },
-    sinks::{ListPage, ListQuery, Scan, Stats, StoreError, VisibleHead},
+    sinks::{ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead},
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -175,7 +175,7 @@ impl Authority for Store {
         unreachable!("the feed only scans")
     }
 
-    fn stats(&self, _: &TenantScope, _: Filter) -> BoxFuture<'static, Result<Stats, StoreError>> {
+    fn stats(&self, _: &TenantScope, _: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
         unreachable!("the feed only scans")
     }
 

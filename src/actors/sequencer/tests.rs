@@ -18,18 +18,24 @@ use crate::{
     seal::{Decision, Refusal},
     sinks::StoreError,
 };
-use std::{collections::HashMap, sync::atomic::AtomicBool, sync::atomic::Ordering};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
 use tokio::runtime::Handle;
 
 /// A store that is a table; it can be told to block, and its ledger to fail.
 #[derive(Default)]
 struct Table {
     rows: Mutex<HashMap<(TenantId, Uuid), (u64, ContentHash)>>,
+    times: Mutex<HashMap<(TenantId, u64), (i64, i64)>>,
     seals: Mutex<SealState>,
     blocked: Mutex<bool>,
     changed: Condvar,
     ledger_fails: AtomicBool,
     trimmable: watch::Sender<u64>,
+    /// The last seal that came, taken or not.
+    came: AtomicU64,
 }
 
 impl Table {
@@ -48,10 +54,21 @@ impl Table {
 
 impl SealFollower for Table {
     fn apply(&self, seal: &Arc<DecidedSeal>) -> Result<(), StoreError> {
+        self.came.store(seal.seal.n, Ordering::Relaxed);
         drop(self.changed.wait_while(self.blocked.lock().expect("whole"), |blocked| *blocked));
         let mut rows = self.rows.lock().expect("whole");
+        let mut times = self.times.lock().expect("whole");
+        for made in &seal.seal.erasures {
+            let erased = &seal.seal.tenants[made.tenant as usize].tenant;
+            rows.retain(|(tenant, _), (sequence, _)| {
+                let (timestamp, received_at) = times[&(tenant.clone(), *sequence)];
+                tenant != erased || !made.erasure.covers(timestamp, received_at, *sequence)
+            });
+        }
         for row in seal.entries() {
             if let Some(sequence) = row.sequence {
+                let at = (row.entry.timestamp(), row.pack.header().received_at);
+                times.insert((row.pack.tenant().clone(), sequence), at);
                 rows.insert((row.pack.tenant().clone(), row.entry.id()), (sequence, row.entry.hash()));
             }
         }
@@ -85,6 +102,7 @@ struct Line {
     queue: EmbeddedQueue,
     sequencer: Sequencer,
     store: Arc<Table>,
+    handle: SequencerHandle,
 }
 
 impl Line {
@@ -115,6 +133,7 @@ impl Line {
         };
         let (sequencer, handle) = Sequencer::start(parts, start, SequencerSettings::default()).expect("threads");
         let mut deliveries = queue.start(Arc::new(handle.clone()), store.trimmable());
+        let orders = handle.clone();
         tokio::spawn(async move {
             while let Some(delivery) = deliveries.recv().await {
                 if route(&delivery) {
@@ -128,7 +147,12 @@ impl Line {
                 }
             }
         });
-        Self { queue, sequencer, store }
+        Self {
+            queue,
+            sequencer,
+            store,
+            handle: orders,
+        }
     }
 
     /// An orderly stop.
@@ -207,6 +231,48 @@ async fn what_was_answered_survives_a_power_cut_and_is_pending_until_it_is_shown
     assert_eq!((counters.accepted, counters.stored, counters.pending), (20, 20, 0));
     next.stop().await;
     line.store.block(false);
+    line.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erased_id_is_new_to_the_next_seal_and_the_count_comes_back_once() {
+    let fs = SimFs::new();
+    let line = Line::start(&fs, |_| true);
+    let (a, job) = (scope("a").tenant().clone(), Uuid::from_u128(77));
+    line.store("a", &[1, 2, 3]).await;
+    line.store("b", &[1]).await;
+    // The store stands still: the erasure is durable and not applied when the id comes again.
+    line.store.block(true);
+    let before = line.store.came.load(Ordering::Relaxed);
+    let erased = tokio::spawn(line.handle.erase(a.clone(), ErasureKind::Cleanup, i64::MAX, job));
+    while line.store.came.load(Ordering::Relaxed) == before {
+        tokio::task::yield_now().await;
+    }
+    let accepted = line.queue.accept(pack_of("a", &[2, 4]), None).await;
+    accepted.expect("there is room");
+    let again = tokio::spawn(line.handle.erase(a.clone(), ErasureKind::Cleanup, i64::MAX, job));
+    line.store.block(false);
+    assert_eq!((erased.await.expect("no panic"), again.await.expect("no panic")), (Ok(()), Ok(())));
+    assert_eq!(line.store("a", &[3, 5]).await.stored, 2);
+    let (numbers, others) = (line.store.numbers("a"), line.store.numbers("b"));
+    assert_eq!((numbers, others), (vec![4, 5, 6, 7], vec![1]));
+    let pending = |line: &Line| {
+        let seals = line.store.seals.lock().expect("whole");
+        seals.erasures_of(&a).map_or(0, |all| all.pending().len())
+    };
+    assert_eq!(pending(&line), 1, "the same job again is the same erasure");
+    assert_eq!(line.handle.removed(a.clone(), Uuid::from_u128(78), 9).await, Ok(()), "of no erasure");
+    assert_eq!((pending(&line), line.queue.counters(&scope("a")).erased), (1, 0));
+    for _ in 0..2 {
+        assert_eq!(line.handle.removed(a.clone(), job, 3).await, Ok(()));
+    }
+    assert_eq!((pending(&line), line.queue.counters(&scope("a")).erased), (0, 3));
+    let handle = line.handle.clone();
+    line.stop().await;
+    assert_eq!(handle.erase(a.clone(), ErasureKind::Cleanup, 0, job).await, Err(Ended));
+    let line = Line::start(&fs, |_| true);
+    assert_eq!(line.store("a", &[1, 5]).await.stored, 1);
+    assert_eq!(line.queue.counters(&scope("a")).erased, 3);
     line.stop().await;
 }
 
@@ -307,6 +373,52 @@ fn duplicates_and_conflicts_are_found_in_the_seal_the_window_and_the_ledger() {
     assert_eq!(
         (&draft.seal.packs[0].decisions[..], draft.seal.tenants[0].dead_lettered),
         (&[Decision::Refused; 2][..], 2)
+    );
+}
+
+#[test]
+fn a_server_made_id_is_looked_up_again_after_an_erasure() {
+    const NOW: i64 = 1_700_000_000_000;
+    let mut core = Core::new(Uuid::nil(), SealState::default(), KnownPacks::default(), None, NOW - 10 * memory::SKEW_MS);
+    let made = |n: u128| Uuid::from_u128((NOW as u128) << 80 | 7 << 76 | 2 << 62 | n);
+    let item = |n: u128, client_id| Undecided {
+        pack: Arc::new(crate::model::pack::tests::pack_with("a", &[made(n).as_u128()], client_id)),
+        refusal: None,
+    };
+    // The client sends an id again that the server made for it, before the server's own entry is decided.
+    let plan = core.plan(vec![item(1, true)], NOW);
+    let draft = core.decide(plan, &[None], NOW, &mut |_| SmallVec::new());
+    let encoded = codec::encode(&draft.seal);
+    core.adopt(draft, &encoded);
+    core.applied(1);
+    let known = |core: &Core, n| {
+        let plan = core.plan(vec![item(n, false)], NOW);
+        let (asked, answers) = (plan.lookups.len(), vec![None; plan.lookups.len()]);
+        (asked, core.decide(plan, &answers, NOW, &mut |_| SmallVec::new()).seal.packs[0].decisions[0])
+    };
+    assert_eq!(
+        (known(&core, 1), known(&core, 2)),
+        ((0, Decision::Duplicate), (0, Decision::New)),
+        "memory knows"
+    );
+    let tenant = scope("a").tenant().clone();
+    let order = Order::Erase {
+        tenant,
+        kind: ErasureKind::Cleanup,
+        cutoff: i64::MAX,
+        job: Uuid::nil(),
+    };
+    let draft = core.erasing_seal(&[order.clone(), order.clone()], NOW).expect("something to seal");
+    assert_eq!((draft.seal.erasures.len(), draft.seal.erasures[0].erasure.head), (1, 1));
+    let encoded = codec::encode(&draft.seal);
+    core.adopt(draft, &encoded);
+    assert_eq!(core.must_show(), 2);
+    core.applied(2);
+    assert!(core.erasing_seal(&[order], NOW).is_none(), "it is pending");
+    assert_eq!(
+        (known(&core, 1), known(&core, 2)),
+        ((1, Decision::New), (1, Decision::New)),
+        "only the ledger knows"
     );
 }
 

@@ -152,6 +152,26 @@ async fn strangers_are_few_and_do_not_stay() {
 }
 
 #[tokio::test]
+async fn a_session_is_sent_what_its_search_and_its_leaves_find() {
+    let served = Served::new().await;
+    let viewer = token(Some("acme"), "viewer");
+    let mut by_word = connect(&served, "?search=%22entry+2%22+OR+5", &viewer).await.expect("open");
+    let mut by_leaf = connect(&served, "?metadata.zone=eu-2&search=-nothing", &viewer).await.expect("open");
+    let entries: Vec<Value> = (1..=6)
+        .map(|i| {
+            let mut entry = entry(i);
+            entry["metadata"] = json!({"zone": format!("eu-{}", i % 3)});
+            entry
+        })
+        .collect();
+    served.bench.post("/logs/bulk", &json!(entries)).await;
+    assert_eq!(numbers(&mut by_word, 2).await, [2, 5]);
+    assert_eq!(numbers(&mut by_leaf, 2).await, [2, 5]);
+    let mut later = connect(&served, "?after=2&search=message:entry+-4", &viewer).await.expect("open");
+    assert_eq!(numbers(&mut later, 3).await, [3, 5, 6]);
+}
+
+#[tokio::test]
 async fn a_session_ends_with_its_credential() {
     let served = Served::new().await;
     let soon = token_until(Some("acme"), "viewer", now_ms() / 1000 + 2);

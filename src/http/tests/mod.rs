@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod export;
+mod export_jobs;
 mod feed;
 mod ingest;
 mod lists;
@@ -18,7 +19,10 @@ use crate::{
     auth::jwt::{Authenticator, NewToken, mint},
     catalog::{Catalog, NewTenant, SettingsPatch},
     fs::sim::SimFs,
-    lifecycle::erasure::{Eraser, Orders},
+    lifecycle::{
+        erasure::{Eraser, Orders},
+        export::{ExportSettings, Exports, Parts},
+    },
     model::{
         entry::StoredEntry,
         filter::{Filter, Surroundings},
@@ -29,7 +33,7 @@ use crate::{
     objects::{Objects, folder::FolderObjects},
     queue::{AcceptError, Accepted, Counters, Decided, Position, Producer},
     seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant, erasure::ErasureKind, state::SealState},
-    sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StoreError, VisibleHead, dead_letter::DeadLetters},
+    sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StatsQuery, StoreError, VisibleHead, dead_letter::DeadLetters},
 };
 use axum::{
     Router,
@@ -288,8 +292,8 @@ impl Authority for Shelf {
         ready(page).boxed()
     }
 
-    fn stats(&self, scope: &TenantScope, filter: Filter) -> BoxFuture<'static, Result<Stats, StoreError>> {
-        let total = self.with(|state| matching(state, scope, &filter).len() as u64);
+    fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
+        let total = self.with(|state| matching(state, scope, &query.filter).len() as u64);
         ready(Ok(Stats { total, ..Stats::default() })).boxed()
     }
 
@@ -425,12 +429,21 @@ impl Bench {
         assert!(shelf.feed.set(feed.clone()).is_ok());
         let health = Arc::new(Health::new());
         health.set_phase(Phase::Ready);
+        let jobs = Parts {
+            objects: objects.clone(),
+            authority: shelf.clone(),
+            catalog: catalog.clone(),
+            compile: Arc::new(crate::http::compile_export),
+            room: None,
+            clock: now_ms,
+        };
         let services = Services {
             producer: shelf.clone(),
             authority: shelf.clone(),
             feed,
             eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
             catalog,
+            export_jobs: Exports::start(jobs, ExportSettings::default()),
             dead_letters: DeadLetters::open(objects, 0),
             auth: Arc::new(Authenticator::local(SECRET)),
             cursors: CursorKey::derive(SECRET),

@@ -64,13 +64,7 @@ async fn unknown_parameters_are_422_unbuilt_ones_501() {
     assert!(problem["errors"][0]["message"].as_str().expect("text").contains("`severity`"));
     let both = bench.get("/logs?severity=LOUD&page=0").await.problem(422, "invalid_parameter");
     assert_eq!(both["errors"].as_array().map(Vec::len), Some(2), "all at once");
-    for path in [
-        "/logs?log=access",
-        "/logs/stats?group_by=action",
-        "/logs/stats?interval=1h",
-        "/tenants/acme/keys",
-        "/tenants/acme/users",
-    ] {
+    for path in ["/logs?log=access", "/tenants/acme/keys", "/tenants/acme/users"] {
         bench.get(path).await.problem(501, "not_implemented");
     }
     for (method, path) in [
@@ -85,6 +79,48 @@ async fn unknown_parameters_are_422_unbuilt_ones_501() {
     }
     bench.get("/logs?page=11&page_size=1000").await.problem(422, "invalid_parameter");
     bench.get("/tenants?x=1").await.problem(422, "invalid_parameter");
+}
+
+#[tokio::test]
+async fn a_search_finds_words_and_says_where_it_is_wrong() {
+    let bench = Bench::new().await;
+    bench.post("/logs/bulk", &json!((0..20).map(entry).collect::<Vec<_>>())).await;
+    for (query, found) in [
+        ("search=entry", 20),
+        ("search=entry+7", 1),
+        ("search=%22entry+7%22+OR+%22entry+8%22", 2),
+        ("search=%227+entry%22", 0),
+        ("search=7&search=8&search=nothing", 2),
+        ("search=-7", 19),
+        ("search=7&min_sequence=9", 0),
+        ("search=ent*+-resource_id:r-7", 19),
+        ("search=action:log*+message:7", 1),
+    ] {
+        let list = bench.get(&format!("/logs?{query}")).await.json();
+        assert_eq!(list["meta"]["total"], found, "{query}");
+        assert_eq!(bench.get(&format!("/logs/stats?{query}")).await.json()["total"], found, "{query}");
+    }
+    for (query, code, place) in [
+        ("search=", "invalid_search", "at character 1: "),
+        ("search=zebra+OR", "invalid_search", "at character 7: "),
+        ("search=%C3%A9t%C3%A9+zebra:x", "invalid_search", "at character 5: "),
+        ("search=good&search=(zebra", "invalid_search", "at character 1: "),
+        ("search=zebra+OR+ze*", "too_broad", "at character 10: "),
+    ] {
+        for path in ["/logs", "/logs/stats"] {
+            let problem = bench.get(&format!("{path}?{query}")).await.problem(422, code);
+            let error = &problem["errors"][0];
+            assert_eq!((&error["field"], &error["code"]), (&json!("search"), &json!(code)), "{query}");
+            assert!(error["message"].as_str().is_some_and(|m| m.starts_with(place)), "{query}: {error}");
+            assert!(!problem.to_string().contains("zebra"), "{query}: {problem}");
+        }
+    }
+    let both = bench.get("/logs?search=%22&severity=LOUD").await.problem(422, "invalid_parameter");
+    assert_eq!(both["errors"].as_array().map(Vec::len), Some(2));
+    // Each is within bounds, and all together are not.
+    let many = |n: usize| format!("/logs?{}", vec![format!("search={}", "a+".repeat(64)); n].join("&"));
+    assert_eq!(bench.get(&many(4)).await.status.as_u16(), 200);
+    bench.get(&many(5)).await.problem(422, "invalid_search");
 }
 
 #[tokio::test]

@@ -78,8 +78,10 @@ pub struct Job {
     pub chunks: Vec<u64>,
     /// The last entry in the chunks, as (timestamp, sequence): what follows it comes next.
     pub place: Option<(i64, u64)>,
-    /// Why it failed, or what it waits for.
+    /// Why it failed.
     pub error: Option<String>,
+    /// Whether entries may be missing, because the store could not read all that it has.
+    pub degraded: bool,
 }
 
 impl Job {
@@ -99,6 +101,7 @@ impl Job {
             chunks: Vec::new(),
             place: None,
             error: None,
+            degraded: false,
         }
     }
 

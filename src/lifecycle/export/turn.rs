@@ -52,7 +52,7 @@ impl Fault {
             Self::Stopped | Self::Store(StoreError::Starting) => FOR_EVER,
             Self::Store(StoreError::Busy) | Self::Export(_) => Duration::from_secs(600),
             Self::Store(StoreError::Deadline | StoreError::Damaged(_) | StoreError::BadPart { .. } | StoreError::Io(_)) => Duration::from_secs(60),
-            Self::Store(StoreError::TooManyGroups) | Self::Request(_) | Self::Panic => Duration::ZERO,
+            Self::Store(StoreError::TooManyGroups | StoreError::TooManyBuckets { .. }) | Self::Request(_) | Self::Panic => Duration::ZERO,
         }
     }
 }
@@ -91,6 +91,7 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, id: uuid::Uuid, stop: &Can
         let stored = chunk::encode(id, number, filled.bytes);
         objects.put(&chunk::key(scope.tenant(), id, number), stored, Precondition::Any).await?;
     }
+    job.degraded |= filled.source.degraded();
     (job.rows, job.place) = (filled.rows, filled.source.after().map(|p| (p.timestamp, p.sequence)));
     if filled.ended {
         (job.status, job.expires_at) = (Status::Done, Some(inner.expiry()));

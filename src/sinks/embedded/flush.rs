@@ -1,20 +1,21 @@
 //! The flusher: one thread that turns a full memtable into a part and makes it valid by a manifest.
 //!
 //! ```text
-//! idle ──due──▶ freeze ──▶ write the part ──▶ dead letters settled? ──▶ commit the manifest ──▶ drop the memtable ──▶ idle
+//! idle ──due──▶ freeze ──▶ write parts ──▶ dead letters settled? ──▶ commit the manifest ──▶ drop the memtable ──▶ idle
 //!                              └───────────── any error: remove what was written, back off, again ─────────────┘
 //! ```
 //!
 //! A flush covers exactly the seals (`flushed`, L], L being the last one applied when the memtable was frozen. Nothing is
-//! dropped from memory before the manifest is durable, and the manifest is made from the one before it. While a flush is at
+//! dropped from memory before the manifest is durable. It writes at most two parts: rows whose event is older than two months, as
+//! an import brings them, go into one of their own, so that recent parts stay narrow in time. While a flush is at
 //! work, or fails again and again, a new memtable takes seals; when both exceed `memtable_bytes`, applying blocks, and the
 //! seals wait in the log. Retries go on for ever, with growing pauses up to 30 s; health says why.
 
 use super::{
-    Inner, State,
-    manifest::{Manifest, TenantEntry, path},
+    Inner, State, StoreSettings,
+    manifest::{Manifest, TenantEntry},
     memtable::{Memtable, TableView},
-    part::{self, Part, PartMeta, RowIn},
+    part::{self, Part, PartError, PartMeta, RowIn},
     view::{Flushed, View},
 };
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
 use std::{
     collections::HashMap,
     io,
+    ops::Range,
     sync::{Arc, MutexGuard},
     time::Duration,
 };
@@ -35,19 +37,13 @@ use uuid::Uuid;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Runs until the store is closed. `current` is the manifest that the store was opened with, `last_number` the largest
-/// number that a manifest has.
-pub(super) fn run(inner: &Inner, current: Manifest, last_number: u64) {
+/// Runs until the store is closed.
+pub(super) fn run(inner: &Inner) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().build() else {
         inner.note_failure("the flusher has no runtime to wait with");
         return;
     };
-    let mut flusher = Flusher {
-        inner,
-        runtime,
-        current,
-        last_number,
-    };
+    let mut flusher = Flusher { inner, runtime };
     while let Some(frozen) = flusher.next() {
         if flusher.until_done(&frozen).is_none() {
             return;
@@ -77,8 +73,6 @@ struct Flusher<'a> {
     inner: &'a Inner,
     /// Only waits for dead letters.
     runtime: tokio::runtime::Runtime,
-    current: Manifest,
-    last_number: u64,
 }
 
 impl Flusher<'_> {
@@ -112,11 +106,11 @@ impl Flusher<'_> {
 
     /// Tries until it is done; `None` when the store closes before. A part is written once: a manifest whose writing failed
     /// may yet turn out to be durable, and what it names must be there.
-    fn until_done(&mut self, frozen: &Frozen) -> Option<()> {
+    fn until_done(&self, frozen: &Frozen) -> Option<()> {
         let contents = frozen.memtable.contents();
-        let (mut pause, mut part) = (FIRST_PAUSE, None);
+        let (mut pause, mut parts) = (FIRST_PAUSE, None);
         loop {
-            match self.attempt(frozen, &contents, &mut part) {
+            match self.attempt(frozen, &contents, &mut parts) {
                 Ok(()) => return Some(()),
                 Err(Failure::Closing) => return None,
                 Err(Failure::Failed(reason)) => {
@@ -145,28 +139,63 @@ impl Flusher<'_> {
         }
     }
 
-    /// `part` is what an earlier attempt wrote; the inner `None` is a flush without rows.
-    fn attempt(&mut self, frozen: &Frozen, contents: &[(TenantId, TableView)], part: &mut Option<Option<Arc<Part>>>) -> Result<(), Failure> {
+    /// `parts` is what an earlier attempt wrote; a flush without rows writes none.
+    fn attempt(&self, frozen: &Frozen, contents: &[(TenantId, TableView)], parts: &mut Option<Vec<Arc<Part>>>) -> Result<(), Failure> {
         let began = Instant::now();
-        let written = match part {
+        let written = match parts {
             Some(written) => written.clone(),
-            None => part.insert(self.write_part(&frozen.state, contents)?).clone(),
+            None => parts.insert(self.write_parts(&frozen.state, contents)?).clone(),
         };
         self.wait_for_dead_letters(frozen.state.n)?;
-        let next = self.next_manifest(frozen, contents, written.as_ref().map(|p| p.meta().clone()));
-        next.write(&*self.inner.fs, &self.inner.manifests)?;
-        self.committed(next, written);
-        metrics().flushed(self.current.flushed, began.elapsed(), self.current.parts.len());
+        let manifest = self.inner.commit(
+            |next| advance(next, frozen, contents, &written),
+            |view| {
+                view.parts = view.parts.iter().chain(&written).cloned().collect();
+                view.frozen = None;
+            },
+        )?;
+        let mut state = self.inner.state();
+        (state.frozen_bytes, state.flushed, state.flush_error) = (0, manifest.flushed, None);
+        drop(state);
+        self.inner.changed.notify_all();
+        metrics().flushed(manifest.flushed, began.elapsed(), manifest.parts.len());
+        tracing::debug!(manifest = manifest.number, flushed = manifest.flushed, "flushed");
         Ok(())
     }
 
-    /// No part when no row is new, since a seal may hold nothing but repeats, or none is left by the erasures as of `state`.
-    fn write_part(&self, state: &SealState, contents: &[(TenantId, TableView)]) -> Result<Option<Arc<Part>>, Failure> {
-        let seals = (self.current.flushed + 1, state.n);
-        let (fs, dir, name) = (&*self.inner.fs, &self.inner.parts, part_name(seals));
+    /// The parts of what the erasures as of `state` leave: one of old rows, one of recent ones, or none, since a seal may hold
+    /// nothing but repeats.
+    fn write_parts(&self, state: &SealState, contents: &[(TenantId, TableView)]) -> Result<Vec<Arc<Part>>, Failure> {
+        let seals = (self.inner.commit.current().flushed + 1, state.n);
+        let begin = recent_from(&self.inner.settings);
+        let mut parts = Vec::new();
+        for times in [i64::MIN..begin, begin..i64::MAX] {
+            let name = part_name("p", seals);
+            match self.write_part(&name, seals, state, contents, &times) {
+                Ok(part) => parts.extend(part.map(Arc::new)),
+                Err(error) => {
+                    parts.iter().for_each(|part| self.inner.clear(&part.meta().name));
+                    self.inner.clear(&name);
+                    return Err(Failure::Failed(error.to_string()));
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    fn write_part(
+        &self,
+        name: &str,
+        seals: (u64, u64),
+        state: &SealState,
+        contents: &[(TenantId, TableView)],
+        times: &Range<i64>,
+    ) -> Result<Option<Part>, PartError> {
+        let (fs, dir) = (&*self.inner.fs, &self.inner.parts);
         let mut rows = contents.iter().flat_map(|(tenant, table)| {
             let erasures = state.erasures_of(tenant).map(|all| &**all);
-            table.sorted_rows(erasures).into_iter().map(move |row| RowIn {
+            let rows = if table.overlaps(times) { table.sorted_rows(erasures) } else { Vec::new() };
+            rows.into_iter().filter(|row| times.contains(&row.timestamp)).map(move |row| RowIn {
                 tenant,
                 sequence: row.sequence,
                 received_at: row.received_at(),
@@ -175,14 +204,9 @@ impl Flusher<'_> {
             })
         });
         let Some(first) = rows.next() else { return Ok(None) };
-        let written = part::write(fs, dir, &name, seals, &mut std::iter::once(first).chain(rows)).and_then(|meta| {
-            let meta = PartMeta { erased_upto: state.n, ..meta };
-            Part::open(fs, dir, meta)
-        });
-        written.map(|part| Some(Arc::new(part))).map_err(|error| {
-            self.clear(&name);
-            Failure::Failed(error.to_string())
-        })
+        let meta = part::write(fs, dir, name, seals, &mut std::iter::once(first).chain(rows))?;
+        let meta = PartMeta { erased_upto: state.n, ..meta };
+        Part::open(fs, dir, meta).map(Some)
     }
 
     fn wait_for_dead_letters(&self, upto: u64) -> Result<(), Failure> {
@@ -198,69 +222,44 @@ impl Flusher<'_> {
             }
         })
     }
+}
 
-    fn next_manifest(&self, frozen: &Frozen, contents: &[(TenantId, TableView)], part: Option<PartMeta>) -> Manifest {
-        let mut next = Manifest {
-            number: self.last_number + 1,
-            previous: self.current.number,
-            flushed: frozen.state.n,
-            seal_crc: frozen.state.crc,
-            log_segment: frozen.state.segment,
-            parts: self.current.parts.clone(),
-            tenants: self.current.tenants.clone(),
-        };
-        next.parts.extend(part);
-        for (tenant, state) in &frozen.state.tenants {
-            next.tenants.entry(tenant.clone()).or_default().state = *state;
-        }
-        for (tenant, erasures) in &frozen.state.erasures {
-            next.tenants.entry(tenant.clone()).or_default().erasures = Erasures::clone(erasures);
-        }
-        for (tenant, table) in contents {
-            next.tenants.entry(tenant.clone()).or_default().voids.extend(&table.voids);
-        }
-        next
+/// Makes the manifest that follows a flush.
+fn advance(next: &mut Manifest, frozen: &Frozen, contents: &[(TenantId, TableView)], parts: &[Arc<Part>]) {
+    (next.flushed, next.seal_crc, next.log_segment) = (frozen.state.n, frozen.state.crc, frozen.state.segment);
+    next.parts.extend(parts.iter().map(|part| part.meta().clone()));
+    for (tenant, state) in &frozen.state.tenants {
+        next.tenants.entry(tenant.clone()).or_default().state = *state;
     }
-
-    /// The manifest is durable: readers go over to the part, and the memory is free.
-    fn committed(&mut self, next: Manifest, part: Option<Arc<Part>>) {
-        let flushed = Arc::new(flushed_of(&next));
-        self.inner.change_view(|view| {
-            view.parts = view.parts.iter().cloned().chain(part).collect();
-            view.flushed = flushed;
-            view.frozen = None;
-        });
-        self.last_number = next.number;
-        let before = std::mem::replace(&mut self.current, next);
-        if before.previous > 0 {
-            // Failing to delete an old manifest harms nobody; a clean start deletes what is left.
-            let _ = self.inner.fs.remove(&path(&self.inner.manifests, before.previous));
-        }
-        self.inner.trimmable.send_replace(before.flushed);
-        let mut state = self.inner.state();
-        (state.frozen_bytes, state.flushed, state.flush_error) = (0, self.current.flushed, None);
-        drop(state);
-        self.inner.changed.notify_all();
-        tracing::debug!(manifest = self.current.number, flushed = self.current.flushed, "flushed");
+    for (tenant, erasures) in &frozen.state.erasures {
+        next.tenants.entry(tenant.clone()).or_default().erasures = Erasures::clone(erasures);
     }
-
-    /// Removes what a failed attempt left; what cannot be removed is an orphan for the next clean start.
-    fn clear(&self, name: &str) {
-        let (fs, dir) = (&*self.inner.fs, &self.inner.parts);
-        for file in fs.list(dir).unwrap_or_default().iter().filter(|file| is_file_of(file, name)) {
-            let _ = fs.remove(&dir.join(file));
-        }
+    for (tenant, table) in contents {
+        next.tenants.entry(tenant.clone()).or_default().voids.extend(&table.voids);
     }
 }
 
-/// Unique: a part that a crash left over must not be in the way of the next attempt.
-fn part_name(seals: (u64, u64)) -> String {
-    format!("p-{:016x}-{:016x}-{:08x}", seals.0, seals.1, Uuid::new_v4().as_fields().0)
+/// Rows of this time or later are recent: those of the last two months, by event time.
+pub(super) fn recent_from(settings: &StoreSettings) -> i64 {
+    const TWO_MONTHS_MS: i64 = 61 * 24 * 3600 * 1000;
+    (settings.now)().saturating_sub(TWO_MONTHS_MS)
 }
 
-/// The first seal of a part by the name of one of its files.
-pub(super) fn first_seal_of(file: &str) -> Option<u64> {
-    u64::from_str_radix(file.strip_prefix("p-")?.get(..16)?, 16).ok()
+/// `p` for a flush, `m` for a merge. Unique: a part that a crash left over must not be in the way of the next attempt.
+pub(super) fn part_name(kind: &str, seals: (u64, u64)) -> String {
+    format!("{kind}-{:016x}-{:016x}-{:08x}", seals.0, seals.1, Uuid::new_v4().as_fields().0)
+}
+
+/// Whether a file is one of a part.
+pub(super) fn is_part_file(file: &str) -> bool {
+    file.starts_with("p-") || file.starts_with("m-")
+}
+
+/// Whether a manifest must have been there before the file: a merge works on committed parts, and a second flush follows a
+/// first.
+pub(super) fn follows_a_manifest(file: &str) -> bool {
+    let first_seal = |rest: &str| u64::from_str_radix(rest.get(..16)?, 16).ok();
+    file.starts_with("m-") || file.strip_prefix("p-").and_then(first_seal).is_some_and(|first| first > 1)
 }
 
 /// Whether a file belongs to the part.
@@ -284,6 +283,13 @@ impl Inner {
         let out = change(&mut next);
         *current = Arc::new(next);
         out
+    }
+
+    /// Removes the files of a part that no manifest may name; what cannot be removed is an orphan for the next clean start.
+    pub(super) fn clear(&self, name: &str) {
+        for file in self.fs.list(&self.parts).unwrap_or_default().iter().filter(|file| is_file_of(file, name)) {
+            let _ = self.fs.remove(&self.parts.join(file));
+        }
     }
 
     /// Tells health and whoever waits for a flush.

@@ -253,6 +253,16 @@ mod tests {
     }
 
     #[test]
+    fn a_manifest_of_version_1_is_read_and_has_no_erasures() {
+        let line = |version: u32, json: &[u8]| format!("sluice-manifest {version} crc32c={:08x} bytes={}\n", crc32c::crc32c(json), json.len());
+        let json = br#"{"number":3,"previous":2,"flushed":30,"seal_crc":5,"log_segment":4,"parts":[],"tenants":{"a":{"head":10,"accepted":9,"stored":7,"duplicate":1,"dead_lettered":1,"bytes":1152921504606846976,"erased":0,"voids":[[3,5]]}}}"#;
+        let file = |version| [line(version, json).as_bytes(), json].concat();
+        assert_eq!(Manifest::decode(&file(1), 3).unwrap(), manifest(3));
+        assert!(manifest(3).state().erasures.is_empty());
+        assert!(Manifest::decode(&file(3), 3).is_err(), "a later version may hide what this one would show");
+    }
+
+    #[test]
     fn the_newest_that_can_be_read_is_chosen_and_the_rest_is_reported() {
         let dir = tempfile::tempdir().unwrap();
         let choose = || choose(&RealFs, dir.path()).unwrap();

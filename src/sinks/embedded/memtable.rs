@@ -437,6 +437,11 @@ impl TableView {
         self
     }
 
+    /// Whether a row may have such a time.
+    pub fn overlaps(&self, times: &Range<i64>) -> bool {
+        self.runs.iter().any(|run| run.timestamps.0 < times.end && times.start <= run.timestamps.1)
+    }
+
     /// All rows, in runs.
     pub fn runs(&self) -> &[Arc<Run>] {
         &self.runs

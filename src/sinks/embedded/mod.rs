@@ -7,6 +7,7 @@
 //!
 //! * [`memtable`]: rows of the seals that no part holds yet, visible as soon as their seal is applied.
 //! * [`flush`]: one thread that turns a full memtable into a part and makes it valid by a [`manifest`].
+//! * [`compact`]: one thread that merges parts, and takes out rows that are erased; [`commit`]: both commit by it.
 //! * [`part`]: one Parquet file of a range of seals with its sidecar of ranges, filters and ids; never changed.
 //! * [`view`]: what a query sees; [`query`]: how it reads that.
 //!
@@ -20,6 +21,8 @@
 //!
 //! Not here: the order of seals and their durability (sequencer and log), and the lock on the data folder (the process).
 
+mod commit;
+mod compact;
 mod flush;
 mod manifest;
 mod memtable;
@@ -33,11 +36,12 @@ mod view;
 pub(crate) mod tests;
 
 use self::{
+    commit::Commit,
     memtable::Memtable,
-    query::Control,
+    query::{Control, stats::Helpers},
     view::{TenantView, View},
 };
-use super::{Authority, ListPage, ListQuery, Scan, SealFollower, Stats, StoreError, VisibleHead};
+use super::{Authority, ListPage, ListQuery, Scan, SealFollower, Stats, StatsQuery, StoreError, VisibleHead};
 use crate::{
     fs::Fs,
     model::{
@@ -87,6 +91,16 @@ pub struct StoreSettings {
     pub queries: usize,
     /// A query that takes longer, its wait for a turn included, is ended.
     pub query_timeout: Duration,
+    /// Bytes of the volume that merges leave free, `disk.reserve`; a flush may use them.
+    pub reserve: u64,
+    /// Bytes of the largest data file that a merge writes.
+    pub part_bytes: u64,
+    /// Fewer parts are not merged.
+    pub merge_parts: usize,
+    /// The share of a core that merges take while parts do not pile up.
+    pub merge_share: f64,
+    /// The time, milliseconds since 1970.
+    pub now: fn() -> i64,
 }
 
 impl Default for StoreSettings {
@@ -97,6 +111,11 @@ impl Default for StoreSettings {
             flush_after: Duration::from_secs(3600),
             queries: 16,
             query_timeout: Duration::from_secs(30),
+            reserve: 2 << 30,
+            part_bytes: 512 << 20,
+            merge_parts: 8,
+            merge_share: 0.2,
+            now: crate::model::time::now_ms,
         }
     }
 }
@@ -149,6 +168,12 @@ pub struct StoreHealth {
     pub applied: u64,
     /// The last seal flushed.
     pub flushed: u64,
+    /// Merges and rewrites since the start.
+    pub merges: u64,
+    /// Bytes that these have written.
+    pub merged_bytes: u64,
+    /// Why the last merge failed or waits; `None` after a good one.
+    pub merge_error: Option<StoreError>,
 }
 
 /// The embedded store. Cheap to clone; the last clone that is dropped closes it.
@@ -157,7 +182,7 @@ pub struct EmbeddedStore(Arc<Handle>);
 
 struct Handle {
     inner: Arc<Inner>,
-    flusher: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// What the flusher and the readers share.
@@ -184,11 +209,20 @@ struct Inner {
     /// Reads are refused until `visible` has reached it.
     expected: AtomicU64,
     trimmable: watch::Sender<u64>,
+    commit: Commit,
+    merges: Merges,
     /// Dead letters of seals up to this one are settled.
     dead_letters: watch::Receiver<u64>,
     closing: watch::Sender<bool>,
     queries: Arc<Semaphore>,
     waiting: AtomicUsize,
+}
+
+/// What merges have done since the start.
+#[derive(Default)]
+struct Merges {
+    count: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// What applying and flushing agree on. Its lock is held while a seal is applied; readers never take it.
@@ -213,6 +247,12 @@ struct State {
     /// Failed attempts to flush.
     failures: u64,
     flush_error: Option<StoreError>,
+    /// How often somebody asked for all merges that are due, and how many of these requests are done.
+    merges_asked: u64,
+    merges_done: u64,
+    /// Failed merges.
+    merge_failures: u64,
+    merge_error: Option<StoreError>,
     closing: bool,
 }
 
@@ -307,7 +347,27 @@ impl EmbeddedStore {
         }
     }
 
-    /// Stops the flusher and everybody who waits for room; blocks until the file operation at work is over. What is not
+    /// Blocks until no merge is due any more and the files of merged parts are gone; fails when a merge fails meanwhile, or
+    /// the store is closed. Takes a whole core for it.
+    pub fn compact(&self) -> Result<(), StoreError> {
+        let inner = &self.0.inner;
+        let mut state = inner.state();
+        state.merges_asked += 1;
+        let (asked, failures) = (state.merges_asked, state.merge_failures);
+        inner.changed.notify_all();
+        while state.merges_done < asked {
+            if state.merge_failures != failures {
+                return Err(state.merge_error.clone().unwrap_or_else(closed));
+            }
+            if state.closing {
+                return Err(closed());
+            }
+            state = inner.wait(state);
+        }
+        Ok(())
+    }
+
+    /// Stops flushes, merges and everybody who waits for room; blocks until the file operation at work is over. What is not
     /// flushed is in the log. Reads go on.
     pub fn close(&self) {
         self.0.close();
@@ -338,6 +398,9 @@ impl EmbeddedStore {
             parts_memory: view.parts.iter().map(|part| part.memory()).sum(),
             applied: state.seals.n,
             flushed: state.flushed,
+            merges: inner.merges.count.load(Ordering::Relaxed),
+            merged_bytes: inner.merges.bytes.load(Ordering::Relaxed),
+            merge_error: state.merge_error.clone(),
         }
     }
 
@@ -410,9 +473,12 @@ impl Drop for Waiting<'_> {
 impl Handle {
     fn close(&self) {
         self.inner.close();
-        let flusher = self.flusher.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if flusher.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the flusher crashed");
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if thread.join().is_err() {
+                tracing::error!(thread = name, "a thread of the store crashed");
+            }
         }
     }
 }
@@ -445,9 +511,12 @@ impl Authority for EmbeddedStore {
         })
     }
 
-    fn stats(&self, scope: &TenantScope, filter: Filter) -> BoxFuture<'static, Result<Stats, StoreError>> {
+    fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
         let scope = scope.clone();
-        self.query(move |inner, control| query::stats::stats(&inner.tenant(&scope), &filter, control))
+        self.query(move |inner, control| {
+            let spare = |wanted| Helpers::spare(&inner.queries, inner.settings.queries, wanted);
+            query::stats::stats(&inner.tenant(&scope), &query, control, spare)
+        })
     }
 
     fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>> {
@@ -465,10 +534,9 @@ impl Authority for EmbeddedStore {
     fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
         let scope = scope.clone();
         self.query_within(COUNT_TIMEOUT, move |inner, control| {
-            let mut view = inner.tenant(&scope);
-            // It is the hidden rows that are counted.
-            let removal = view.erasures.take().and_then(|all| all.removal(job));
-            removal.map_or(Ok(0), |removal| query::erased::count(&view, &removal, control))
+            let view = inner.tenant(&scope);
+            let removal = view.erasures.as_ref().and_then(|all| all.removal(job));
+            removal.map_or(Ok(0), |removal| query::erased::count(view, &removal, control))
         })
     }
 
@@ -478,7 +546,7 @@ impl Authority for EmbeddedStore {
             let view = inner.tenant(&scope);
             let (job, head) = (Uuid::nil(), view.head);
             let before = view.erasures.as_deref().cloned().unwrap_or_default();
-            query::erased::count(&view, &before.removal_of(Erasure { job, kind, cutoff, head }), control)
+            query::erased::count(view, &before.removal_of(Erasure { job, kind, cutoff, head }), control)
         })
     }
 

@@ -1,8 +1,10 @@
 //! The start of the store: which manifest and which parts it goes by, and what of the damage the log makes good.
 
 use super::{
-    EmbeddedStore, Handle, Inner, Opened, State, StoreDamage, StoreSettings,
-    flush::{self, first_seal_of, is_file_of},
+    EmbeddedStore, Handle, Inner, Merges, Opened, State, StoreDamage, StoreSettings,
+    commit::Commit,
+    compact,
+    flush::{self, follows_a_manifest, is_file_of, is_part_file},
     manifest::{self, Chosen, Manifest, is_damage},
     memtable::Memtable,
     part::{Part, PartError, PartMeta, data_file},
@@ -68,29 +70,31 @@ impl EmbeddedStore {
             visible_now: watch::Sender::new(flushed),
             expected: AtomicU64::new(u64::MAX),
             trimmable: watch::Sender::new(found.trimmable),
+            commit: found.commit,
+            merges: Merges::default(),
             dead_letters: dead_letters_settled,
             closing: watch::Sender::new(false),
             queries: Arc::new(Semaphore::new(settings.queries.max(1))),
             waiting: AtomicUsize::new(0),
             settings,
         });
-        let for_thread = inner.clone();
-        let thread = std::thread::Builder::new()
-            .name("store-flush".into())
-            .spawn(move || {
-                let _ending = Ending(&for_thread);
-                flush::run(&for_thread, found.current, found.last_number);
-            })
-            .map_err(|e| io_error(&e))?;
+        let thread = |name: &str, work: fn(&Inner)| {
+            let inner = inner.clone();
+            let body = move || {
+                let _ending = Ending(&inner);
+                work(&inner);
+            };
+            std::thread::Builder::new().name(name.into()).spawn(body).map_err(|e| io_error(&e))
+        };
         let handle = Handle {
+            threads: Mutex::new(vec![thread("store-flush", flush::run)?, thread("store-merge", compact::run)?]),
             inner,
-            flusher: Mutex::new(Some(thread)),
         };
         Ok((Self(Arc::new(handle)), opened))
     }
 }
 
-/// When the flusher ends, for whatever reason, nobody may wait for it any more.
+/// When a thread ends, for whatever reason, nobody may wait for it any more.
 struct Ending<'a>(&'a Inner);
 
 impl Drop for Ending<'_> {
@@ -105,7 +109,7 @@ struct Found {
     parts: Vec<Arc<Part>>,
     orphans: Vec<PathBuf>,
     trimmable: u64,
-    last_number: u64,
+    commit: Commit,
     damage: Vec<StoreDamage>,
     lost: bool,
 }
@@ -131,8 +135,8 @@ impl Found {
             })
             .collect();
         let files = fs.list(parts).map_err(|e| io_error(&e))?;
-        if taken == 0 && !lost && files.iter().filter_map(|file| first_seal_of(file)).any(|first| first > 1) {
-            lost = true; // a second part is written only after the first manifest
+        if taken == 0 && !lost && files.iter().any(|file| follows_a_manifest(file)) {
+            lost = true;
             damage.push(lost_manifests());
         }
         let opened = match open_parts(fs, parts, &current, previous.as_ref(), &mut damage)? {
@@ -147,18 +151,18 @@ impl Found {
             .flatten()
             .flat_map(|m| m.parts.iter().map(|p| p.name.as_str()))
             .collect();
-        let is_orphan = |file: &&String| file.starts_with("p-") && !named.iter().any(|part| is_file_of(file, part));
+        let is_orphan = |file: &&String| is_part_file(file) && !named.iter().any(|part| is_file_of(file, part));
         let mut orphans: Vec<PathBuf> = files.iter().filter(is_orphan).map(|file| parts.join(file)).collect();
         let kept = [current.number, current.previous].map(|n| manifest::path(Path::new(""), n));
         let old = fs.list(manifests).map_err(|e| io_error(&e))?;
         let is_old = |file: &&String| file.starts_with(|c: char| c.is_ascii_digit()) && !kept.iter().any(|k| k == Path::new(file));
         orphans.extend(old.iter().filter(is_old).map(|file| manifests.join(file)));
         Ok(Self {
+            commit: Commit::new(current.clone(), previous.as_ref(), last_number),
             trimmable: previous.map_or(0, |p| p.flushed),
             current,
             parts: opened,
             orphans,
-            last_number,
             damage,
             lost,
         })

@@ -72,6 +72,7 @@ impl View {
             head,
             tables,
             parts: self.parts.clone(),
+            quarantined: self.quarantined.clone(),
             voids,
             erasures: self.erasures.get(scope.tenant()).cloned(),
         }
@@ -88,6 +89,8 @@ pub(super) struct TenantView {
     pub tables: SmallVec<[TableView; 2]>,
     /// Rows on disk, and other tenants': [`Part::tenant`] restricts to the scope.
     pub parts: Arc<[Arc<Part>]>,
+    /// Parts of which no row is shown, because some cannot be read.
+    pub quarantined: Arc<[Arc<Part>]>,
     /// Numbers without an entry up to the head, inclusive ranges, ascending.
     pub voids: Vec<(u64, u64)>,
     /// What is erased, at least by every seal that the rows are of.

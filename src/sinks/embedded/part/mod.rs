@@ -39,7 +39,7 @@ pub use merge::{Interrupted, Keep, Limits, Merge};
 pub use prune::MemoryFilter;
 pub use read::{Found, Part, RowTimes, Rows, TenantRows};
 pub use sidecar::Block;
-pub use strings::{DictColumn, StatColumn};
+pub use strings::{BatchError, StatBatch, StatColumn};
 pub use write::write;
 
 use crate::model::{entry::EntryRef, tenant::TenantId};

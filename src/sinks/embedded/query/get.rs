@@ -5,7 +5,7 @@
 
 use super::{
     super::{
-        part::{Part, PartError},
+        part::{Part, PartError, TenantRows},
         view::View,
     },
     Control, damaged,
@@ -15,10 +15,9 @@ use crate::{
         entry::{ContentHash, StoredEntry},
         tenant::TenantScope,
     },
-    seal::erasure::Erasures,
+    seal::erasure::{Cover, Erasures},
     sinks::StoreError,
 };
-use smallvec::SmallVec;
 use uuid::Uuid;
 
 /// The entry with this id, if a part has it. Memory is looked at by the caller, which needs no thread for that.
@@ -35,13 +34,29 @@ pub fn on_disk(view: &View, scope: &TenantScope, id: Uuid, control: &Control) ->
 
 /// The newest row of the id that is not erased.
 fn find(part: &Part, scope: &TenantScope, id: Uuid, erasures: Option<&Erasures>) -> Result<Option<(u32, ContentHash)>, PartError> {
-    let mut found = part.find(scope, id)?;
-    if let (Some(erasures), Some(rows)) = (erasures, part.tenant(scope)) {
-        let numbers: SmallVec<[u32; 1]> = found.iter().map(|(row, _)| *row).collect();
-        let mut times = rows.times(numbers.as_slice())?.into_iter();
-        found.retain(|_| times.next().is_some_and(|row| !row.is_covered(erasures)));
+    let found = part.find(scope, id)?;
+    let rows = erasures
+        .filter(|_| !found.is_empty())
+        .and_then(|erasures| Some((erasures, part.tenant(scope)?)));
+    let Some((erasures, rows)) = rows else { return Ok(found.last().copied()) };
+    for (row, hash) in found.into_iter().rev() {
+        if !is_erased(&rows, row, erasures)? {
+            return Ok(Some((row, hash)));
+        }
     }
-    Ok(found.pop())
+    Ok(None)
+}
+
+/// By the bounds of the row's block, if they tell.
+fn is_erased(rows: &TenantRows<'_>, row: u32, erasures: &Erasures) -> Result<bool, PartError> {
+    let cover = rows
+        .block_of(row)
+        .map_or(Cover::Some, |block| erasures.may_cover(block.timestamps, block.received, block.sequences));
+    match cover {
+        Cover::None => Ok(false),
+        Cover::All => Ok(true),
+        Cover::Some => Ok(rows.times(&[row][..])?.iter().any(|row| row.is_covered(erasures))),
+    }
 }
 
 fn read_row(part: &Part, scope: &TenantScope, row: u32) -> Result<StoredEntry, StoreError> {

@@ -326,6 +326,12 @@ impl<'a> Reader<'a> {
         all.then(|| std::array::from_fn(|s| if wanted(s) { u64::from(unit.severities[s]) } else { 0 }))
     }
 
+    /// Whether all rows of the unit match, as far as that is known without reading them.
+    fn whole(&self, unit: &Unit) -> bool {
+        let total: u64 = unit.severities.iter().map(|n| u64::from(*n)).sum();
+        self.known(unit).is_some_and(|known| known.iter().sum::<u64>() == total)
+    }
+
     /// How many rows of the unit match.
     fn count(&self, unit: &Unit) -> Result<u64, StoreError> {
         match self.known(unit) {

@@ -3,13 +3,15 @@
 //! A number without a visible entry is shown as void, so that a reader can tell what it will never get from what it has
 //! missed. Numbers that were never given to an entry are known as ranges; those of erased rows are known by what is *not*
 //! there, since the row may be gone from the disk: where something may be erased every number that exists is marked, and
-//! what is left is void. That is done for at most 2^20 numbers per call, a bit for each.
+//! what is left is void (but for what may be in a part that cannot be read: it is shown as neither). That is done for at most 2^20 numbers per call, a bit for each.
 
 use super::{super::view::TenantView, Best, Control, Reader, Rows, Unit};
 use crate::{
     model::filter::Filter,
+    seal::erasure::{Cover, Erasures},
     sinks::{Scan, Sort, StoreError},
 };
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Most numbers of which one call tells the missing ones.
@@ -31,6 +33,9 @@ pub fn scan(view: &TenantView, filter: &Filter, after: u64, limit: usize, contro
     };
     let reach = view.erasures.as_ref().map_or(0, |all| all.reach()).min(view.head);
     let mut present = Present::new(after, reach);
+    if let Some(present) = &mut present {
+        present.mark_unreadable(view);
+    }
     let mut reader = match &present {
         None => Reader::new(view, &filter, control),
         Some(_) => Reader::of_all(view, &filter, control),
@@ -97,7 +102,7 @@ impl Present {
         }
         let rows = unit.rows();
         if !unit.erased && last - first + 1 == rows.len() as u64 {
-            (first.max(self.after + 1)..=last.min(self.last)).for_each(|number| self.set(number));
+            self.set_all(unit.sequences);
             return Ok(());
         }
         let rows = if unit.erased {
@@ -106,6 +111,22 @@ impl Present {
             Rows::All(rows)
         };
         reader.for_each_key(unit, &rows, |_, _, number| self.set(number))
+    }
+
+    /// Marks what may be a row that cannot be read: it is missing, and not erased.
+    fn mark_unreadable(&mut self, view: &TenantView) {
+        for rows in view.quarantined.iter().filter_map(|part| part.tenant(&view.scope)) {
+            for block in rows.blocks() {
+                let erased = |all: &Arc<Erasures>| all.may_cover(block.timestamps, block.received, block.sequences) == Cover::All;
+                if !view.erasures.as_ref().is_some_and(erased) {
+                    self.set_all(block.sequences);
+                }
+            }
+        }
+    }
+
+    fn set_all(&mut self, (first, last): (u64, u64)) {
+        (first.max(self.after + 1)..=last.min(self.last)).for_each(|number| self.set(number));
     }
 
     /// The word and the bit of a number that lies in the span.

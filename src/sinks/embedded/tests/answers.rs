@@ -23,7 +23,7 @@ fn texts(dice: &mut Dice, from: &[&str]) -> Vec<String> {
 }
 
 /// A random filter; mostly few conditions, so that something matches.
-fn filter(dice: &mut Dice, model: &Model) -> Filter {
+pub fn filter(dice: &mut Dice, model: &Model) -> Filter {
     let (span, head) = (200_000, model.head.min(40_000));
     let time = |dice: &mut Dice| BASE - 60_000 + dice.below(span) as i64;
     let id = |dice: &mut Dice| {
@@ -130,11 +130,9 @@ pub(super) fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, 
                 pausing(bench, &scope, model, &filter, sort, &context);
             }
             if round % 3 == 0 {
-                assert_eq!(
-                    bench.ask(bench.store.stats(&scope, filter.clone())).expect("counts"),
-                    model.stats(&filter),
-                    "{context}"
-                );
+                let query = stats::question(dice, filter.clone());
+                let answer = bench.ask(bench.store.stats(&scope, query.clone())).expect("counts");
+                assert_eq!(answer, model.stats(&query), "{context}, {query:?}");
             }
             if round % 3 == 1 {
                 walk(bench, &scope, model, &filter, dice, &context);
@@ -311,7 +309,11 @@ fn no_answer_holds_a_row_of_another_tenant() {
                     ids: vec![id],
                     ..Filter::default()
                 };
-                let stats = bench.ask(bench.store.stats(&scope, filter)).expect("counts");
+                let query = StatsQuery {
+                    filter,
+                    ..StatsQuery::default()
+                };
+                let stats = bench.ask(bench.store.stats(&scope, query)).expect("counts");
                 assert_eq!(stats.total, u64::from(other == name), "{id} of {other} counted by {name}");
             }
         }
@@ -330,7 +332,10 @@ fn no_answer_holds_a_row_of_another_tenant() {
         ))
         .expect("lists");
     assert_eq!((page.entries.len(), page.total, page.as_of), (0, Some(0), 0));
-    assert_eq!(bench.ask(bench.store.stats(&stranger, Filter::default())).expect("counts"), Stats::default());
+    assert_eq!(
+        bench.ask(bench.store.stats(&stranger, StatsQuery::default())).expect("counts"),
+        Stats::default()
+    );
 }
 
 #[test]

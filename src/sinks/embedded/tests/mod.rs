@@ -2,10 +2,12 @@
 //! a simulated disk.
 
 mod answers;
+mod compaction;
 mod erasure;
 mod faults;
 mod flow;
 mod search;
+mod stats;
 
 use super::*;
 use crate::{
@@ -337,32 +339,6 @@ impl Model {
         page.truncate(fitting.max(1));
         let more = query.skip.saturating_add(page.len()) < rows.len();
         (page, total, more)
-    }
-
-    fn stats(&self, filter: &Filter) -> Stats {
-        let rows = self.matching(filter);
-        let count = |field: Field| {
-            let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-            for text in rows.iter().filter_map(|r| r.entry().text(field)) {
-                *counts.entry(text).or_default() += 1;
-            }
-            let mut counts: Vec<(String, u64)> = counts.into_iter().map(|(text, n)| (text.to_owned(), n)).collect();
-            counts.sort_by_key(|c| std::cmp::Reverse(c.1)); // stable: ties by text
-            counts
-        };
-        let mut by_severity = [0; 4];
-        rows.iter().for_each(|r| by_severity[r.entry().severity() as usize] += 1);
-        let users = count(Field::UserId);
-        Stats {
-            total: rows.len() as u64,
-            by_severity,
-            by_action: (count(Field::Action), 0),
-            by_resource_type: (count(Field::ResourceType), 0),
-            unique_users: users.len() as u64,
-            top_users: users.into_iter().take(10).collect(),
-            first: rows.iter().map(|r| r.entry().timestamp()).min(),
-            last: rows.iter().map(|r| r.entry().timestamp()).max(),
-        }
     }
 }
 
