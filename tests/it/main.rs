@@ -15,5 +15,6 @@ mod duplicates;
 mod export_jobs;
 mod intake;
 mod isolation;
+mod paging;
 mod stream;
 mod terminal;
