@@ -413,7 +413,9 @@ mod tests {
             assert!(!line.ends_with("summary"), "{line}");
         }
         // Other tests of this process may have been counted too.
-        let counted = text.lines().find_map(|line| line.strip_prefix("sluice_http_request_seconds_bucket{status=\"2xx\",le=\"0.005\"} "));
+        let counted = text
+            .lines()
+            .find_map(|line| line.strip_prefix("sluice_http_request_seconds_bucket{status=\"2xx\",le=\"0.005\"} "));
         assert!(counted.and_then(|n| n.parse::<u64>().ok()) >= Some(1), "{text}");
     }
 }
