@@ -3,6 +3,7 @@
 mod harness;
 
 mod answers;
+mod answers_cloudtrail;
 mod cleanup;
 mod cloudtrail;
 mod commands;
@@ -15,5 +16,6 @@ mod duplicates;
 mod export_jobs;
 mod intake;
 mod isolation;
+mod paging;
 mod stream;
 mod terminal;

@@ -1,0 +1,194 @@
+//! Cursors and exports while others write, the store flushes, entries are erased and the server starts again.
+
+use crate::harness::{Server, Site};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+const ENTRIES: usize = 20_000;
+const BATCH: usize = 2_000;
+
+/// Times go back and forth over a year, with many equal ones.
+fn made(i: usize) -> Value {
+    let day = i * 7919 % 360;
+    let action = ["CREATE", "delete"][i % 2];
+    json!({
+        "timestamp": format!("2024-{:02}-{:02}T00:00:0{}Z", day / 30 + 1, day % 28 + 1, i % 3),
+        "action": action, "resource_type": "t", "resource_id": format!("r-{i}"), "message": format!("message {i}"),
+    })
+}
+
+async fn write(server: &Server, token: &str, from: usize, n: usize) {
+    let body = Value::from((from..from + n).map(made).collect::<Vec<_>>()).to_string();
+    let (status, answer) = server.post(token, "/logs/bulk?wait=stored", body).await;
+    assert_eq!(status, 201, "{answer}");
+}
+
+fn sequence(entry: &Value) -> u64 {
+    entry["sequence"].as_u64().expect("numbered")
+}
+
+/// The next page by its cursor.
+async fn turn(server: &Server, token: &str, query: &str, page: &Value) -> Option<Value> {
+    let cursor = page["meta"]["next_cursor"].as_str()?;
+    let (status, next) = server.get(token, &format!("/logs?{query}&total=false&page_size=1000&cursor={cursor}")).await;
+    assert_eq!(status, 200, "{next}");
+    assert_eq!(next["meta"]["as_of"], page["meta"]["as_of"]);
+    Some(next)
+}
+
+fn assert_ordered(all: &[Value], sort: &str) {
+    let key = |e: &Value| match sort.starts_with("timestamp") {
+        true => (e["timestamp"].as_str().expect("a time").to_owned(), sequence(e)),
+        false => (String::new(), sequence(e)),
+    };
+    let ordered = all.windows(2).all(|pair| match sort.ends_with("asc") {
+        true => key(&pair[0]) < key(&pair[1]),
+        false => key(&pair[0]) > key(&pair[1]),
+    });
+    assert!(ordered, "{sort}: in order and without a repeat");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cursors_show_all_of_it_once_while_others_write() {
+    let site = Site::small();
+    let server = site.start();
+    let token = server.tenant("acme").await;
+    for from in (0..ENTRIES).step_by(BATCH) {
+        write(&server, &token, from, BATCH).await;
+    }
+    let (done, written) = (AtomicBool::new(false), AtomicUsize::new(ENTRIES));
+    let writer = async {
+        while !done.load(Ordering::Relaxed) {
+            write(&server, &token, written.fetch_add(100, Ordering::Relaxed), 100).await;
+        }
+    };
+    let reader = async {
+        for (sort, filter) in [
+            ("timestamp:desc", ""),
+            ("timestamp:asc", "action=Create"),
+            ("sequence:desc", ""),
+            ("sequence:asc", "from=2024-02-01&to=2024-11-01"),
+        ] {
+            let query = format!("sort={sort}&{filter}");
+            let (status, first) = server.get(&token, &format!("/logs?{query}&page_size=1000")).await;
+            assert_eq!(status, 200, "{first}");
+            let (as_of, total) = (
+                first["meta"]["as_of"].as_u64().expect("a number"),
+                first["meta"]["total"].as_u64().expect("exact"),
+            );
+            let (mut all, mut page) = (Vec::new(), Some(first));
+            while let Some(this) = page {
+                all.extend(this["data"].as_array().expect("data").iter().cloned());
+                page = turn(&server, &token, &query, &this).await;
+            }
+            assert_ordered(&all, sort);
+            assert_eq!(all.len() as u64, total, "{query}");
+            let seen: BTreeSet<u64> = all.iter().map(sequence).collect();
+            let there = server.everything(&token).await.into_iter().filter(|e| sequence(e) <= as_of);
+            let matches = |e: &Value| match filter {
+                "" => true,
+                "action=Create" => e["action"] == "CREATE",
+                _ => ("2024-02".."2024-11").contains(&&e["timestamp"].as_str().expect("a time")[..7]),
+            };
+            assert_eq!(seen, there.filter(matches).map(|e| sequence(&e)).collect(), "{query}");
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(writer, reader);
+    assert!(written.load(Ordering::Relaxed) > ENTRIES + 100, "somebody wrote meanwhile");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_outlives_a_restart_and_shows_nothing_that_was_erased() {
+    let site = Site::small();
+    let server = site.start();
+    let token = server.tenant("acme").await;
+    for from in (0..10_000).step_by(BATCH) {
+        write(&server, &token, from, BATCH).await;
+    }
+    let query = "sort=timestamp:desc";
+    let (_, first) = server.get(&token, &format!("/logs?{query}&page_size=1000")).await;
+    let everything = server.everything(&token).await;
+    let second = turn(&server, &token, query, &first).await.expect("more");
+    assert_eq!(server.stop(), Some(0));
+    let server = site.start();
+    server.ready().await;
+    let third = turn(&server, &token, query, &second).await.expect("the cursor is good after a restart");
+    let erased = server
+        .client
+        .delete(server.url("/logs/cleanup?before=2024-06-01T00:00:00Z"))
+        .bearer_auth(&token)
+        .send()
+        .await
+        .expect("it answers");
+    assert_eq!(erased.status(), 200);
+    let mut all: Vec<Value> = [&first, &second, &third]
+        .iter()
+        .flat_map(|p| p["data"].as_array().expect("data").clone())
+        .collect();
+    let (before, mut page) = (all.len(), Some(third));
+    while let Some(this) = page {
+        page = turn(&server, &token, query, &this).await;
+        all.extend(page.iter().flat_map(|p| p["data"].as_array().expect("data").clone()));
+    }
+    let is_left = |e: &Value| e["timestamp"].as_str().expect("a time") >= "2024-06-01";
+    assert!(all[before..].iter().all(is_left), "what was erased is not shown");
+    assert_ordered(&all, "timestamp:desc");
+    let seen: BTreeSet<u64> = all.iter().map(sequence).collect();
+    assert!(everything.iter().filter(|e| is_left(e)).all(|e| seen.contains(&sequence(e))), "what is left is");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_export_holds_what_the_list_holds_while_others_write() {
+    let site = Site::small();
+    let server = site.start();
+    let token = server.tenant("acme").await;
+    for from in (0..ENTRIES).step_by(BATCH) {
+        write(&server, &token, from, BATCH).await;
+    }
+    let done = AtomicBool::new(false);
+    let writer = async {
+        let mut at = ENTRIES;
+        while !done.load(Ordering::Relaxed) {
+            write(&server, &token, at, 100).await;
+            at += 100;
+        }
+    };
+    let reader = async {
+        let text = async |path: &str| {
+            let answer = server.client.get(server.url(path)).bearer_auth(&token).send().await.expect("it answers");
+            assert_eq!(answer.status(), 200, "{path}");
+            answer.text().await.expect("whole")
+        };
+        for sort in ["timestamp:desc", "sequence:asc"] {
+            let all: Vec<Value> = text(&format!("/logs/export?format=ndjson&sort={sort}"))
+                .await
+                .lines()
+                .map(|line| serde_json::from_str(line).expect("JSON"))
+                .collect();
+            assert_ordered(&all, sort);
+            let numbers: BTreeSet<u64> = all.iter().map(sequence).collect();
+            assert_eq!(numbers.last().map(|last| *last as usize), Some(numbers.len()), "every number up to one");
+            assert!(numbers.len() >= ENTRIES);
+            let filter = format!("sort={sort}&max_sequence={}&action=CREATE", ENTRIES);
+            let wanted: Vec<&Value> = all.iter().filter(|e| sequence(e) <= ENTRIES as u64 && e["action"] == "CREATE").collect();
+            let json: Vec<Value> = serde_json::from_str(&text(&format!("/logs/export/json?{filter}")).await).expect("JSON");
+            assert!(json.iter().eq(wanted.iter().copied()), "{sort}");
+            let csv = text(&format!("/logs/export/csv?{filter}")).await;
+            let mut reader = csv::Reader::from_reader(csv.as_bytes());
+            let at = reader
+                .headers()
+                .expect("a header")
+                .iter()
+                .position(|name| name == "sequence")
+                .expect("a column");
+            let numbers: Vec<u64> = reader.records().map(|row| row.expect("whole")[at].parse().expect("a number")).collect();
+            assert!(numbers.into_iter().eq(wanted.iter().map(|e| sequence(e))), "{sort}");
+        }
+        done.store(true, Ordering::Relaxed);
+    };
+    tokio::join!(writer, reader);
+}
