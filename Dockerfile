@@ -11,7 +11,8 @@ WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src benches loadtest \
     && touch src/lib.rs \
-    && for target in src/main loadtest/main benches/codec benches/part benches/store benches/wal; do echo 'fn main() {}' > "$target.rs"; done \
+    && benches=$(sed -n '/^\[\[bench]]/{n;s/^name = "\(.*\)"/benches\/\1/p}' Cargo.toml) \
+    && for target in src/main loadtest/main $benches; do echo 'fn main() {}' > "$target.rs"; done \
     && cargo build --locked --release --bin sluice
 
 COPY config config

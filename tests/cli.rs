@@ -12,6 +12,8 @@ use std::{
 fn sluice(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
     command.env_clear().env("SLUICE__DATA_DIR", dir).current_dir(dir).args(arguments);
+    // Where coverage is measured: not into the folder of the test.
+    command.envs(std::env::var_os("LLVM_PROFILE_FILE").map(|file| ("LLVM_PROFILE_FILE", file)));
     command
 }
 
