@@ -324,7 +324,10 @@ mod tests {
             ("group_by=metadata.", "`metadata.KEY`"),
             ("group_by=action,,severity", "the nearest one is"),
             ("group_by=action,action", "twice"),
-            ("group_by=metadata.1,metadata.2,metadata.3,metadata.4,metadata.5,metadata.6,metadata.7,metadata.8,metadata.9", "at most 8"),
+            (
+                "group_by=metadata.1,metadata.2,metadata.3,metadata.4,metadata.5,metadata.6,metadata.7,metadata.8,metadata.9",
+                "at most 8",
+            ),
             ("group_by=action&limit=0", "1 to 10000"),
             ("group_by=action&limit=10001", "1 to 10000"),
             ("group_by=action&limit=+1", "1 to 10000"),

@@ -70,7 +70,7 @@ async fn streamed(server: &Server, token: &str, format: &str, state: &Value) -> 
     whole(fetch(server, token, &path, &[]).await).await
 }
 
-fn text<'a>(response: &'a Response, name: header::HeaderName) -> &'a str {
+fn text(response: &Response, name: header::HeaderName) -> &str {
     response
         .headers()
         .get(&name)

@@ -326,7 +326,7 @@ fn no_reader_sees_rows_of_before_an_erasure_beside_rows_of_after_it() {
                         limit: 100,
                         ..ListQuery::default()
                     };
-                    let page = query::list::list(&view, &query, &control).expect("lists");
+                    let page = query::list::list(&view, &query, &control, control.deadline).expect("lists");
                     assert!([0, 2].contains(&page.entries.len()), "{} rows with two ids", page.entries.len());
                 }
             });
