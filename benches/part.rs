@@ -13,9 +13,9 @@ use sluice::{
         tenant::{TenantId, TenantScope},
     },
     search,
-    sinks::embedded::part::{self, Block, Part, RowIn, StatColumn, TenantRows},
+    sinks::embedded::part::{self, Block, Keep, Limits, Merge, Part, RowIn, StatColumn, TenantRows},
 };
-use std::{hint::black_box, time::Duration};
+use std::{hint::black_box, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 #[global_allocator]
@@ -107,14 +107,42 @@ fn row(n: u64) -> Row {
     }
 }
 
-fn write(dir: &std::path::Path, name: &str, rows: &[Row]) -> part::PartMeta {
-    let mut rows = rows.iter().map(|row| RowIn {
+fn row_in(row: &Row) -> RowIn<'_> {
+    RowIn {
         tenant: &row.tenant,
         sequence: row.sequence,
         received_at: START + row.sequence as i64,
         actor: "service-account",
         entry: EntryRef::first_of(&row.record),
-    });
+    }
+}
+
+/// Keeps everything.
+struct All;
+
+impl Keep for All {
+    fn block(&self, _: &TenantId, _: (i64, i64), _: (i64, i64), _: (u64, u64)) -> Option<bool> {
+        Some(true)
+    }
+
+    fn row(&self, _: &TenantId, _: i64, _: i64, _: u64) -> bool {
+        true
+    }
+}
+
+fn merge(dir: &std::path::Path, sources: &[Arc<Part>]) -> part::PartMeta {
+    let between = || Ok(());
+    let limits = Limits {
+        bytes: u64::MAX,
+        between: &between,
+    };
+    let mut merge = Merge::new(sources, &All).expect("good parts");
+    assert!(!merge.is_done().expect("good parts"));
+    merge.next_part(&RealFs, dir, "m", &limits).expect("written").expect("not interrupted")
+}
+
+fn write(dir: &std::path::Path, name: &str, rows: &[Row]) -> part::PartMeta {
+    let mut rows = rows.iter().map(row_in);
     part::write(&RealFs, dir, name, (1, 2), &mut rows).expect("written")
 }
 
@@ -157,6 +185,32 @@ fn parts(c: &mut Criterion) {
         .measurement_time(Duration::from_secs(3))
         .throughput(Throughput::Elements(count));
     group.bench_function("write", |b| b.iter(|| write(dir.path(), "q", &rows)));
+    // Twelve flushes of rows that follow each other in time, as a full rung is.
+    let mut by_time: Vec<&Row> = rows.iter().collect();
+    by_time.sort_by_key(|r| r.sequence);
+    let sources: Vec<Arc<Part>> = by_time
+        .chunks(rows.len().div_ceil(12))
+        .enumerate()
+        .map(|(i, chunk)| {
+            let mut chunk = chunk.to_vec();
+            chunk.sort_by(|a, b| {
+                let key = |r: &Row| (EntryRef::first_of(&r.record).timestamp(), r.sequence);
+                a.tenant.cmp(&b.tenant).then_with(|| key(a).cmp(&key(b)))
+            });
+            let mut rows = chunk.iter().map(|row| row_in(row));
+            let meta = part::write(&RealFs, dir.path(), &format!("s{i}"), (1, 2), &mut rows).expect("written");
+            Arc::new(Part::open(&RealFs, dir.path(), meta).expect("opened"))
+        })
+        .collect();
+    let merged = merge(dir.path(), &sources);
+    println!(
+        "merged: {:.1} of data, {:.1} of sidecar a row, from {:.1} and {:.1}",
+        per_row(merged.bytes as f64),
+        per_row(merged.sidecar_bytes as f64),
+        per_row(sources.iter().map(|p| p.meta().bytes as f64).sum()),
+        per_row(sources.iter().map(|p| p.meta().sidecar_bytes as f64).sum()),
+    );
+    group.bench_function("merge 12", |b| b.iter(|| merge(dir.path(), &sources)));
     group.throughput(Throughput::Elements(1)).sample_size(20);
     group.bench_function("open", |b| b.iter(|| Part::open(&RealFs, dir.path(), meta.clone()).expect("opened")));
 

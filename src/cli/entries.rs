@@ -114,9 +114,10 @@ impl Table {
             let room = line.saturating_sub(GAP.len() * (COLUMNS - 1));
             let message = COLUMNS - 1;
             widths[message] = widths[message].min(room).max(NARROWEST[message]);
-            // The widest gives way first, so that no column is starved for another.
+            // The widest gives way first, so that no column is starved for another; the message may have twice as much.
+            let size = |widths: &[usize; COLUMNS], i: usize| if i == message { widths[i].div_ceil(2) } else { widths[i] };
             while widths.iter().sum::<usize>() > room {
-                let widest = (0..COLUMNS).filter(|i| widths[*i] > NARROWEST[*i]).max_by_key(|i| widths[*i]);
+                let widest = (0..COLUMNS).filter(|i| widths[*i] > NARROWEST[*i]).max_by_key(|i| size(&widths, *i));
                 let Some(widest) = widest else { break };
                 widths[widest] -= 1;
             }

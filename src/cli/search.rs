@@ -12,7 +12,6 @@ use super::{
 use crate::{
     config::Settings,
     error::{AppError, Exit},
-    telemetry,
 };
 use clap::ValueEnum;
 use reqwest::Method;
@@ -54,7 +53,6 @@ struct Meta {
 
 /// Runs the command. Blocks.
 pub fn run(args: &SearchArgs, settings: &Settings) -> Result<Exit, AppError> {
-    telemetry::start_logging(&settings.log);
     let client = args.read.connect(settings)?;
     super::runtime()?.block_on(search(args, &client))
 }

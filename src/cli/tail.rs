@@ -15,7 +15,6 @@ use super::{
 use crate::{
     config::Settings,
     error::{AppError, Exit},
-    telemetry,
 };
 use futures_util::StreamExt;
 use reqwest::{Method, Response};
@@ -35,7 +34,6 @@ const LONGEST_EVENT: usize = 4 << 20;
 
 /// Runs the command. Blocks.
 pub fn run(args: &TailArgs, settings: &Settings) -> Result<Exit, AppError> {
-    telemetry::start_logging(&settings.log);
     let client = args.read.connect(settings)?;
     super::runtime()?.block_on(async {
         let interrupted = crate::shutdown::requested()?;

@@ -47,7 +47,7 @@ pub async fn stats(call: Call) -> Answer {
         groups: more.groups,
     };
     let stats = call.app.services.authority.stats(&scope, query).await?;
-    let degraded = call.app.services.health.is_lagging();
+    let degraded = call.app.services.health.is_lagging() || call.app.services.authority.degraded();
     Ok(json(render(&stats, from, to, &more.names, degraded)))
 }
 

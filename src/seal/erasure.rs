@@ -422,6 +422,14 @@ mod tests {
             prop_assert!(fits(all.may_cover(t, r, s), &hidden));
             let gone: Vec<bool> = rows.iter().map(|(t, r, s)| all.settled_covers(*t, *r, *s)).collect();
             prop_assert!(fits(all.settled_may_cover(t, r, s), &gone));
+            prop_assert!(rows.iter().all(|(t, r, s)| *s <= all.reach() || !all.covers(*t, *r, *s)));
+            for pending in all.pending() {
+                let removal = all.removal(pending.job).expect("it is pending");
+                let counted: Vec<bool> = rows.iter().map(|(t, r, s)| all.counted_by(pending.job, *t, *r, *s)).collect();
+                let taken: Vec<bool> = rows.iter().map(|(t, r, s)| removal.takes(*t, *r, *s)).collect();
+                prop_assert_eq!(&taken, &counted);
+                prop_assert!(fits(removal.may_take(t, r, s), &taken));
+            }
             if rows.len() == 1 {
                 let one = if hidden[0] { Cover::All } else { Cover::None };
                 prop_assert_eq!(all.may_cover(t, r, s), one, "bounds of one row are that row");

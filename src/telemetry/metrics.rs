@@ -159,10 +159,14 @@ impl Metrics {
     }
 
     /// Everything up to seal n is in parts.
-    pub fn flushed(&self, n: u64, took: Duration, parts: usize) {
+    pub fn flushed(&self, n: u64, took: Duration) {
         self.flushed_last.set(n as f64);
         self.flush.record(took);
-        self.parts.set(parts as f64);
+    }
+
+    /// So many parts answer.
+    pub fn parts(&self, n: usize) {
+        self.parts.set(n as f64);
     }
 
     /// A part was found damaged and is left out of the answers.
@@ -175,12 +179,11 @@ impl Metrics {
         self.ledger_unreadable.increment(1);
     }
 
-    /// Parts were merged, or rewritten without erased rows: the bytes written, the time it took, and how many parts are live.
-    pub fn compacted(&self, bytes: u64, took: Duration, parts: usize) {
+    /// Parts were merged, or rewritten without erased rows: the bytes written, and the time it took.
+    pub fn compacted(&self, bytes: u64, took: Duration) {
         self.compactions.increment(1);
         self.compaction_bytes.increment(bytes);
         self.compaction.record(took);
-        self.parts.set(parts as f64);
     }
 
     /// Bytes of entries that are not in parts yet.

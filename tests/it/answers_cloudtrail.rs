@@ -118,7 +118,9 @@ async fn groups_and_series_over_the_real_file_are_those_of_a_plain_count() {
     let records = records(&path);
 
     let mut by_action = BTreeMap::<&str, u64>::new();
-    records.iter().for_each(|r| *by_action.entry(r["eventName"].as_str().expect("a name")).or_default() += 1);
+    records
+        .iter()
+        .for_each(|r| *by_action.entry(r["eventName"].as_str().expect("a name")).or_default() += 1);
     let (status, stats) = server.get(&token, "/logs/stats?group_by=action&limit=10000").await;
     assert_eq!(status, 200, "{stats}");
     let groups = stats["groups"].as_array().expect("groups");

@@ -3,6 +3,7 @@
 mod harness;
 
 mod answers;
+mod answers_cloudtrail;
 mod cleanup;
 mod cloudtrail;
 mod commands;

@@ -32,8 +32,10 @@ async fn a_list_has_its_data_and_its_meta() {
         (&json!([]), &json!(0), &json!(0))
     );
     assert!(none["meta"].get("degraded").is_none());
+    assert!(bench.get("/logs/stats").await.json().get("degraded").is_none());
     bench.services.health.set_lag(Duration::from_secs(6));
     assert_eq!(bench.get("/logs").await.json()["meta"]["degraded"], true);
+    assert_eq!(bench.get("/logs/stats").await.json()["degraded"], true);
 }
 
 #[tokio::test]

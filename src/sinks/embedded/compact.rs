@@ -310,7 +310,7 @@ impl Compactor<'_> {
         let bytes: u64 = results.iter().map(|p| bytes(p.meta())).sum();
         self.inner.merges.count.fetch_add(1, Ordering::Relaxed);
         self.inner.merges.bytes.fetch_add(bytes, Ordering::Relaxed);
-        metrics().compacted(bytes, began.elapsed(), self.inner.view().parts.len());
+        metrics().compacted(bytes, began.elapsed());
         tracing::debug!(parts = parts.len(), results = results.len(), bytes, "merged");
         Ok(Step::Did)
     }

@@ -158,7 +158,7 @@ impl Flusher<'_> {
         (state.frozen_bytes, state.flushed, state.flush_error) = (0, manifest.flushed, None);
         drop(state);
         self.inner.changed.notify_all();
-        metrics().flushed(manifest.flushed, began.elapsed(), manifest.parts.len());
+        metrics().flushed(manifest.flushed, began.elapsed());
         tracing::debug!(manifest = manifest.number, flushed = manifest.flushed, "flushed");
         Ok(())
     }
@@ -281,6 +281,7 @@ impl Inner {
         let mut current = self.view.write().expect("nothing panics while it holds the view");
         let mut next = View::clone(&current);
         let out = change(&mut next);
+        metrics().parts(next.parts.len());
         *current = Arc::new(next);
         out
     }

@@ -10,7 +10,7 @@ use super::{
     part::{Part, PartError, PartMeta, data_file},
     view::View,
 };
-use crate::{fs::Fs, sinks::StoreError};
+use crate::{fs::Fs, sinks::StoreError, telemetry::metrics::metrics};
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
@@ -43,6 +43,7 @@ impl EmbeddedStore {
             rebuild_from: flushed,
             lost: found.lost,
         };
+        metrics().parts(found.parts.len());
         let view = View {
             active: Arc::new(Memtable::new()),
             frozen: None,

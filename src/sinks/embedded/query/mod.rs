@@ -348,8 +348,7 @@ impl<'a> Reader<'a> {
     /// Those of some rows of the unit that match.
     fn select_in(&self, unit: &Unit, rows: Range<u32>) -> Result<Rows, StoreError> {
         self.control.check()?;
-        let total = unit.severities.iter().map(|n| u64::from(*n)).sum::<u64>();
-        if self.known(unit).is_some_and(|known| known.iter().sum::<u64>() == total) {
+        if self.whole(unit) {
             return Ok(Rows::All(rows));
         }
         match &unit.source {

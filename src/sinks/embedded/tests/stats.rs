@@ -154,7 +154,7 @@ fn groups(rows: &[&StoredEntry], by: &GroupBy) -> Vec<Group> {
 /// Bounds in which nothing fits that need not.
 fn tiny() -> Bounds {
     Bounds {
-        user_bytes: 250,
+        user_bytes: 250, // three or four users
         tally_bytes: 1_000,
         ..Bounds::default()
     }
@@ -174,7 +174,7 @@ fn however_it_is_cut_the_counts_are_those_of_a_plain_list() {
         let (mut sequencer, mut dice) = (Sequencer::new(seed), Dice::new(seed ^ 7));
         let bench = Bench::recover(SimFs::new(), quiet(), &[]);
         for part in 0..4 {
-            for _ in 0..40 {
+            for _ in 0..15 {
                 bench.store.apply(&sequencer.seal(&["a", "a", "b"], 150)).expect("applies");
             }
             if part < 3 {
@@ -267,6 +267,15 @@ fn more_users_than_fit_are_counted_all_the_same_and_more_groups_than_fit_are_ref
     let third = |rest: usize| ((n + 2 - rest) / 3) as u64;
     let expected: Vec<(u64, u64)> = (0..3).map(|k| (2 * third(k), third(k) + u64::from(k > 0))).collect();
     assert_eq!(groups, expected);
+    for (width, in_each) in [("1s", 2_000), ("5s", 10_000), ("1h", 40_000)] {
+        let series = StatsQuery {
+            series: Interval::parse(width, Zone::default()),
+            ..StatsQuery::default()
+        };
+        let series = ask(&series, Bounds::default()).expect("fits").series.expect("asked for");
+        assert!(series.iter().all(|b| b.by_severity == [in_each, 0, 0, 0]), "{width}: {series:?}");
+        assert_eq!(series.len(), 40_000 / in_each as usize, "{width}");
+    }
     for key in [Field::UserId, Field::ResourceId, Field::SessionId].map(GroupKey::Field) {
         let groups = ask(&by(std::slice::from_ref(&key), 10_000), bounds)
             .expect("so many fit")
