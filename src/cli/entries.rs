@@ -304,7 +304,7 @@ mod tests {
             )
             .widths
         };
-        assert_eq!(table(200), [23, 8, 28, 24, 44, 63]);
+        assert_eq!(table(200), [23, 8, 28, 24, 36, 71]);
         assert_eq!(table(80).iter().sum::<usize>() + 10, 80);
         assert_eq!(table(20), NARROWEST);
     }
