@@ -78,7 +78,7 @@ fn scope(tenant: u64) -> TenantScope {
 
 /// As an HTTP stream does it: the next portion is read while this one is encoded.
 fn export(runtime: &Runtime, store: &EmbeddedStore, format: Format, sort: Sort) {
-    let before = peak_memory();
+    let (before, mut most) = (memory(), 0);
     let started = Instant::now();
     let (rows, bytes) = runtime.block_on(async {
         let scope = scope(0);
@@ -94,6 +94,7 @@ fn export(runtime: &Runtime, store: &EmbeddedStore, format: Format, sort: Sort) 
                     if out.len() > 256 << 10 {
                         bytes += out.len();
                         out.clear();
+                        most = most.max(memory());
                         tokio::task::yield_now().await;
                     }
                 }
@@ -106,18 +107,18 @@ fn export(runtime: &Runtime, store: &EmbeddedStore, format: Format, sort: Sort) 
     });
     let took = started.elapsed().as_secs_f64();
     println!(
-        "export {format:?} {sort:?}: {rows} rows, {:.0} rows/s, {:.0} MB/s, peak memory {} MiB above {} MiB",
+        "export {format:?} {sort:?}: {rows} rows, {:.0} rows/s, {:.0} MB/s, at most {} MiB above {} MiB",
         rows as f64 / took,
         bytes as f64 / 1e6 / took,
-        (peak_memory() - before) >> 10,
+        most.saturating_sub(before) >> 10,
         before >> 10,
     );
 }
 
-/// The largest resident size so far, KiB.
-fn peak_memory() -> u64 {
+/// Memory without mapped files, KiB.
+fn memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap_or_default();
     line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).unwrap_or(0)
 }
 

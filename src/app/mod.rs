@@ -3,7 +3,7 @@
 //! Start: lock the folder, take the ports, open the store's manifest, scan the log, then listen. Writes are taken at once;
 //! reads are 503 until the store shows everything that the log holds. Stop: see [`Running::stop`].
 
-mod folder;
+pub mod folder;
 mod monitor;
 #[cfg(test)]
 mod power;

@@ -12,6 +12,7 @@ pub mod search;
 pub mod serve;
 pub mod tail;
 pub mod token;
+pub mod verify_store;
 
 use crate::{
     auth::jwt::roles_named,
@@ -60,6 +61,8 @@ enum Command {
     Token(TokenArgs),
     /// Check the configuration and print what is in force
     CheckConfig,
+    /// Read the whole store of a server that is not running, and say whether everything is there
+    VerifyStore,
 }
 
 /// Arguments of `sluice serve`.
@@ -258,6 +261,7 @@ fn run(cli: Cli) -> Result<Exit, AppError> {
         Command::Search(args) => search::run(&args, &settings(Sources::of_process())?),
         Command::Tail(args) => tail::run(&args, &settings(Sources::of_process())?),
         Command::Token(args) => token::run(args, &settings(Sources::of_process())?),
+        Command::VerifyStore => verify_store::run(&settings(Sources::of_process())?),
         Command::CheckConfig => check_config::run(&settings(Sources::of_process())?),
     }
 }

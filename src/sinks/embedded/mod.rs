@@ -30,6 +30,7 @@ mod open;
 pub mod part;
 mod quarantine;
 mod query;
+pub mod verify;
 mod view;
 
 #[cfg(test)]

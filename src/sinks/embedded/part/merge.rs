@@ -633,7 +633,7 @@ fn with_tenant(tenant: &TenantId, piece: &RecordBatch) -> Result<RecordBatch, Pa
 
 impl Part {
     /// The tenants that have rows here, ascending.
-    fn tenant_names(&self) -> impl Iterator<Item = Result<TenantId, PartError>> + '_ {
+    pub(super) fn tenant_names(&self) -> impl Iterator<Item = Result<TenantId, PartError>> + '_ {
         (0..self.sidecar().tenants()).map(|i| {
             let name = self.sidecar().name(i).and_then(|name| std::str::from_utf8(name).ok());
             let name = name.and_then(|name| TenantId::parse(name).ok());

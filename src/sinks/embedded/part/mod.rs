@@ -30,6 +30,7 @@ mod search;
 mod select;
 mod sidecar;
 mod strings;
+mod verify;
 mod write;
 
 #[cfg(test)]

@@ -340,3 +340,45 @@ fn any_order_of_flush_merge_erasure_and_restart_answers_as_a_plain_list_does() {
         check(&bench, &sequencer.log, &format!("seed {seed}, at the end"));
     }
 }
+
+/// What `sluice verify-store` says about the disk.
+fn faults(fs: &SimFs) -> Vec<String> {
+    verify::verify(fs, Path::new("/data"), &mut |_, _| ()).expect("reads").faults
+}
+
+#[test]
+fn a_store_is_verified_row_by_row_and_every_damage_is_named() {
+    let mut sequencer = Sequencer::new(58);
+    let bench = Bench::recover(SimFs::new(), eager(), &[]);
+    flushed(&bench, &mut sequencer, 4, 80);
+    bench.apply(&sequencer.gap(&["a"]));
+    bench.erase(&mut sequencer, "b", Cleanup, BASE + 3_000);
+    bench.settle(&mut sequencer, "b", "settled");
+    bench.erase(&mut sequencer, "c", Retention, BASE + 2_000);
+    flushed(&bench, &mut sequencer, 3, 80);
+    bench.store.close();
+    let fs = bench.fs.crash(1, CrashMode::Lose);
+    assert_eq!(faults(&fs), [""; 0]);
+    let files: Vec<PathBuf> = fs.paths().into_iter().filter(|p| !p.starts_with("/data/manifest")).collect();
+    for file in files {
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+        if !metas(&bench).iter().any(|p| name.starts_with(&p.name)) {
+            continue;
+        }
+        let bad = fs.crash(1, CrashMode::Keep);
+        bad.flip(&file, bad.bytes(&file).len() as u64 / 3, 1);
+        let found = faults(&bad);
+        assert!(!found.is_empty() && found[0].contains("parts/"), "{name}: {found:?}");
+        assert!(
+            found.iter().any(|f| f.contains("make up its head")),
+            "{name}: and its rows are missed: {found:?}"
+        );
+    }
+    let newest = fs.paths().into_iter().rfind(|p| p.starts_with("/data/manifest")).expect("a manifest");
+    let text = String::from_utf8(fs.bytes(&newest)).expect("text");
+    let (_, json) = text.split_once('\n').expect("two lines");
+    let wrong = json.replacen("\"stored\":", "\"stored\":1", 1);
+    let line = format!("sluice-manifest 2 crc32c={:08x} bytes={}\n", crc32c::crc32c(wrong.as_bytes()), wrong.len());
+    fs.set_bytes(&newest, format!("{line}{wrong}").as_bytes());
+    assert!(faults(&fs).iter().any(|f| f.contains("that it has stored")), "{:?}", faults(&fs));
+}
