@@ -70,7 +70,6 @@ async fn unknown_parameters_are_422_unbuilt_ones_501() {
         bench.get(path).await.problem(501, "not_implemented");
     }
     for (method, path) in [
-        ("POST", "/logs/export"),
         ("POST", "/logs/index/bulk"),
         ("DELETE", "/tenants/acme"),
         ("POST", "/login"),
