@@ -113,11 +113,10 @@ fn the_newest_merge_can_be_given_up_until_its_sources_are_gone() {
         };
         fs.flip(&victim, fs.bytes(&victim).len() as u64 / 2, 1);
         let again = Bench::recover(fs, patient(), &sequencer.log);
-        assert!(
-            again.opened.damage.iter().all(|d| d.rebuilt) && again.opened.damage.len() == 1,
-            "{harm}: {:?}",
-            again.opened.damage
-        );
+        let rebuilt = again.opened.damage.iter().map(|d| d.rebuilt).collect::<Vec<_>>();
+        // The manifest before the one that is taken then was deleted long ago, and is said to be missing.
+        let expected = if harm == "manifest" { vec![true, false] } else { vec![true] };
+        assert_eq!(rebuilt, expected, "{harm}: {:?}", again.opened.damage);
         assert_eq!((again.opened.rebuild_from, metas(&again).len()), (6, 3), "{harm}: its sources answer");
         check(&again, &sequencer.log, harm);
         assert!(!again.store.degraded());
