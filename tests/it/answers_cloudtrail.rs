@@ -83,7 +83,8 @@ async fn searches_over_the_real_file_find_what_a_plain_count_finds() {
     let texts: Vec<Texts> = records(&path).iter().map(Texts::of).collect();
     let count = |matches: &dyn Fn(&Texts) -> bool| texts.iter().filter(|t| matches(t)).count() as u64;
     // What the mapping says in words of its own ("… called … on … in …") is in none of these.
-    let questions: [(&str, &dyn Fn(&Texts) -> bool); 9] = [
+    type Question<'a> = (&'a str, &'a dyn Fn(&Texts) -> bool);
+    let questions: [Question<'_>; 9] = [
         ("AssumeRole", &|t| t.has("assumerole")),
         ("%22AWS%20Internal%22", &|t| t.has_phrase(&["aws", "internal"])),
         ("benjamin%20-s3", &|t| t.has("benjamin") && !t.has("s3")),

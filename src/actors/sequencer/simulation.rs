@@ -177,7 +177,7 @@ impl World {
             dice: Dice::new(seed),
             mistake,
             damage: seed % 4 == 2,
-            erases: seed % 4 != 0,
+            erases: !seed.is_multiple_of(4),
             disk: Disk {
                 log: Vec::new(),
                 synced: 0,

@@ -66,11 +66,12 @@ async fn answers_equal_those_of_a_plain_model() {
     story.send(&server, 1_500).await;
     story.check(&server, "in memory and parts").await;
     assert_eq!(server.stop(), Some(0));
+    site.set("STORE__FLUSH_AFTER", "1s"); // from here on parts come quickly
     server = story.reopened(&site).await;
     story.check(&server, "in parts").await;
     assert!(metric(&server, "sluice_parts").await >= 2);
     while metric(&server, "sluice_store_compactions_total").await == 0 {
-        story.send(&server, 250).await; // until there are enough parts to merge
+        story.send(&server, 20).await; // until there are enough parts to merge
     }
     story.check(&server, "compacted").await;
     story.erase(&server).await;
