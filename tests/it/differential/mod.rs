@@ -63,7 +63,7 @@ async fn answers_equal_those_of_a_plain_model() {
     }
     story.send(&server, 150).await;
     story.check(&server, "in memory").await;
-    story.send(&server, 1_500).await;
+    story.send(&server, 1_000).await;
     story.check(&server, "in memory and parts").await;
     assert_eq!(server.stop(), Some(0));
     site.set("STORE__FLUSH_AFTER", "1s"); // from here on parts come quickly
@@ -83,7 +83,7 @@ async fn answers_equal_those_of_a_plain_model() {
     server.kill();
     server = story.reopened(&site).await;
     story.check(&server, "erased, killed and reopened").await;
-    story.send(&server, 1_000).await;
+    story.send(&server, 400).await;
     server.kill();
     server = story.reopened(&site).await;
     story.check(&server, "more, killed and reopened").await;
@@ -121,11 +121,7 @@ impl Story {
                 for (mut json, timestamp) in made {
                     side.head += 1;
                     json["sequence"] = side.head.into();
-                    entries.push(Entry {
-                        json,
-                        timestamp,
-                        sequence: side.head,
-                    });
+                    entries.push(Entry::new(json, timestamp, side.head));
                 }
             }
         }
