@@ -1,8 +1,7 @@
 //! What can be said about a block without reading it: no row can match, or every row meets a condition.
 
 use super::{
-    Block, TenantRows,
-    fuse::{self, Width},
+    Block, TenantRows, fuse,
     keys::{self, KeySet},
 };
 use crate::{
@@ -62,7 +61,7 @@ impl MemoryFilter {
         }
         let overflow = set.overflow();
         if let Some(keys) = set.finish() {
-            fuse::build(keys, Width::Eight, &mut bytes);
+            fuse::build(keys, &mut bytes);
         }
         if bytes.len() > max_bytes {
             return Self::empty();
@@ -152,7 +151,7 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn has(&self, key: u64) -> bool {
-        fuse::may_contain(self.bytes, Width::Eight, key)
+        fuse::may_contain(self.bytes, key)
     }
 }
 
