@@ -427,3 +427,42 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_among_its_rows_and_rarely_another() {
+        let key = |n: u64| keys::id("t", &Uuid::from_u128(u128::from(n)));
+        // Rows 5 and 9 have one key.
+        let ids: Vec<(u64, u32)> = (0..100_000).map(|row| (key(if row == 9 { 5 } else { u64::from(row) }), row)).collect();
+        let builder = SidecarBuilder {
+            tenants: vec![("t".into(), 0, 0)],
+            blocks: (0..100_000u32)
+                .step_by(BLOCK_ROWS as usize)
+                .map(|row| super::super::write::empty_block(row))
+                .collect(),
+            ids,
+            ..SidecarBuilder::default()
+        };
+        let data = chunks::Written {
+            len: 0,
+            crc: 0,
+            chunks: Vec::new(),
+        };
+        let (bytes, _) = builder.encode(&data);
+        let (sidecar, _) = Sidecar::open(bytes.clone().into()).expect("good");
+        let rows = |n: u64| sidecar.rows_of(key(n)).collect::<Vec<u32>>();
+        assert_eq!((rows(5), rows(9)), (vec![5, 9], vec![]));
+        assert!((10..100_000).all(|n| rows(u64::from(n)) == [n]));
+        assert!((100_000..400_000).filter(|n| !rows(*n).is_empty()).count() < 5);
+        let ids = sidecar.sections[4].len() + sidecar.sections[5].len();
+        assert!(ids < 100_000 * 13 / 2, "{ids} bytes");
+        // The version before this one.
+        let mut old = bytes;
+        old[4] = 1;
+        let refusal = Sidecar::open(old.into()).err();
+        assert_eq!(refusal, Some("the sidecar's version is not known to this build"));
+    }
+}
