@@ -272,8 +272,8 @@ impl Sidecar {
         {
             return Err("the sidecar's counts do not fit");
         }
-        let starts = self.section(4).chunks_exact(4).map(|start| u32_at(start, 0));
-        if !starts.clone().is_sorted() || starts.last() != Some(self.rows) {
+        let mut starts = self.section(4).chunks_exact(4).map(|start| u32_at(start, 0));
+        if !starts.clone().is_sorted() || starts.next_back() != Some(self.rows) {
             return Err("the sidecar's ids do not fit");
         }
         if !len(1).is_multiple_of(TENANT_LEN) || !len(3).is_multiple_of(BLOCK_LEN) || self.tenants() == 0 || self.blocks() == 0 {
@@ -439,10 +439,7 @@ mod tests {
         let ids: Vec<(u64, u32)> = (0..100_000).map(|row| (key(if row == 9 { 5 } else { u64::from(row) }), row)).collect();
         let builder = SidecarBuilder {
             tenants: vec![("t".into(), 0, 0)],
-            blocks: (0..100_000u32)
-                .step_by(BLOCK_ROWS as usize)
-                .map(|row| super::super::write::empty_block(row))
-                .collect(),
+            blocks: (0..100_000u32).step_by(BLOCK_ROWS as usize).map(super::super::write::empty_block).collect(),
             ids,
             ..SidecarBuilder::default()
         };
