@@ -5,7 +5,9 @@
 //! the page cache.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use serde_json::value::RawValue;
 use sluice::{
+    cli::demo::generator::Generator,
     fs::real::RealFs,
     model::{
         entry::{EntryRef, Field, NewEntry, Severity},
@@ -15,7 +17,7 @@ use sluice::{
     search,
     sinks::embedded::part::{self, Block, Keep, Limits, Merge, Part, RowIn, StatColumn, TenantRows},
 };
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{collections::HashMap, hint::black_box, net::IpAddr, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 #[global_allocator]
@@ -159,6 +161,75 @@ fn bytes(of: &TenantRows<'_>, field: Field, block: &Block) -> usize {
     bytes + codes.len()
 }
 
+/// An entry of the demo: what the figures for disk and compaction are about.
+fn demo_row(generator: &mut Generator, tenant: u64, n: u64) -> Row {
+    let mut json = Vec::new();
+    let id = generator.write(&mut json).id;
+    let object: HashMap<String, Box<RawValue>> = serde_json::from_slice(&json).expect("an object");
+    let unquoted = |value: &RawValue| value.get().trim_matches('"').as_bytes().to_vec();
+    let texts: [Option<Vec<u8>>; Field::COUNT] = std::array::from_fn(|i| {
+        let value = object.get(Field::ALL[i].name()).filter(|value| value.get() != "null")?;
+        Some(match Field::ALL[i] {
+            Field::IpAddress => match value.get().trim_matches('"').parse().expect("an address") {
+                IpAddr::V4(a) => a.octets().to_vec(),
+                IpAddr::V6(a) => a.octets().to_vec(),
+            },
+            _ => unquoted(value),
+        })
+    });
+    let mut record = Vec::new();
+    NewEntry {
+        id,
+        client_id: true,
+        hash: u128::from(mix(n)) << 64 | u128::from(mix(n + 1)),
+        timestamp: START + (n * 3) as i64 - (mix(n) % 60_000) as i64,
+        severity: object
+            .get("severity")
+            .and_then(|s| Severity::parse(s.get().trim_matches('"')))
+            .unwrap_or_default(),
+        fields: texts.each_ref().map(Option::as_deref),
+    }
+    .encode(&mut record);
+    Row {
+        tenant: TenantId::parse(&format!("tenant-{tenant}")).expect("a tenant"),
+        sequence: n + 1,
+        record,
+    }
+}
+
+/// The process' CPU time so far.
+fn cpu() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = stat.rsplit(')').next().into_iter().flat_map(|rest| rest.split_whitespace().skip(11).take(2));
+    Duration::from_millis(ticks.filter_map(|n| n.parse::<u64>().ok()).sum::<u64>() * 10)
+}
+
+/// Sources as flushes leave them, and what a merge of them takes.
+fn figures(name: &str, mut rows: Vec<Row>) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let count = rows.len() as f64;
+    rows.sort_by_key(|r| r.sequence);
+    let sources: Vec<Arc<Part>> = rows
+        .chunks_mut(count as usize / 12)
+        .enumerate()
+        .map(|(i, chunk)| {
+            chunk.sort_by_key(|r| (r.tenant.clone(), EntryRef::first_of(&r.record).timestamp(), r.sequence));
+            let meta = write(dir.path(), &format!("s{i}"), chunk);
+            Arc::new(Part::open(&RealFs, dir.path(), meta).expect("opened"))
+        })
+        .collect();
+    let start = cpu();
+    (0..4).for_each(|_| drop(merge(dir.path(), &sources)));
+    let spent = (cpu() - start).as_secs_f64() / 4.0;
+    let merged = merge(dir.path(), &sources);
+    println!(
+        "{name}: merged, {:.1} of data and {:.1} of sidecar a row, {:.2} us of CPU a row",
+        merged.bytes as f64 / count,
+        merged.sidecar_bytes as f64 / count,
+        spent * 1e6 / count
+    );
+}
+
 fn parts(c: &mut Criterion) {
     let count = option_env!("SLUICE_BENCH_ROWS").and_then(|n| n.parse().ok()).unwrap_or(DEFAULT_ROWS);
     let mut rows: Vec<Row> = (0..count).map(row).collect();
@@ -166,6 +237,10 @@ fn parts(c: &mut Criterion) {
         let key = |r: &Row| (EntryRef::first_of(&r.record).timestamp(), r.sequence);
         a.tenant.cmp(&b.tenant).then_with(|| key(a).cmp(&key(b)))
     });
+    let mut generators: Vec<Generator> = (0..10).map(Generator::new).collect();
+    let demo = (0..count).map(|n| demo_row(&mut generators[n as usize % 10], n % 10, n));
+    figures("demo entries", demo.collect());
+    figures("entries below", (0..count).map(row).collect());
     let dir = tempfile::tempdir().expect("a folder");
     let meta = write(dir.path(), "p", &rows);
     let raw: usize = rows.iter().map(|r| r.record.len()).sum();

@@ -7,52 +7,27 @@
 //! | 0 | 8 | seed |
 //! | 8 | 4 | segment length s, a power of two |
 //! | 12 | 4 | segment count × segment length, c |
-//! | 16 | w × (c + 2 s) | fingerprints of w bytes (1 for [`Width::Eight`], 2 for [`Width::Sixteen`]) |
+//! | 16 | c + 2 s | fingerprints of one byte: 9 bits a key |
 //!
-//! With h = fmix64(key + seed) (MurmurHash3's finaliser, wrapping): the key is perhaps in the set if the low 8 w bits of
+//! With h = fmix64(key + seed) (MurmurHash3's finaliser, wrapping): the key is perhaps in the set if the low 8 bits of
 //! h ⊕ (h >> 32) equal the exclusive or of the fingerprints at h0 = (h × c) >> 64, (h0 + s) ⊕ ((h >> 18) mod s) and
-//! (h0 + 2 s) ⊕ (h mod s). False positives: 2⁻⁸ʷ. There are no false negatives.
+//! (h0 + 2 s) ⊕ (h mod s). False positives: 2⁻⁸. There are no false negatives.
 //!
 //! `xorf` builds them; they are probed here in place, in mapped bytes that may lie at any address, and without a panic
 //! whatever the bytes are: the crate's own borrowed form copies nothing either, but asserts alignment and indexes unchecked.
 
-use xorf::{BinaryFuse8, BinaryFuse16, DmaSerializable};
+use xorf::{BinaryFuse8, DmaSerializable};
 
 const HEADER_LEN: usize = 16;
 
-/// Bits of a fingerprint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Width {
-    /// 9 bits a key, one false positive in 256.
-    Eight,
-    /// 18 bits a key, one false positive in 65,536.
-    Sixteen,
-}
-
 /// Appends a filter over `keys`, which are distinct. `false`, with nothing appended, if none can be built (it is so
 /// improbable that nothing but a missing filter, which prunes nothing, need come of it).
-pub(super) fn build(keys: &[u64], width: Width, out: &mut Vec<u8>) -> bool {
-    let (descriptor, fingerprints);
-    let (eight, sixteen);
-    match width {
-        Width::Eight => {
-            let Ok(filter) = BinaryFuse8::try_from(keys) else { return false };
-            eight = filter;
-            (descriptor, fingerprints) = (&eight.descriptor, eight.dma_fingerprints());
-            out.reserve(HEADER_LEN + fingerprints.len());
-            append_header(descriptor, out);
-            out.extend_from_slice(fingerprints);
-        }
-        Width::Sixteen => {
-            let Ok(filter) = BinaryFuse16::try_from(keys) else { return false };
-            sixteen = filter;
-            append_header(&sixteen.descriptor, out);
-            out.reserve(2 * sixteen.fingerprints.len());
-            for fingerprint in &sixteen.fingerprints {
-                out.extend_from_slice(&fingerprint.to_le_bytes());
-            }
-        }
-    }
+pub(super) fn build(keys: &[u64], out: &mut Vec<u8>) -> bool {
+    let Ok(filter) = BinaryFuse8::try_from(keys) else { return false };
+    let fingerprints = filter.dma_fingerprints();
+    out.reserve(HEADER_LEN + fingerprints.len());
+    append_header(&filter.descriptor, out);
+    out.extend_from_slice(fingerprints);
     true
 }
 
@@ -64,7 +39,7 @@ fn append_header(descriptor: &xorf::Descriptor, out: &mut Vec<u8>) {
 
 /// Whether `key` may be in the set. Malformed bytes answer `true`: nothing is pruned by them.
 #[inline]
-pub(super) fn may_contain(filter: &[u8], width: Width, key: u64) -> bool {
+pub(super) fn may_contain(filter: &[u8], key: u64) -> bool {
     let Some((header, fingerprints)) = filter.split_at_checked(HEADER_LEN) else {
         return true;
     };
@@ -77,24 +52,10 @@ pub(super) fn may_contain(filter: &[u8], width: Width, key: u64) -> bool {
     let h1 = h0.wrapping_add(segment) ^ ((hash >> 18) as u32 & mask);
     let h2 = h0.wrapping_add(segment.wrapping_mul(2)) ^ (hash as u32 & mask);
     let fingerprint = hash ^ (hash >> 32);
-    match width {
-        Width::Eight => {
-            let at = |i: u32| fingerprints.get(i as usize).copied();
-            match (at(h0), at(h1), at(h2)) {
-                (Some(a), Some(b), Some(c)) => a ^ b ^ c == fingerprint as u8,
-                _ => true,
-            }
-        }
-        Width::Sixteen => {
-            let at = |i: u32| {
-                let pair = fingerprints.get(2 * i as usize..2 * i as usize + 2)?;
-                Some(u16::from_le_bytes([pair[0], pair[1]]))
-            };
-            match (at(h0), at(h1), at(h2)) {
-                (Some(a), Some(b), Some(c)) => a ^ b ^ c == fingerprint as u16,
-                _ => true,
-            }
-        }
+    let at = |i: u32| fingerprints.get(i as usize).copied();
+    match (at(h0), at(h1), at(h2)) {
+        (Some(a), Some(b), Some(c)) => a ^ b ^ c == fingerprint as u8,
+        _ => true,
     }
 }
 
@@ -120,18 +81,12 @@ mod tests {
     fn the_probe_agrees_with_the_crate_that_builds() {
         for n in [0, 1, 2, 3, 63, 64, 1_000, 70_000] {
             let (inside, outside) = (keys(n, 1), keys(20_000, 2));
-            let (mut small, mut large) = (Vec::new(), Vec::new());
-            assert!(build(&inside, Width::Eight, &mut small) && build(&inside, Width::Sixteen, &mut large));
-            let (eight, sixteen) = (BinaryFuse8::try_from(&inside).unwrap(), BinaryFuse16::try_from(&inside).unwrap());
-            assert!(
-                inside
-                    .iter()
-                    .all(|k| may_contain(&small, Width::Eight, *k) && may_contain(&large, Width::Sixteen, *k)),
-                "{n}"
-            );
+            let mut bytes = Vec::new();
+            assert!(build(&inside, &mut bytes));
+            let filter = BinaryFuse8::try_from(&inside).unwrap();
+            assert!(inside.iter().all(|k| may_contain(&bytes, *k)), "{n}");
             for k in &outside {
-                assert_eq!(may_contain(&small, Width::Eight, *k), eight.contains(k));
-                assert_eq!(may_contain(&large, Width::Sixteen, *k), sixteen.contains(k));
+                assert_eq!(may_contain(&bytes, *k), filter.contains(k));
             }
         }
     }
@@ -139,17 +94,15 @@ mod tests {
     #[test]
     fn malformed_bytes_prune_nothing_or_something_but_never_panic() {
         let mut filter = Vec::new();
-        assert!(build(&keys(100, 3), Width::Eight, &mut filter));
+        assert!(build(&keys(100, 3), &mut filter));
         for cut in 0..filter.len() {
-            for width in [Width::Eight, Width::Sixteen] {
-                may_contain(&filter[..cut], width, 5);
-            }
+            may_contain(&filter[..cut], 5);
         }
         for at in 0..HEADER_LEN {
             let mut bad = filter.clone();
             bad[at] ^= 0xff;
-            may_contain(&bad, Width::Eight, 5);
+            may_contain(&bad, 5);
         }
-        assert!(may_contain(&[], Width::Eight, 5));
+        assert!(may_contain(&[], 5));
     }
 }

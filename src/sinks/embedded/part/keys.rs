@@ -10,11 +10,19 @@
 //! | actor | 32 | the text |
 //! | leaf of `metadata` | 33 | for each key of the path its length in bytes (u32, little endian) and its bytes; then the text of the value |
 //! | address prefix | 34 | 4 or 6, then the number of bits (/8 /16 /24 /32; /32 /48 /64 /128), then the address with the other bits 0 |
+//!
+//! What the words decide nearly as well has no key of its own, since most keys are of texts that one row has:
+//!
+//! - A value (not of `action` and `resource_type`, which are compared in any case, nor an actor) or a leaf with a **telling**
+//!   word: of at least six bytes, with an ASCII digit. Such a text is here only if all its words are; [`needle`] and
+//!   [`leaf_needle`] say what to ask for.
+//! - The three words of four hexadecimal digits in the middle of the entry's own id. A word of that form may therefore be
+//!   anywhere; [`asked_word`] says so.
 
 use crate::model::{
     entry::{EntryRef, Field},
     filter::IpRange,
-    words::{Term, row_terms},
+    words::{Term, for_each_word, row_terms},
 };
 use hashbrown::HashSet;
 use std::{
@@ -44,6 +52,17 @@ const VALUES: [Field; 7] = [
     Field::RequestId,
     Field::Email,
 ];
+/// Fields whose texts come again and again in a block.
+const REPEATED: [Field; 6] = [
+    Field::Action,
+    Field::ResourceType,
+    Field::UserId,
+    Field::SessionId,
+    Field::Email,
+    Field::UserAgent,
+];
+/// Bytes of a telling word, at least.
+const TELLING_LEN: usize = 6;
 const PREFIXES_4: [u8; 4] = [8, 16, 24, 32];
 const PREFIXES_6: [u8; 4] = [32, 48, 64, 128];
 
@@ -55,6 +74,55 @@ pub(super) fn word(word: &str) -> u64 {
 /// Key of a field's text. Values of `action` and `resource_type` must be in lower case.
 pub(super) fn value(field: Field, text: &str) -> u64 {
     xxh3_64_with_seed(text.as_bytes(), VALUE + field as u64)
+}
+
+/// Whether a text has a word that few texts have.
+fn is_telling(text: &str) -> bool {
+    let mut telling = false;
+    if text.len() >= TELLING_LEN {
+        for_each_word(text, &mut |word| {
+            telling |= word.len() >= TELLING_LEN && word.bytes().any(|b| b.is_ascii_digit())
+        });
+    }
+    telling
+}
+
+/// Whether a word may be one of the middle of an id, which have no keys.
+fn may_be_of_id(word: &str) -> bool {
+    word.len() == 4 && word.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
+}
+
+/// The key that a block with the word has; `None`: any block may have it.
+pub(super) fn asked_word(text: &str) -> Option<u64> {
+    (!may_be_of_id(text)).then(|| word(text))
+}
+
+/// Whether a block may have the text as a value of the field, by what `has` says about keys.
+pub(super) fn needle(field: Field, text: &str, has: impl Fn(u64) -> bool) -> bool {
+    if by_words(field, text) {
+        all_words(text, &has)
+    } else {
+        has(value(field, text))
+    }
+}
+
+/// Whether a block may have the leaf. `scratch` is overwritten.
+pub(super) fn leaf_needle(path: &[String], text: &str, scratch: &mut Vec<u8>, has: impl Fn(u64) -> bool) -> bool {
+    if is_telling(text) {
+        all_words(text, &has)
+    } else {
+        has(leaf(path, text, scratch))
+    }
+}
+
+fn by_words(field: Field, text: &str) -> bool {
+    !matches!(field, Field::Action | Field::ResourceType) && is_telling(text)
+}
+
+fn all_words(text: &str, has: &impl Fn(u64) -> bool) -> bool {
+    let mut all = true;
+    for_each_word(text, &mut |word| all = all && asked_word(word).is_none_or(has));
+    all
 }
 
 /// Key of an actor.
@@ -139,6 +207,7 @@ struct Keys {
     /// Keys of the set that were put last, by some of their bits: most keys are repeats, and the set of a large block is
     /// far larger than a core's nearest cache. Zero is nothing.
     recent: Vec<u64>,
+    known: Known,
     overflow: bool,
     scratch: Vec<u8>,
     out: Vec<u64>,
@@ -146,6 +215,51 @@ struct Keys {
 
 /// A power of two.
 const RECENT: usize = 4_096;
+
+/// Texts and addresses of the block whose keys are in the set: compared in full, since a text that were only taken for
+/// another would not be found.
+#[derive(Default)]
+struct Known {
+    texts: Vec<String>,
+    addresses: Vec<Option<IpAddr>>,
+}
+
+impl Known {
+    /// Texts that are remembered of a field, and addresses.
+    const SEATS: usize = 128;
+    /// Longer texts are not remembered.
+    const MAX_LEN: usize = 256;
+
+    fn begin(&mut self) {
+        self.texts.resize(REPEATED.len() * Self::SEATS, String::new());
+        self.texts.iter_mut().for_each(String::clear);
+        self.addresses.clear();
+        self.addresses.resize(Self::SEATS, None);
+    }
+
+    /// Whether the text was seen in the field; then it is remembered.
+    fn text(&mut self, field: usize, text: &str) -> bool {
+        if text.is_empty() || text.len() > Self::MAX_LEN {
+            return false;
+        }
+        let seat = &mut self.texts[field * Self::SEATS + xxh3_64(text.as_bytes()) as usize % Self::SEATS];
+        let known = seat == text;
+        if !known {
+            seat.clear();
+            seat.push_str(text);
+        }
+        known
+    }
+
+    fn address(&mut self, addr: IpAddr) -> bool {
+        let bits = match addr {
+            IpAddr::V4(a) => a.to_bits(),
+            IpAddr::V6(a) => (a.to_bits() ^ (a.to_bits() >> 64)) as u32,
+        };
+        let seat = &mut self.addresses[(bits ^ (bits >> 8) ^ (bits >> 16)) as usize % Self::SEATS];
+        seat.replace(addr) == Some(addr)
+    }
+}
 
 /// Keys are hashes already.
 #[derive(Default)]
@@ -169,6 +283,7 @@ impl Keys {
     fn begin(&mut self) {
         self.recent.clear();
         self.recent.resize(RECENT, 0);
+        self.known.begin();
     }
 
     fn put(&mut self, key: u64) {
@@ -180,12 +295,26 @@ impl Keys {
     }
 
     fn add(&mut self, by: &str, id: Uuid, ip: Option<IpAddr>, texts: &[Option<&str>; Field::COUNT]) {
+        let mut texts = *texts;
+        for (i, field) in REPEATED.into_iter().enumerate() {
+            let text = &mut texts[field as usize];
+            if text.is_some_and(|text| self.known.text(i, text)) {
+                *text = None;
+            }
+        }
         let mut leaves = 0;
-        row_terms(id, texts, &mut |term| match term {
-            Term::Word(text) => self.put(word(text)),
+        // The id's words come first.
+        let mut of_id = 0;
+        row_terms(id, &texts, &mut |term| match term {
+            Term::Word(text) => {
+                of_id += 1;
+                if !matches!(of_id, 2..=4) {
+                    self.put(word(text));
+                }
+            }
             Term::Leaf(path, text) => {
                 leaves += 1;
-                if leaves <= MAX_LEAVES {
+                if leaves <= MAX_LEAVES && !is_telling(text) {
                     let key = leaf(path, text, &mut self.scratch);
                     self.put(key);
                 }
@@ -197,10 +326,11 @@ impl Keys {
             let Some(text) = texts[field as usize] else { continue };
             match field {
                 Field::Action | Field::ResourceType => self.put(value(field, &lower(text))),
+                _ if by_words(field, text) => {}
                 _ => self.put(value(field, text)),
             }
         }
-        if let Some(addr) = ip {
+        if let Some(addr) = ip.filter(|addr| !self.known.address(*addr)) {
             for bits in if addr.is_ipv4() { PREFIXES_4 } else { PREFIXES_6 } {
                 self.put(prefix(addr, bits));
             }
@@ -309,6 +439,59 @@ mod tests {
         for gone in ["first", "tiny"] {
             assert!(!second.contains(&value(Field::UserId, gone)), "{gone}");
         }
+    }
+
+    #[test]
+    fn what_the_words_decide_has_no_key_and_is_asked_for_by_its_words() {
+        let id = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+        let (mut keys, mut texts) = (Keys::default(), [None; Field::COUNT]);
+        texts[Field::SessionId as usize] = Some("Sess-0a1B2c");
+        texts[Field::RequestId as usize] = Some("request");
+        texts[Field::Action as usize] = Some("Step-123456");
+        texts[Field::Metadata as usize] = Some(r#"{"a":"x 123456","b":"x 12345"}"#);
+        keys.begin();
+        keys.add("svc-123456", id, None, &texts);
+        // A second row with the same texts adds what is its own.
+        keys.add("svc-123456", Uuid::from_u128(1), None, &texts);
+        let has: std::collections::HashSet<u64> = keys.finish().iter().copied().collect();
+        let scratch = &mut Vec::new();
+        let (a, b) = (["a".to_owned()], ["b".to_owned()]);
+        for key in [
+            value(Field::SessionId, "Sess-0a1B2c"),
+            leaf(&a, "x 123456", scratch),
+            word("89ab"),
+            word("cdef"),
+            word("0123"),
+        ] {
+            assert!(!has.contains(&key));
+        }
+        for key in [
+            value(Field::RequestId, "request"),
+            value(Field::Action, "step-123456"),
+            leaf(&b, "x 12345", scratch),
+            actor("svc-123456"),
+        ] {
+            assert!(has.contains(&key));
+        }
+        for text in ["01234567", "456789abcdef", "000000000001", "0a1b2c", "123456", "step"] {
+            assert!(has.contains(&asked_word(text).expect("a key")), "{text}");
+        }
+        assert_eq!((asked_word("89ab"), asked_word("0000")), (None, None));
+        assert!(asked_word("89ag").is_some() && asked_word("89abc").is_some());
+        let has = |key| has.contains(&key);
+        for (field, text, may) in [
+            (Field::SessionId, "Sess-0a1B2c", true),
+            (Field::SessionId, "Sess-0a1B2d", false),
+            (Field::SessionId, "sess", false),
+            (Field::RequestId, "request", true),
+            (Field::RequestId, "x 123456", true),
+            (Field::Action, "step-123456", true),
+            (Field::Action, "x 123456", false),
+        ] {
+            assert_eq!(needle(field, text, has), may, "{text}");
+        }
+        assert!(leaf_needle(&a, "x 123456", scratch, has) && leaf_needle(&b, "x 12345", scratch, has));
+        assert!(!leaf_needle(&a, "x 12345", scratch, has) && !leaf_needle(&a, "x 123457", scratch, has));
     }
 
     #[test]

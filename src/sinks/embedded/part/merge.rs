@@ -17,7 +17,7 @@
 use super::{
     Part, PartError, PartMeta,
     chunks::ChunkWriter,
-    fuse::{self, Width},
+    fuse,
     keys::KeySet,
     read::{Texts, numbers, odd, random, times},
     schema::{self, Column, Layout},
@@ -530,7 +530,7 @@ impl<'f> Writer<'f> {
         block.overflow = self.keys.overflow();
         let start = self.sidecar.filters.len();
         if let Some(keys) = self.keys.finish() {
-            fuse::build(keys, Width::Eight, &mut self.sidecar.filters);
+            fuse::build(keys, &mut self.sidecar.filters);
         }
         block.filter = start..self.sidecar.filters.len();
         self.times = (self.times.0.min(block.timestamps.0), self.times.1.max(block.timestamps.1));

@@ -1,8 +1,7 @@
 //! What can be said about a block without reading it: no row can match, or every row meets a condition.
 
 use super::{
-    Block, TenantRows,
-    fuse::{self, Width},
+    Block, TenantRows, fuse,
     keys::{self, KeySet},
 };
 use crate::{
@@ -62,7 +61,7 @@ impl MemoryFilter {
         }
         let overflow = set.overflow();
         if let Some(keys) = set.finish() {
-            fuse::build(keys, Width::Eight, &mut bytes);
+            fuse::build(keys, &mut bytes);
         }
         if bytes.len() > max_bytes {
             return Self::empty();
@@ -151,8 +150,12 @@ struct Keys<'a> {
 }
 
 impl Keys<'_> {
+    fn may_have_word(&self, word: &str) -> bool {
+        keys::asked_word(word).is_none_or(|key| self.has(key))
+    }
+
     fn has(&self, key: u64) -> bool {
-        fuse::may_contain(self.bytes, Width::Eight, key)
+        fuse::may_contain(self.bytes, key)
     }
 }
 
@@ -162,7 +165,7 @@ fn may_values(block: Keys<'_>, filter: &Filter) -> bool {
         return true;
     }
     let has = |key| block.has(key);
-    let any = |field, wanted: &[String]| wanted.is_empty() || wanted.iter().any(|text| has(keys::value(field, text)));
+    let any = |field, wanted: &[String]| wanted.is_empty() || wanted.iter().any(|text| keys::needle(field, text, has));
     let any_case = |field, wanted: &[String]| wanted.is_empty() || wanted.iter().any(|text| has(keys::value(field, &keys::lower(text))));
     let mut scratch = Vec::new();
     any(Field::UserId, &filter.user_id)
@@ -174,12 +177,12 @@ fn may_values(block: Keys<'_>, filter: &Filter) -> bool {
         && any_case(Field::ResourceType, &filter.resource_type)
         && (filter.actor.is_empty() || filter.actor.iter().any(|text| has(keys::actor(text))))
         && (filter.ip_address.is_empty() || filter.ip_address.iter().any(|range| keys::range(range).is_none_or(has)))
-        && (filter.user_agent.is_empty() || filter.user_agent.iter().any(|words| words.iter().all(|word| has(keys::word(word)))))
+        && (filter.user_agent.is_empty() || filter.user_agent.iter().any(|words| words.iter().all(|word| block.may_have_word(word))))
         && (block.overflow
             || filter
                 .metadata
                 .iter()
-                .all(|leaf| leaf.values.iter().any(|text| has(keys::leaf(&leaf.path, text, &mut scratch)))))
+                .all(|leaf| leaf.values.iter().any(|text| keys::leaf_needle(&leaf.path, text, &mut scratch, has))))
 }
 
 /// Whether a row can be what is searched for; `may_be` answers for `field:value`. What must not hold rules out nothing: the
@@ -188,7 +191,7 @@ fn may_find(block: Keys<'_>, search: &Search, may_be: &dyn Fn(&Filter) -> bool) 
     match search {
         Search::All(list) => list.iter().all(|search| may_find(block, search, may_be)),
         Search::Any(list) => list.iter().any(|search| may_find(block, search, may_be)),
-        Search::Text(_, needle) => needle.is_prefix() || needle.words().iter().all(|word| block.has(keys::word(word))),
+        Search::Text(_, needle) => needle.is_prefix() || needle.words().iter().all(|word| block.may_have_word(word)),
         Search::Is(filter) => may_be(filter),
         Search::Not(_) | Search::Starts(_) => true,
     }

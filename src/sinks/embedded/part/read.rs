@@ -226,7 +226,7 @@ impl Part {
     /// again. An id that is not here costs three memory accesses.
     pub fn find(&self, scope: &TenantScope, id: Uuid) -> Result<Found, PartError> {
         let key = (self.id_key)(scope.tenant().as_str(), &id);
-        if !self.sidecar.may_have(key) {
+        if self.sidecar.rows_of(key).next().is_none() {
             return Ok(Found::new());
         }
         self.tenant(scope).map_or_else(|| Ok(Found::new()), |rows| rows.find(key, id))

@@ -1,19 +1,19 @@
 //! The sidecar of a part: where each tenant's rows are, what each block may hold, and which row has an id.
 //!
-//! # Sidecar, version 1 (all integers little endian)
+//! # Sidecar, version 2 (all integers little endian)
 //!
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 4 | magic `SLPX` |
-//! | 4 | 2 | version, 1 |
+//! | 4 | 2 | version, 2 |
 //! | 6 | 2 | flags, 0 |
 //! | 8 | 8 | length of the whole sidecar in bytes, the checksum included |
 //! | 16 | 4 | rows of the part, ≥ 1 |
 //! | 20 | 4 | CRC32C of the whole data file |
 //! | 24 | 8 | length of the data file in bytes |
 //! | 32 | 8 + 8 | first and last seal whose entries the part holds |
-//! | 48 | 8 × (8 + 8) | offset and length in bytes of each section below; each begins at a multiple of 8 |
-//! | 176 | … | the sections, zero-padded to a multiple of 8 |
+//! | 48 | 7 × (8 + 8) | offset and length in bytes of each section below; each begins at a multiple of 8 |
+//! | 160 | … | the sections, zero-padded to a multiple of 8 |
 //! | end − 8 | 4 | 0 |
 //! | end − 4 | 4 | CRC32C of everything before it |
 //!
@@ -23,10 +23,13 @@
 //! | 1 tenants | 16 bytes each, ascending by name: u32 offset of the name in section 2, u32 its length, u32 first row, u32 first block; rows and blocks go on to the next tenant's |
 //! | 2 names | the tenants' names |
 //! | 3 blocks | 88 bytes each, in row order, see below |
-//! | 4 keys | u64 × rows, ascending: XXH3-64 of tenant and id ([`super::keys::id`]) |
-//! | 5 key rows | u32 × rows: the row of the key at the same place (ascending among equal keys) |
-//! | 6 key filter | a 16-bit filter ([`super::fuse`]) over the distinct keys; empty: none |
-//! | 7 filters | the blocks' 8-bit filters ([`super::fuse`]) over their keys ([`super::keys`]) |
+//! | 4 id buckets | u32 × (b + 1), b = ⌈rows / 16⌉: the first entry of section 5 of each bucket, ascending, and the number of rows |
+//! | 5 ids | 6 bytes × rows, of parts with more than 2²⁴ rows 7: u24 fingerprint and u24 (u32) row, ascending in each bucket |
+//! | 6 filters | the blocks' 8-bit filters ([`super::fuse`]) over their keys ([`super::keys`]) |
+//!
+//! An id with the key k = XXH3-64 of tenant and id ([`super::keys::id`]) is in the bucket (k × b) >> 64 with the low 24 bits of k
+//! as fingerprint. One that is not here costs three memory accesses, and one in about a million such ids has a candidate,
+//! which the row's own id then rules out.
 //!
 //! | block offset | size | what |
 //! |---|---|---|
@@ -36,30 +39,30 @@
 //! | 24 | 8 + 8 | smallest and largest `sequence` |
 //! | 40 | 8 + 8 | smallest and largest `received_at` |
 //! | 56 | 4 × 4 | rows of each severity, least grave first |
-//! | 72 | 8 | offset of its filter in section 7 |
+//! | 72 | 8 | offset of its filter in section 6 |
 //! | 80 | 4 | length of its filter; 0: none (fewer than 64 rows), nothing is pruned by it |
 //! | 84 | 4 | 0 |
 //!
+//! Version 1 (with whole keys and a filter over them) was never released and is refused.
 //! All of it is read in place from mapped bytes; nothing is copied when a part is opened.
 
-use super::{
-    chunks,
-    fuse::{self, Width},
-    keys,
-};
+use super::{chunks, keys};
 use bytes::Bytes;
 use std::ops::Range;
 use uuid::Uuid;
 
 const MAGIC: &[u8; 4] = b"SLPX";
-const VERSION: u16 = 1;
-const SECTIONS: usize = 8;
+const VERSION: u16 = 2;
+const SECTIONS: usize = 7;
 const TABLE: usize = 48;
 const HEADER_LEN: usize = TABLE + 16 * SECTIONS;
 const TRAILER_LEN: usize = 8;
 const TENANT_LEN: usize = 16;
 const BLOCK_LEN: usize = 88;
 const OVERFLOW: u32 = 1;
+/// Ids that share a bucket, on average: what a look-up compares fingerprints of.
+const BUCKET_IDS: u32 = 16;
+const FINGERPRINT: u64 = 0xff_ffff;
 
 /// Most rows of a block.
 pub(super) const BLOCK_ROWS: u32 = 8_192;
@@ -95,8 +98,7 @@ pub(super) struct SidecarBuilder {
 
 impl SidecarBuilder {
     /// The whole sidecar of a data file, and the checksum at its end.
-    pub(super) fn encode(mut self, data: &chunks::Written) -> (Vec<u8>, u32) {
-        self.ids.sort_unstable();
+    pub(super) fn encode(self, data: &chunks::Written) -> (Vec<u8>, u32) {
         let rows = self.ids.len() as u32;
         let mut out = vec![0; HEADER_LEN];
         let mut table = Vec::with_capacity(SECTIONS);
@@ -106,7 +108,7 @@ impl SidecarBuilder {
             table.push((start as u64, (out.len() - start) as u64));
             out.resize(out.len().next_multiple_of(8), 0);
         };
-        out.reserve(self.ids.len() * 15 + self.filters.len() + self.blocks.len() * BLOCK_LEN + data.chunks.len() * 4);
+        out.reserve(self.ids.len() * 7 + self.filters.len() + self.blocks.len() * BLOCK_LEN + data.chunks.len() * 4);
         section(&mut out, &mut |out| {
             data.chunks.iter().for_each(|crc| out.extend_from_slice(&crc.to_le_bytes()))
         });
@@ -123,16 +125,15 @@ impl SidecarBuilder {
             self.tenants.iter().for_each(|(name, ..)| out.extend_from_slice(name.as_bytes()));
         });
         section(&mut out, &mut |out| self.blocks.iter().for_each(|block| encode_block(block, out)));
+        let (starts, ids) = by_bucket(&self.ids);
         section(&mut out, &mut |out| {
-            self.ids.iter().for_each(|(key, _)| out.extend_from_slice(&key.to_le_bytes()))
+            starts.iter().for_each(|start| out.extend_from_slice(&start.to_le_bytes()));
         });
         section(&mut out, &mut |out| {
-            self.ids.iter().for_each(|(_, row)| out.extend_from_slice(&row.to_le_bytes()))
-        });
-        section(&mut out, &mut |out| {
-            let mut distinct: Vec<u64> = self.ids.iter().map(|(key, _)| *key).collect();
-            distinct.dedup();
-            fuse::build(&distinct, Width::Sixteen, out);
+            for (fingerprint, row) in &ids {
+                out.extend_from_slice(&fingerprint.to_le_bytes()[..3]);
+                out.extend_from_slice(&row.to_le_bytes()[..row_len(rows)]);
+            }
         });
         section(&mut out, &mut |out| out.extend_from_slice(&self.filters));
         let total = out.len() + TRAILER_LEN;
@@ -154,6 +155,41 @@ impl SidecarBuilder {
         out.extend_from_slice(&crc.to_le_bytes());
         (out, crc)
     }
+}
+
+/// Bytes of a row's number in the table of ids.
+fn row_len(rows: u32) -> usize {
+    if rows <= 1 << 24 { 3 } else { 4 }
+}
+
+fn buckets(rows: u32) -> u32 {
+    rows.div_ceil(BUCKET_IDS)
+}
+
+fn bucket_of(key: u64, buckets: u32) -> usize {
+    ((u128::from(key) * u128::from(buckets)) >> 64) as usize
+}
+
+/// Where each bucket begins, and fingerprints and rows bucket by bucket.
+fn by_bucket(ids: &[(u64, u32)]) -> (Vec<u32>, Vec<(u32, u32)>) {
+    let buckets = buckets(ids.len() as u32);
+    let mut starts = vec![0u32; buckets as usize + 1];
+    for (key, _) in ids {
+        starts[bucket_of(*key, buckets) + 1] += 1;
+    }
+    for i in 1..starts.len() {
+        starts[i] += starts[i - 1];
+    }
+    let (mut next, mut sorted) = (starts.clone(), vec![(0, 0); ids.len()]);
+    for (key, row) in ids {
+        let place = &mut next[bucket_of(*key, buckets)];
+        sorted[*place as usize] = ((key & FINGERPRINT) as u32, *row);
+        *place += 1;
+    }
+    for bounds in starts.windows(2) {
+        sorted[bounds[0] as usize..bounds[1] as usize].sort_unstable();
+    }
+    (starts, sorted)
 }
 
 fn encode_block(block: &Block, out: &mut Vec<u8>) {
@@ -225,12 +261,20 @@ impl Sidecar {
     }
 
     /// That later look-ups can rely on the structure: counts fit, tenants ascend, rows and blocks have no hole. The
-    /// checksum says already that these are the writer's bytes; this holds the writer to the format. O(tenants + blocks).
+    /// checksum says already that these are the writer's bytes; this holds the writer to the format. O(tenants + blocks + rows / 16).
     fn check(&self, data: &DataFile) -> Result<(), &'static str> {
         let len = |i: usize| self.sections[i].len();
         let rows = self.rows as usize;
-        if rows == 0 || len(0) as u64 != 4 * chunks::count(data.len) || len(4) != 8 * rows || len(5) != 4 * rows {
+        if rows == 0
+            || len(0) as u64 != 4 * chunks::count(data.len)
+            || len(4) != 4 * (buckets(self.rows) as usize + 1)
+            || len(5) != (3 + row_len(self.rows)) * rows
+        {
             return Err("the sidecar's counts do not fit");
+        }
+        let mut starts = self.section(4).chunks_exact(4).map(|start| u32_at(start, 0));
+        if !starts.clone().is_sorted() || starts.next_back() != Some(self.rows) {
+            return Err("the sidecar's ids do not fit");
         }
         if !len(1).is_multiple_of(TENANT_LEN) || !len(3).is_multiple_of(BLOCK_LEN) || self.tenants() == 0 || self.blocks() == 0 {
             return Err("the sidecar's tables do not fit");
@@ -244,7 +288,7 @@ impl Sidecar {
             }
             for b in blocks.clone() {
                 let at = self.block(b);
-                if at.rows.start != row || at.rows.is_empty() || at.rows.len() > BLOCK_ROWS as usize || at.filter.end > len(7) {
+                if at.rows.start != row || at.rows.is_empty() || at.rows.len() > BLOCK_ROWS as usize || at.filter.end > len(6) {
                     return Err("the sidecar's blocks do not follow each other");
                 }
                 row = at.rows.end;
@@ -351,29 +395,22 @@ impl Sidecar {
 
     /// The filter of a block; empty: it has none.
     pub(super) fn filter(&self, block: &Block) -> &[u8] {
-        self.section(7).get(block.filter.clone()).unwrap_or_default()
+        self.section(6).get(block.filter.clone()).unwrap_or_default()
     }
 
-    /// Whether a row may have the key; `false` is certain.
+    /// The rows that may have an id with this key, ascending: all that have it, and rarely another. O(1).
     #[inline]
-    pub(super) fn may_have(&self, key: u64) -> bool {
-        fuse::may_contain(self.section(6), Width::Sixteen, key)
-    }
-
-    /// The rows that have the key of an id, ascending. Different ids may share one.
     pub(super) fn rows_of(&self, key: u64) -> impl Iterator<Item = u32> + '_ {
-        let (table, rows) = (self.section(4), self.section(5));
-        let count = if self.may_have(key) { self.rows as usize } else { 0 };
-        let (mut low, mut high) = (0, count);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if u64_at(table, 8 * middle) < key {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        (low..count).take_while(move |i| u64_at(table, 8 * i) == key).map(|i| u32_at(rows, 4 * i))
+        let (starts, len) = (self.section(4), 3 + row_len(self.rows));
+        let at = 4 * bucket_of(key, buckets(self.rows));
+        let (start, end) = (u32_at(starts, at) as usize, u32_at(starts, at + 4) as usize);
+        let fingerprint = ((key & FINGERPRINT) as u32).to_le_bytes();
+        let ids = self.section(5).get(start * len..end * len).unwrap_or_default();
+        ids.chunks_exact(len).filter(move |id| id[..3] == fingerprint[..3]).map(|id| {
+            let mut row = [0; 4];
+            row[..id.len() - 3].copy_from_slice(&id[3..]);
+            u32::from_le_bytes(row)
+        })
     }
 }
 
@@ -389,4 +426,40 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_among_its_rows_and_rarely_another() {
+        let key = |n: u64| keys::id("t", &Uuid::from_u128(u128::from(n)));
+        // Rows 5 and 9 have one key.
+        let ids: Vec<(u64, u32)> = (0..100_000).map(|row| (key(if row == 9 { 5 } else { u64::from(row) }), row)).collect();
+        let builder = SidecarBuilder {
+            tenants: vec![("t".into(), 0, 0)],
+            blocks: (0..100_000u32).step_by(BLOCK_ROWS as usize).map(super::super::write::empty_block).collect(),
+            ids,
+            ..SidecarBuilder::default()
+        };
+        let data = chunks::Written {
+            len: 0,
+            crc: 0,
+            chunks: Vec::new(),
+        };
+        let (bytes, _) = builder.encode(&data);
+        let (sidecar, _) = Sidecar::open(bytes.clone().into()).expect("good");
+        let rows = |n: u64| sidecar.rows_of(key(n)).collect::<Vec<u32>>();
+        assert_eq!((rows(5), rows(9)), (vec![5, 9], vec![]));
+        assert!((10..100_000).all(|n| rows(u64::from(n)) == [n]));
+        assert!((100_000..400_000).filter(|n| !rows(*n).is_empty()).count() < 5);
+        let ids = sidecar.sections[4].len() + sidecar.sections[5].len();
+        assert!(ids < 100_000 * 13 / 2, "{ids} bytes");
+        // The version before this one.
+        let mut old = bytes;
+        old[4] = 1;
+        let refusal = Sidecar::open(old.into()).err();
+        assert_eq!(refusal, Some("the sidecar's version is not known to this build"));
+    }
 }

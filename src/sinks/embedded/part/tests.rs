@@ -60,7 +60,18 @@ impl Row {
     }
 }
 
-const TEXTS: [&str; 8] = ["", "bob", "Bob", "LOGIN", "Straße ÄÖ", "bob@example.com", "x\u{0}\"\\\n", "日本語"];
+// One text has a telling word, and lower case that depends on what follows it.
+const TEXTS: [&str; 9] = [
+    "Doc-A12345 ΟΔΟΣ'Α",
+    "",
+    "bob",
+    "Bob",
+    "LOGIN",
+    "Straße ÄÖ",
+    "bob@example.com",
+    "x\u{0}\"\\\n",
+    "日本語",
+];
 const ADDRESSES: [&[u8]; 7] = [
     &[10, 0, 0, 1],
     &[10, 0, 1, 200],
@@ -70,7 +81,8 @@ const ADDRESSES: [&[u8]; 7] = [
     &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1],
     &[],
 ];
-const OBJECTS: [&str; 7] = [
+const OBJECTS: [&str; 8] = [
+    r#"{"t":"Req 0a1B2c3D","a":["Doc-A12345",7]}"#,
     "{}",
     r#"{"a":1.50,"b":{"c":"bob"}}"#,
     r#"{"a":"1.50","b":[{"c":null},{"c":true}]}"#,
@@ -173,8 +185,17 @@ fn random_filter(dice: &mut Dice, rows: u64) -> Filter {
             16 => filter.max_sequence = Some(dice.below(rows + 5)),
             17..21 => filter.search = Some(random_search(dice, rows)),
             _ => {
-                let paths = [vec!["a"], vec!["b", "c"], vec!["x.y"], vec!["deep"], vec![""], vec!["list"], vec!["absent"]];
-                let values = ["1.50", "bob", "Böb", "null", "z", "", "a", "v299", "v3"];
+                let paths = [
+                    vec!["t"],
+                    vec!["a"],
+                    vec!["b", "c"],
+                    vec!["x.y"],
+                    vec!["deep"],
+                    vec![""],
+                    vec!["list"],
+                    vec!["absent"],
+                ];
+                let values = ["Req 0a1B2c3D", "Doc-A12345", "1.50", "bob", "Böb", "null", "z", "", "a", "v299", "v3"];
                 filter.metadata.push(LeafFilter {
                     path: dice.of(&paths).iter().map(|k| (*k).to_owned()).collect(),
                     values: vec![(*dice.of(&values)).to_owned(), (*dice.of(&values)).to_owned()],
@@ -187,7 +208,10 @@ fn random_filter(dice: &mut Dice, rows: u64) -> Filter {
 
 /// What a person may type, about what the rows hold and what they do not.
 fn random_search(dice: &mut Dice, rows: u64) -> Search {
-    const TERMS: [&str; 44] = [
+    const TERMS: [&str; 47] = [
+        "metadata.t:\"Req 0a1B2c3D\"",
+        "user_id:\"Doc-A12345 ΟΔΟΣ'Α\"",
+        "οδοσ a12345",
         "bob",
         "login",
         "BÖB",

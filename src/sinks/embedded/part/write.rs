@@ -6,8 +6,7 @@
 use super::{
     PartError, PartMeta, RowIn,
     chunks::ChunkWriter,
-    data_file,
-    fuse::{self, Width},
+    data_file, fuse,
     keys::KeySet,
     schema::{self, Column},
     sidecar::{BLOCK_ROWS, Block, ID_KEY, IdKey, SidecarBuilder},
@@ -230,7 +229,7 @@ impl<'f, 'a> PartWriter<'f, 'a> {
         block.overflow = self.keys.overflow();
         let start = self.sidecar.filters.len();
         if let Some(keys) = self.keys.finish() {
-            fuse::build(keys, Width::Eight, &mut self.sidecar.filters);
+            fuse::build(keys, &mut self.sidecar.filters);
         }
         block.filter = start..self.sidecar.filters.len();
         self.sidecar.blocks.push(block);
