@@ -63,15 +63,19 @@ async fn answers_equal_those_of_a_plain_model() {
     }
     story.send(&server, 150).await;
     story.check(&server, "in memory").await;
-    story.send(&server, 1_500).await;
+    story.send(&server, 1_000).await;
     story.check(&server, "in memory and parts").await;
     assert_eq!(server.stop(), Some(0));
     site.set("STORE__FLUSH_AFTER", "1s"); // from here on parts come quickly
     server = story.reopened(&site).await;
     story.check(&server, "in parts").await;
     assert!(metric(&server, "sluice_parts").await >= 2);
-    while metric(&server, "sluice_store_compactions_total").await == 0 {
-        story.send(&server, 20).await; // until there are enough parts to merge
+    let compacted = || async { metric(&server, "sluice_store_compactions_total").await > 0 };
+    while !compacted().await {
+        let parts = metric(&server, "sluice_parts").await;
+        story.send(&server, 20).await;
+        let flushed = || async { metric(&server, "sluice_parts").await != parts || compacted().await };
+        server.until(flushed, "one more part").await;
     }
     story.check(&server, "compacted").await;
     story.erase(&server).await;
@@ -79,7 +83,7 @@ async fn answers_equal_those_of_a_plain_model() {
     server.kill();
     server = story.reopened(&site).await;
     story.check(&server, "erased, killed and reopened").await;
-    story.send(&server, 1_000).await;
+    story.send(&server, 400).await;
     server.kill();
     server = story.reopened(&site).await;
     story.check(&server, "more, killed and reopened").await;
@@ -117,11 +121,7 @@ impl Story {
                 for (mut json, timestamp) in made {
                     side.head += 1;
                     json["sequence"] = side.head.into();
-                    entries.push(Entry {
-                        json,
-                        timestamp,
-                        sequence: side.head,
-                    });
+                    entries.push(Entry::new(json, timestamp, side.head));
                 }
             }
         }

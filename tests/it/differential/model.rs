@@ -10,11 +10,23 @@ pub struct Entry {
     /// Event time, milliseconds.
     pub timestamp: i64,
     pub sequence: u64,
+    /// The searched texts, each as its words: fields, and leaves of the objects.
+    texts: Vec<Vec<String>>,
 }
 
 pub const SEVERITIES: [&str; 4] = ["INFO", "WARNING", "ERROR", "CRITICAL"];
 
 impl Entry {
+    pub fn new(json: Value, timestamp: i64, sequence: u64) -> Self {
+        let texts = searched(&json);
+        Self {
+            json,
+            timestamp,
+            sequence,
+            texts,
+        }
+    }
+
     pub fn text(&self, field: &str) -> Option<&str> {
         self.json[field].as_str()
     }
@@ -82,8 +94,7 @@ fn leaves(value: &Value, path: &mut Vec<String>, visit: &mut dyn FnMut(&[String]
     }
 }
 
-/// The searched texts of an entry, each with its words: fields, and leaves of the objects.
-fn searched(entry: &Entry) -> Vec<Vec<String>> {
+fn searched(entry: &Value) -> Vec<Vec<String>> {
     let mut all = Vec::new();
     for field in [
         "message",
@@ -97,26 +108,27 @@ fn searched(entry: &Entry) -> Vec<Vec<String>> {
         "email",
         "user_agent",
     ] {
-        all.extend(entry.text(field).map(words));
+        all.extend(entry[field].as_str().map(words));
     }
     for field in ["metadata", "before_state", "after_state"] {
-        if entry.json[field].is_object() {
-            leaves(&entry.json[field], &mut Vec::new(), &mut |_, text| all.push(words(&text)));
+        if entry[field].is_object() {
+            leaves(&entry[field], &mut Vec::new(), &mut |_, text| all.push(words(&text)));
         }
     }
     all
 }
 
 impl Search {
-    fn holds(&self, entry: &Entry, texts: &[Vec<String>]) -> bool {
+    fn holds(&self, entry: &Entry) -> bool {
+        let texts = &entry.texts;
         match self {
             Self::Word(word) => texts.iter().flatten().any(|w| w == word),
             Self::Prefix(start) => texts.iter().flatten().any(|w| w.starts_with(start.as_str())),
             Self::Phrase(wanted) => texts.iter().any(|text| text.windows(wanted.len()).any(|window| window == wanted)),
             Self::Field(condition, _) => condition.holds(entry),
-            Self::Not(inner) => !inner.holds(entry, texts),
-            Self::And(all) => all.iter().all(|s| s.holds(entry, texts)),
-            Self::Or(any) => any.iter().any(|s| s.holds(entry, texts)),
+            Self::Not(inner) => !inner.holds(entry),
+            Self::And(all) => all.iter().all(|s| s.holds(entry)),
+            Self::Or(any) => any.iter().any(|s| s.holds(entry)),
         }
     }
 
@@ -172,7 +184,7 @@ impl Condition {
                 let has = words(text);
                 wanted.iter().all(|w| has.contains(w))
             }),
-            Self::Search(search) => search.holds(entry, &searched(entry)),
+            Self::Search(search) => search.holds(entry),
         }
     }
 }
