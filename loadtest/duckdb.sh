@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# Opens the part files of a data folder with DuckDB, as anybody may, and counts: rows, tenants, rows by action.
+# Opens the part files of a data folder with DuckDB and pyarrow, as anybody may, and counts: rows, tenants, rows by action.
 # usage: loadtest/duckdb.sh DATA_DIR [EXPECTED_ROWS]
-# The server must have stopped in order, so that everything is in parts. Needs python3; DuckDB is installed into a folder
-# that is removed again, unless it is there already.
+# The server must have stopped in order, so that everything is in parts. Needs python3; DuckDB and pyarrow are installed into a
+# venv in the cache, unless they are there already.
 set -euo pipefail
 
 parts=$(realpath "${1:?usage: loadtest/duckdb.sh DATA_DIR [EXPECTED_ROWS]}")/parts
 expected=${2:-}
+cache=${SLUICE_TOOLS:-$HOME/.cache/sluice/tools}
 python=python3
-if ! $python -c 'import duckdb' 2>/dev/null; then
-    folder=$(mktemp -d)
-    trap 'rm -rf "$folder"' EXIT
-    python3 -m venv "$folder/venv"
-    "$folder/venv/bin/pip" install --quiet duckdb
-    python=$folder/venv/bin/python
+if ! $python -c 'import duckdb, pyarrow' 2>/dev/null; then
+    python=$cache/duckdb/bin/python
+    "$python" -c 'import duckdb, pyarrow' 2>/dev/null || { python3 -m venv "$cache/duckdb" && "$cache/duckdb/bin/pip" install --quiet duckdb pyarrow; }
 fi
 
 "$python" - "$parts" "$expected" <<'PYTHON'
+import glob
 import sys
 
 import duckdb
+import pyarrow.parquet
 
 parts, expected = sys.argv[1:]
 rows = f"read_parquet('{parts}/*.parquet')"
@@ -36,4 +36,13 @@ for action, n in ask(f"SELECT action, count(*) AS n FROM {rows} GROUP BY action 
 twice = ask(f"SELECT count(*) FROM (SELECT tenant, sequence FROM {rows} GROUP BY ALL HAVING count(*) > 1)")[0][0]
 assert twice == 0, f"{twice} numbers are there twice"
 assert not expected or count == int(expected), f"{count} rows, not {expected}"
+
+# Every file by itself, whole, by both readers: what one of them makes of a column the other does too.
+for path in sorted(glob.glob(f"{parts}/*.parquet")):
+    table = pyarrow.parquet.read_table(path)
+    columns = [name for name in ("tenant", "sequence", "action", "message", "metadata") if name in table.column_names]
+    theirs = duckdb.connect().execute(f"SELECT {', '.join(columns)} FROM read_parquet('{path}')").fetchall()
+    ours = list(zip(*(table.column(name).to_pylist() for name in columns)))
+    assert sorted(map(repr, theirs)) == sorted(map(repr, ours)), f"{path}: DuckDB and pyarrow disagree"
+    print(f"{path}: {table.num_rows} rows, both readers agree")
 PYTHON

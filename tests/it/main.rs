@@ -4,6 +4,7 @@ mod harness;
 
 mod answers;
 mod answers_cloudtrail;
+mod bounds;
 mod cleanup;
 mod cloudtrail;
 mod commands;

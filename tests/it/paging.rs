@@ -4,11 +4,13 @@ use crate::harness::{Server, Site};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 const ENTRIES: usize = 20_000;
-const BATCH: usize = 2_000;
+/// What must be paged over in any case (the acceptance of the statistics and cursors).
+const MANY: usize = 100_000;
+const BATCH: usize = 5_000;
 
 /// Times go back and forth over a year, with many equal ones.
 fn made(i: usize) -> Value {
@@ -51,54 +53,59 @@ fn assert_ordered(all: &[Value], sort: &str) {
     assert!(ordered, "{sort}: in order and without a repeat");
 }
 
+/// Which of [`made`] it is, and what orders it. All that is kept of 100,000 entries.
+fn place(entry: &Value) -> (usize, String, u64) {
+    let message = entry["message"].as_str().expect("a message");
+    let i = message.strip_prefix("message ").and_then(|i| i.parse().ok()).expect("a number");
+    (i, entry["timestamp"].as_str().expect("a time").to_owned(), sequence(entry))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn cursors_show_all_of_it_once_while_others_write() {
     let site = Site::small();
     let server = site.start();
     let token = server.tenant("acme").await;
-    for from in (0..ENTRIES).step_by(BATCH) {
+    for from in (0..MANY).step_by(BATCH) {
         write(&server, &token, from, BATCH).await;
     }
-    let (done, written) = (AtomicBool::new(false), AtomicUsize::new(ENTRIES));
-    let writer = async {
-        while !done.load(Ordering::Relaxed) {
-            write(&server, &token, written.fetch_add(100, Ordering::Relaxed), 100).await;
+    let mut written = MANY;
+    for (sort, filter) in [
+        ("timestamp:desc", ""),
+        ("timestamp:asc", "action=Create"),
+        ("sequence:desc", "from=2024-02-01&to=2024-05-01"),
+        ("sequence:asc", ""),
+    ] {
+        let query = format!("sort={sort}&{filter}");
+        let (status, first) = server.get(&token, &format!("/logs?{query}&page_size=1000")).await;
+        assert_eq!(status, 200, "{first}");
+        let meta = &first["meta"];
+        let (as_of, total) = (meta["as_of"].as_u64().expect("a number"), meta["total"].as_u64().expect("exact"));
+        assert_eq!(as_of, written as u64, "all that was acknowledged, and nothing else yet");
+        let (mut all, mut page) = (Vec::new(), Some(first));
+        while let Some(this) = page {
+            all.extend(this["data"].as_array().expect("data").iter().map(place));
+            // Somebody writes while the next page is read, with times all over the year.
+            (page, _) = tokio::join!(turn(&server, &token, &query, &this), write(&server, &token, written, 10));
+            written += 10;
         }
-    };
-    let reader = async {
-        for (sort, filter) in [
-            ("timestamp:desc", ""),
-            ("timestamp:asc", "action=Create"),
-            ("sequence:desc", ""),
-            ("sequence:asc", "from=2024-02-01&to=2024-11-01"),
-        ] {
-            let query = format!("sort={sort}&{filter}");
-            let (status, first) = server.get(&token, &format!("/logs?{query}&page_size=1000")).await;
-            assert_eq!(status, 200, "{first}");
-            let (as_of, total) = (
-                first["meta"]["as_of"].as_u64().expect("a number"),
-                first["meta"]["total"].as_u64().expect("exact"),
-            );
-            let (mut all, mut page) = (Vec::new(), Some(first));
-            while let Some(this) = page {
-                all.extend(this["data"].as_array().expect("data").iter().cloned());
-                page = turn(&server, &token, &query, &this).await;
-            }
-            assert_ordered(&all, sort);
-            assert_eq!(all.len() as u64, total, "{query}");
-            let seen: BTreeSet<u64> = all.iter().map(sequence).collect();
-            let there = server.everything(&token).await.into_iter().filter(|e| sequence(e) <= as_of);
-            let matches = |e: &Value| match filter {
-                "" => true,
-                "action=Create" => e["action"] == "CREATE",
-                _ => ("2024-02".."2024-11").contains(&&e["timestamp"].as_str().expect("a time")[..7]),
-            };
-            assert_eq!(seen, there.filter(matches).map(|e| sequence(&e)).collect(), "{query}");
-        }
-        done.store(true, Ordering::Relaxed);
-    };
-    tokio::join!(writer, reader);
-    assert!(written.load(Ordering::Relaxed) > ENTRIES + 100, "somebody wrote meanwhile");
+        assert_eq!(all.len() as u64, total, "{query}");
+        let key = |(_, time, n): &(usize, String, u64)| (sort.starts_with("timestamp").then(|| time.clone()), *n);
+        let ordered = all.windows(2).all(|pair| match sort.ends_with("asc") {
+            true => key(&pair[0]) < key(&pair[1]),
+            false => key(&pair[0]) > key(&pair[1]),
+        });
+        assert!(ordered, "{sort}: in order and without a repeat");
+        let seen: BTreeSet<usize> = all.iter().map(|(i, ..)| *i).collect();
+        let matches = |i: &usize| match filter {
+            "" => true,
+            "action=Create" => i.is_multiple_of(2),
+            _ => ("2024-02".."2024-05").contains(&&made(*i)["timestamp"].as_str().expect("a time")[..7]),
+        };
+        assert!(
+            seen.into_iter().eq((0..as_of as usize).filter(matches)),
+            "{query}: other entries than those that match"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,7 +113,7 @@ async fn a_cursor_outlives_a_restart_and_shows_nothing_that_was_erased() {
     let site = Site::small();
     let server = site.start();
     let token = server.tenant("acme").await;
-    for from in (0..10_000).step_by(BATCH) {
+    for from in (0..MANY).step_by(BATCH) {
         write(&server, &token, from, BATCH).await;
     }
     let query = "sort=timestamp:desc";

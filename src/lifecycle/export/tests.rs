@@ -11,13 +11,23 @@ use crate::{
     fs::sim::{CrashMode, SimFs},
     model::entry::Severity,
     objects::folder::FolderObjects,
-    sinks::embedded::{EmbeddedStore, tests::filled},
+    sinks::{
+        StoreError,
+        embedded::{
+            EmbeddedStore,
+            tests::{filled, filled_with_rot},
+        },
+    },
 };
 use futures_util::{StreamExt, TryStreamExt};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 const TENANTS: [&str; 2] = ["acme", "globex"];
 const NOW: i64 = 1_700_000_000_000;
+/// More turns than any job here needs: one that never comes to its end is a failure, not a test that hangs.
+const TURNS: usize = 500;
+/// How long a test waits for what happens in the background.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn scope(name: &str) -> TenantScope {
     TenantScope::new(TenantId::parse(name).expect("a tenant"))
@@ -29,6 +39,7 @@ fn compile(query: &[(String, String)]) -> Result<(Filter, Sort), String> {
         match (name.as_str(), value.as_str()) {
             ("severity", text) => wanted.0.severity.extend(Severity::parse(text)),
             ("sort", "sequence:asc") => wanted.1 = Sort::SequenceAsc,
+            ("sort", "sequence:desc") => wanted.1 = Sort::SequenceDesc,
             _ => return Err("unknown".into()),
         }
     }
@@ -117,24 +128,35 @@ async fn download(exports: &Exports, job: &Job, range: Range<u64>) -> Result<Vec
 }
 
 async fn give_turns(inner: &Arc<Inner>, name: &str, id: Uuid) -> Result<Job, Fault> {
-    loop {
+    for _ in 0..TURNS {
         match turn(inner, &scope(name), id, &CancellationToken::new()).await? {
             Step::More => {}
             Step::Over(job) => return Ok(job),
             Step::Gone => panic!("the job is gone"),
         }
     }
+    panic!("the job does not come to its end");
+}
+
+/// Looks again and again until `what` holds.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(std::time::Instant::now() < deadline, "`{what}` did not come");
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Waits until the job is over, as a client does.
 async fn finished(exports: &Exports, name: &str, id: Uuid) -> Job {
-    loop {
+    let mut over = None;
+    until("the end of the job", async || {
         let job = exports.get(&scope(name), id).await.expect("read").expect("there");
-        if job.status.is_over() {
-            return job;
-        }
-        tokio::task::yield_now().await;
-    }
+        over = job.status.is_over().then_some(job);
+        over.is_some()
+    })
+    .await;
+    over.expect("it is over")
 }
 
 fn objects_of(disk: &SimFs, id: Uuid) -> Vec<String> {
@@ -320,6 +342,84 @@ async fn a_turn_whose_job_is_cancelled_meanwhile_records_nothing_and_cleans_up()
     assert_eq!(objects_of(&bench.disk, id), [format!("{id}.json")]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_of_a_job_that_is_cancelled_before_its_record_is_lost_and_leaves_nothing() {
+    let mut bench = Bench::new(300).await;
+    // Reads of the request come between the turn's read of the record and its chunk: here somebody cancels then.
+    let (send, mut asked) = tokio::sync::mpsc::unbounded_channel::<std::sync::mpsc::Sender<()>>();
+    let interrupting = Arc::new(AtomicBool::new(false));
+    let at = interrupting.clone();
+    bench.parts.compile = Arc::new(move |query| {
+        if at.load(Ordering::Relaxed) {
+            let (cancelled, wait) = std::sync::mpsc::channel();
+            send.send(cancelled).map_err(|_| "nobody cancels")?;
+            tokio::task::block_in_place(|| wait.recv()).map_err(|_| "not cancelled")?;
+        }
+        compile(query)
+    });
+    let (inner, acme) = (bench.by_hand(), scope("acme"));
+    let exports = Exports(inner.clone());
+    let made = exports.create(&acme, request(Format::Ndjson, &[]), bench.head("acme")).await.expect("made");
+    for _ in 0..2 {
+        assert!(matches!(turn(&inner, &acme, made.id, &CancellationToken::new()).await, Ok(Step::More)));
+    }
+    interrupting.store(true, Ordering::Relaxed);
+    let (turning, id) = (inner.clone(), made.id);
+    let under_way = tokio::spawn(async move { turn(&turning, &scope("acme"), id, &CancellationToken::new()).await });
+    let go_on = asked.recv().await.expect("the turn has read the record");
+    assert!(matches!(exports.end(&acme, id).await, Ok(Some(Ended::Cancelled(_)))));
+    // Its deletions are over before the turn writes: what is left then is the turn's own.
+    until("the deletion of the chunks", async || inner.tasks.is_empty()).await;
+    go_on.send(()).expect("the turn waits");
+    assert!(matches!(under_way.await.expect("no panic"), Ok(Step::More)), "it has lost and is to look again");
+    assert_eq!(exports.get(&acme, id).await.expect("read").expect("there").status, Status::Cancelled);
+    assert_eq!(objects_of(&bench.disk, id), [format!("{id}.json")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_holds_what_was_there_when_it_was_asked_for() {
+    let bench = Bench::new(300).await;
+    let inner = bench.by_hand();
+    let as_of = bench.head("acme") / 2; // the others came later
+    for query in [&[][..], &[("sort", "sequence:asc")]] {
+        let made = inner
+            .create(scope("acme").tenant().clone(), request(Format::Ndjson, query), as_of)
+            .await
+            .expect("made");
+        let job = give_turns(&inner, "acme", made.id).await.expect("done");
+        assert_eq!((job.rows, job.total, job.as_of), (as_of, Some(as_of), as_of), "{query:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_goes_on_without_a_damaged_part_says_so() {
+    let store = tokio::task::spawn_blocking(|| filled_with_rot(&TENANTS, 6_000)).await.expect("filled");
+    let mut bench = Bench::on(store, SimFs::new()).await;
+    bench.settings.portion = 500;
+    let (inner, acme) = (bench.by_hand(), scope("acme"));
+    let request = request(Format::Ndjson, &[("sort", "sequence:desc")]);
+    let made = inner.create(acme.tenant().clone(), request, bench.head("acme")).await.expect("made");
+    let record = async || job::read(&*bench.parts.objects, acme.tenant(), made.id).await.expect("read").expect("there").0;
+    // The newest entries are in memory: the first turn does without the damaged part.
+    assert!(matches!(turn(&inner, &acme, made.id, &CancellationToken::new()).await, Ok(Step::More)));
+    assert!(!record().await.degraded && !bench.parts.authority.degraded(), "nobody has looked");
+    let mut found = 0;
+    let job = loop {
+        match turn(&inner, &acme, made.id, &CancellationToken::new()).await {
+            Ok(Step::More) => {}
+            Ok(Step::Over(job)) => break job,
+            Err(Fault::Store(StoreError::Damaged(_))) => {
+                assert!(!record().await.degraded, "the chunks so far are whole");
+                found += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(found <= 1, "it is found once");
+    };
+    assert_eq!((found, job.degraded, record().await.degraded), (1, true, true), "{} rows", job.rows);
+    assert!(job.status == Status::Done && job.rows < job.as_of, "{} of {}", job.rows, job.as_of);
+}
+
 static CLOCK: AtomicI64 = AtomicI64::new(NOW);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -341,9 +441,7 @@ async fn what_has_expired_is_gone_at_once_and_deleted_soon() {
         "whether it is deleted yet or not"
     );
     exports.0.changed.notify_one();
-    while !objects_of(&bench.disk, made.id).is_empty() {
-        tokio::task::yield_now().await;
-    }
+    until("the deletion of what has expired", async || objects_of(&bench.disk, made.id).is_empty()).await;
     assert!(exports.0.state().kept.is_empty() && exports.0.state().expiring.is_empty(), "and forgotten");
     exports.stop().await;
 }

@@ -414,6 +414,23 @@ fn quiet() -> StoreSettings {
 /// A store on a disk of its own with so many random entries of each tenant, half of them in a part: for tests of what reads
 /// from one.
 pub(crate) fn filled(tenants: &[&str], entries: usize) -> EmbeddedStore {
+    flushed_at(&[4], tenants, entries).0.store.clone()
+}
+
+/// The same after a start, and the oldest of the entries cannot be read, which nobody has found out yet.
+pub(crate) fn filled_with_rot(tenants: &[&str], entries: usize) -> EmbeddedStore {
+    let (bench, sequencer) = flushed_at(&[2, 4], tenants, entries); // a start looks at the newest part
+    bench.store.close();
+    let fs = bench.fs.crash(1, crate::fs::sim::CrashMode::Keep);
+    let part = fs.paths().into_iter().find(|p| p.extension().is_some_and(|e| e == "parquet")).expect("a part");
+    assert!(fs.bytes(&part).len() > 2 * 16_384, "the footer is in another chunk");
+    fs.flip(&part, 100, 1);
+    let again = Bench::recover(fs, quiet(), &sequencer.log);
+    assert!(!again.store.degraded() && again.opened.damage.is_empty(), "nobody has looked");
+    again.store.clone()
+}
+
+fn flushed_at(seals: &[usize], tenants: &[&str], entries: usize) -> (Bench, Sequencer) {
     let mut sequencer = Sequencer::new(1);
     let bench = Bench::open(SimFs::new(), quiet());
     for i in 0..10 {
@@ -421,9 +438,9 @@ pub(crate) fn filled(tenants: &[&str], entries: usize) -> EmbeddedStore {
         let seal = sequencer.seal_of(packs, |_, _| false);
         bench.store.expect(seal.seal.n);
         bench.store.apply(&seal).expect("applies");
-        if i == 4 {
+        if seals.contains(&i) {
             bench.store.flush().expect("flushes");
         }
     }
-    bench.store.clone()
+    (bench, sequencer)
 }

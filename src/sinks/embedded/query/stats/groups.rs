@@ -259,3 +259,43 @@ impl Groups {
         parts.zip(&mut self.levels).fold(first, |number, (part, level)| level.number((number, part)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Groups with the codes 0 to `n - 1` of one key and a user each that all of them have, and one of its own.
+    fn groups(n: u32) -> (Groups, Vec<u32>) {
+        let mut groups = Groups::new(&[Key::Column(0)], true);
+        let numbers: Vec<u32> = (0..n).map(|code| groups.number_of([code].into_iter())).collect();
+        for (code, number) in numbers.iter().enumerate() {
+            groups.cell(*number).count += 1;
+            for user in [0, 0, code as u32 + 1] {
+                groups.join(*number, user);
+            }
+        }
+        (groups, numbers)
+    }
+
+    #[test]
+    fn the_last_group_with_a_bit_and_the_first_without_one_count_their_own_users() {
+        for n in [MASKED - 2, MASKED - 1, MASKED, MASKED + 1, 3 * MASKED] {
+            let (one, numbers) = groups(n);
+            assert!(numbers.iter().all(|number| one.get(*number).users == 2), "{n} groups");
+            // A second frame of the same knows nobody new, and one of its own numbers finds them all again.
+            let codes = vec![(0..n).collect(), Vec::new(), (0..=n).collect::<Vec<u32>>()];
+            let mut all = Groups::new(&[Key::Column(0)], true);
+            all.merge(&one, &codes);
+            all.merge(&groups(n).0, &codes);
+            assert!(
+                numbers.iter().all(|number| all.get(*number).users == 2 && all.get(*number).count == 2),
+                "{n} groups"
+            );
+            assert_eq!(
+                one.memory_of_users() > 8 * (n as usize + 1),
+                n >= MASKED,
+                "a bit each as long as there are bits"
+            );
+        }
+    }
+}
