@@ -16,13 +16,13 @@ use super::{
 use crate::telemetry::metrics::metrics;
 use axum::{
     Router,
-    body::{Body, HttpBody as _},
+    body::{Body, Bytes, HttpBody as _},
     extract::Request,
     http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header},
     middleware::{Next, from_fn, map_request},
     response::{IntoResponse, Response},
 };
-use std::{any::Any, sync::Arc};
+use std::{any::Any, convert::Infallible, sync::Arc};
 use tokio::time::Instant;
 use tower::ServiceBuilder;
 use tower_http::{
@@ -151,7 +151,11 @@ async fn head(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     if is_head {
         let len = response.body().size_hint().exact();
-        *response.body_mut() = Body::empty();
+        // Of a stream nobody knows the length: axum would say that an empty body's is 0.
+        *response.body_mut() = match len {
+            Some(_) => Body::empty(),
+            None => Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>()),
+        };
         if let (Some(len), false) = (len, response.headers().contains_key(header::CONTENT_LENGTH)) {
             response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(len));
         }
