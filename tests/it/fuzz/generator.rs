@@ -4,7 +4,7 @@ use super::NEEDLE;
 use rand::{Rng, RngExt, rngs::StdRng, seq::IndexedRandom};
 use std::fmt::Write as _;
 
-const NAMES: [&str; 44] = [
+const FILTERS: [&str; 24] = [
     "from",
     "to",
     "start_time",
@@ -28,28 +28,13 @@ const NAMES: [&str; 44] = [
     "max_sequence",
     "metadata.a.b",
     "metadata.a.c\\.d",
-    "metadata.text",
-    "metadata.",
-    "metadata",
     "search",
-    "sort",
-    "page",
-    "page_size",
-    "size",
-    "limit",
-    "skip",
-    "total",
-    "cursor",
-    "format",
-    "csv_safe",
-    "interval",
-    "zone",
-    "group_by",
-    "after",
-    "on_slow",
-    "query",
-    "filters",
 ];
+const PAGING: [&str; 9] = ["sort", "page", "page_size", "size", "limit", "skip", "total", "cursor", "cursor"];
+const EXPORT: [&str; 3] = ["sort", "csv_safe", "format"];
+const STATS: [&str; 4] = ["interval", "zone", "group_by", "limit"];
+const FEED: [&str; 2] = ["after", "on_slow"];
+const STRANGE: [&str; 6] = ["metadata.text", "metadata.", "metadata", "query", "filters", "confirm"];
 const CLEANUP: [&str; 4] = ["days", "before", "dry_run", "confirm"];
 const VALUES: [&str; 64] = [
     "",
@@ -268,6 +253,18 @@ impl Generator {
         *of.choose(&mut self.rng).expect("not empty")
     }
 
+    /// Mostly one that the path has.
+    fn name(&mut self, path: &str) -> &'static str {
+        let own: &[&'static str] = match path {
+            _ if self.chance(6) => &STRANGE,
+            _ if path.contains("export") => &EXPORT,
+            _ if path.contains("stats") => &STATS,
+            _ if path.contains("stream") => &FEED,
+            _ => &PAGING,
+        };
+        if self.chance(60) { self.one(&FILTERS) } else { self.one(own) }
+    }
+
     fn known(&mut self) -> String {
         let at = self.below(self.known.len());
         self.known[at].clone()
@@ -291,10 +288,10 @@ impl Generator {
             self.address(&mut asked);
         } else {
             if method != "POST" || self.chance(10) {
-                self.query(&mut asked, erases);
+                self.query(&mut asked, path, erases);
             }
             if method == "POST" || self.chance(2) {
-                self.body(&mut asked);
+                self.body(&mut asked, path);
             }
             if self.chance(10) {
                 // With a slash at the end.
@@ -332,6 +329,9 @@ impl Generator {
     }
 
     fn value(&mut self, name: &str) -> String {
+        if self.chance(55) && !["cursor", "id", "confirm"].contains(&name) {
+            return self.fitting(name);
+        }
         match (name, self.below(12)) {
             ("search" | "query", 0..9) => self.search(),
             ("cursor", 0..9) | ("id", 0..6) => {
@@ -347,6 +347,37 @@ impl Generator {
             (_, 8) => self.one(&WORDS).to_owned(),
             _ => self.one(&VALUES).to_owned(),
         }
+    }
+
+    /// A value that the name takes.
+    fn fitting(&mut self, name: &str) -> String {
+        let known: &[&str] = match name {
+            "from" | "start_time" | "start_date" => &["2023-11-15", "2023-11-14T22:13:20Z", "1970-01-01T00:00:00Z"],
+            "to" | "end_time" | "end_date" | "timestamp" | "before" => &["2023-11-20", "2023-11-20T00:00:00+05:30", "2023-11-16"],
+            "user_id" | "actor" => &["u1", "u3", "tester"],
+            "action" => &["LOGIN", "login,delete", "über"],
+            "resource_type" => &["invoice", "INVOICE,x"],
+            "resource_id" => &["r-3"],
+            "severity" => &["info", "INFO,error"],
+            "ip_address" => &["10.0.1.0/24", "10.0.0.0/8", "::ffff:10.0.0.3"],
+            "min_sequence" | "after" => &["0", "7", "390"],
+            "max_sequence" => &["50", "18446744073709551615"],
+            "metadata.a.b" => &["3", "0"],
+            "metadata.a.c\\.d" => &["true", "null", "x"],
+            "sort" => &["timestamp:asc", "timestamp:desc", "sequence:asc", "sequence:desc"],
+            "page" | "skip" => &["1", "2", "10"],
+            "page_size" | "size" | "limit" => &["1", "7", "1000"],
+            "total" => &["true", "false", "exact"],
+            "format" => &["json", "ndjson", "csv"],
+            "csv_safe" | "dry_run" => &["true", "false"],
+            "interval" => &["1h", "1d", "5m", "1w", "1M"],
+            "group_by" => &["action", "user_id,severity", "metadata.a.b", "ip_address"],
+            "on_slow" => &["catch_up", "gap", "close"],
+            "days" => &["0", "30", "36500"],
+            "search" | "query" => &["alpha", "\"alpha beta\" -12", "gam* OR 7", "message:beta action:LOG*"],
+            _ => &["x"],
+        };
+        self.one(known).to_owned()
     }
 
     fn search(&mut self) -> String {
@@ -382,7 +413,7 @@ impl Generator {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    fn query(&mut self, asked: &mut Asked, erases: bool) {
+    fn query(&mut self, asked: &mut Asked, path: &str, erases: bool) {
         let n = match self.below(40) {
             0 => 1_100,
             1 => 60,
@@ -390,7 +421,7 @@ impl Generator {
         };
         let mut query = String::new();
         for _ in 0..n {
-            let mut name = if erases { self.one(&CLEANUP) } else { self.one(&NAMES) }.to_owned();
+            let mut name = if erases { self.one(&CLEANUP) } else { self.name(path) }.to_owned();
             match self.below(40) {
                 0 => name.push_str(self.one(&["x", "%00", ".a", "é", "[]"])),
                 1 if !erases => {
@@ -419,7 +450,7 @@ impl Generator {
         }
     }
 
-    fn body(&mut self, asked: &mut Asked) {
+    fn body(&mut self, asked: &mut Asked, path: &str) {
         let mut text = String::new();
         match self.below(14) {
             0 => {
@@ -432,7 +463,7 @@ impl Generator {
                 let deep = self.below(4_000);
                 text = format!("{}1{}", open.repeat(deep), shut.repeat(deep));
             }
-            _ => self.object(&mut text, 0),
+            _ => self.object(&mut text, path, 0),
         }
         asked.body = text.into_bytes();
         match self.below(24) {
@@ -460,28 +491,28 @@ impl Generator {
         asked.broken |= asked.body.len() > 256 << 10;
     }
 
-    fn object(&mut self, text: &mut String, depth: usize) {
+    fn object(&mut self, text: &mut String, path: &str, depth: usize) {
         text.push('{');
-        for i in 0..self.below(5) {
-            let name = match self.below(12) {
-                0 => "filters",
-                1 => "metadata",
-                2 => "\\ud800",
-                3 => "\\u0000",
-                4 => "tags",
-                _ => self.one(&NAMES),
+        for i in 0..self.below(4) {
+            let name = match self.below(50) {
+                0..5 => "filters",
+                5..9 => "metadata",
+                9 => "\\ud800",
+                10 => "\\u0000",
+                11 => "tags",
+                _ => self.name(path),
             };
             let name = name.replace("\\.", "\\\\.");
             let _ = write!(text, "{}\"{name}\":", if i > 0 { "," } else { "" });
-            self.json(text, &name, depth);
+            self.json(text, path, &name, depth);
         }
         text.push('}');
     }
 
-    fn json(&mut self, text: &mut String, name: &str, depth: usize) {
+    fn json(&mut self, text: &mut String, path: &str, name: &str, depth: usize) {
         let inner = name == "filters" || name == "metadata";
-        match self.below(if depth < 4 { 16 } else { 11 }) {
-            _ if inner && depth < 3 => self.object(text, depth + 1),
+        match self.below(if depth < 4 { 40 } else { 11 }) {
+            _ if inner && depth < 3 => self.object(text, path, depth + 1),
             0 => *text += self.one(&["null", "true", "1e999", "-0", "1.5", "123456789012345678901234567890", "1E+2", "-1"]),
             1 => *text += self.one(&["\"\\ud800\"", "\"\\u0000\"", "\"\\x\"", "\"a\nb\"", "\"\\ud83d\\ude00\""]),
             2 => *text += self.one(&["0", "1", "7", "50", "100000", "false"]),
@@ -489,11 +520,11 @@ impl Generator {
                 text.push('[');
                 for i in 0..self.below(4) {
                     *text += if i > 0 { "," } else { "" };
-                    self.json(text, name, depth + 1);
+                    self.json(text, path, name, depth + 1);
                 }
                 text.push(']');
             }
-            13 => self.object(text, depth + 1),
+            13 => self.object(text, path, depth + 1),
             _ => {
                 let value = self.value(name);
                 *text += &serde_json::to_string(&value).expect("a text");

@@ -130,22 +130,15 @@ async fn ids(server: &Server, token: &str) -> Vec<String> {
 async fn every_query_of_a_fuzzer_gets_an_answer_that_the_contract_has() {
     let (seed, requests) = (setting("SLUICE_SEED").unwrap_or_else(rand::random), setting("SLUICE_FUZZ").unwrap_or(6_000));
     println!("SLUICE_SEED={seed} SLUICE_FUZZ={requests}");
-    let server = Site::small();
-    let site = server;
+    let site = Site::small();
     let server = Arc::new(site.start());
     server.ready().await;
     let admin = fill(&server, "acme", "gamma").await;
     let sweep = fill(&server, "sweep", "gamma").await;
     let rival = fill(&server, "rival", RIVAL).await;
-    let tokens: Vec<String> = [
-        &admin,
-        &admin,
-        &admin,
-        &server.token(Some("acme"), &["viewer"]),
-        &server.token(Some("acme"), &["writer"]),
-    ]
-    .map(Clone::clone)
-    .to_vec();
+    let tokens = [("admin", 8), ("auditor", 4), ("viewer", 2), ("writer", 1)]
+        .map(|(role, n)| vec![server.token(Some("acme"), &[role]); n])
+        .concat();
     // What belongs to the tenant, and what belongs to another.
     let known: Arc<[String]> = ids(&server, &admin).await.into_iter().chain(ids(&server, &rival).await).collect();
     run(&server, seed ^ 0xFEED, requests / 4, &tokens, &sweep, &known).await;
