@@ -305,13 +305,15 @@ impl Generator {
 
     /// Something by its id.
     fn address(&mut self, asked: &mut Asked) {
+        let kind = self.one(&["/logs/", "/logs/export/", "/logs/export/", "/deadletters/"]);
         let id = match self.below(6) {
+            // The last one of each tenant is an export job.
+            0..3 if kind == "/logs/export/" => self.known[self.known.len() / self.one(&[1, 2]) - 1].clone(),
             0..3 => self.known(),
             3 => self.one(&VALUES).replace([' ', '"', '*'], "%20"),
             4 => "a".repeat(self.below(9_000)),
             _ => self.one(&BROKEN).to_owned(),
         };
-        let kind = self.one(&["/logs/", "/logs/export/", "/logs/export/", "/deadletters/"]);
         let end = if kind == "/logs/export/" {
             self.one(&["", "/download", "/download"])
         } else {

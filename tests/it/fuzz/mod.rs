@@ -122,13 +122,18 @@ async fn ids(server: &Server, token: &str) -> Vec<String> {
     }
     let (status, body) = server.post(token, "/logs/export", r#"{"format": "csv", "filters": {"user_id": "u1"}}"#).await;
     assert_eq!(status, 202, "{body}");
-    made.push(body["id"].as_str().expect("an id").to_owned());
+    let job = body["id"].as_str().expect("an id").to_owned();
+    let path = format!("/logs/export/{job}");
+    server
+        .until(|| async { server.get(token, &path).await.1["status"] == "done" }, "the export is done")
+        .await;
+    made.push(job);
     made
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_query_of_a_fuzzer_gets_an_answer_that_the_contract_has() {
-    let (seed, requests) = (setting("SLUICE_SEED").unwrap_or_else(rand::random), setting("SLUICE_FUZZ").unwrap_or(6_000));
+    let (seed, requests) = (setting("SLUICE_SEED").unwrap_or_else(rand::random), setting("SLUICE_FUZZ").unwrap_or(9_000));
     println!("SLUICE_SEED={seed} SLUICE_FUZZ={requests}");
     let site = Site::small();
     let server = Arc::new(site.start());
@@ -152,10 +157,8 @@ async fn every_query_of_a_fuzzer_gets_an_answer_that_the_contract_has() {
     // It still answers, and nothing of the tenant that nobody swept is gone.
     let (status, body) = server.get(&rival, "/logs?page_size=1").await;
     assert_eq!((status, &body["meta"]["total"]), (200, &json!(ENTRIES)), "{body}");
-    assert!(
-        seen.iter().filter(|(status, _)| [200, 206, 422].contains(status)).count() >= 2,
-        "the fuzzer meets answers and refusals: {seen:?}"
-    );
+    let met = |status| seen.iter().any(|(one, _)| *one == status);
+    assert!(met(200) && met(422), "the fuzzer meets answers and refusals: {seen:?}");
 }
 
 /// Sends so many requests; how often each status came.
