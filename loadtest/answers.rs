@@ -23,6 +23,8 @@ const BULK: u64 = 500;
 const CLIENTS: usize = 16;
 /// Each question is asked so many times.
 const ROUNDS: usize = 40;
+/// Clients that share twenty queries a second.
+const ASKERS: u64 = 10;
 const RARE: &str = "quokka";
 
 type Tenants = Vec<(String, String)>;
@@ -49,7 +51,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
         "compaction: parts={parts} took_s={:.0} cpu_us/entry_after_the_fill={:.2} written_mib={:.0} bytes/entry={:.1}",
         reopened.elapsed().as_secs_f64(),
         (server.cpu_seconds()? - before) * 1e6 / stored as f64,
-        server.metric("sluice_compaction_bytes_total").await.unwrap_or(f64::NAN) / (1 << 20) as f64,
+        server.metric("sluice_store_compaction_bytes_total").await.unwrap_or(f64::NAN) / (1 << 20) as f64,
         server.part_bytes()? as f64 / stored as f64
     );
     let reopened = Instant::now();
@@ -246,7 +248,9 @@ async fn beside(server: &Server, tenants: &Tenants, seconds: u64) -> anyhow::Res
     for turn in 0..4 {
         let (queries, share) = (turn % 2, Duration::from_secs(seconds.div_ceil(4)));
         let asking = Arc::new(AtomicBool::new(queries == 1));
-        let asker = tokio::spawn(ask(server.http, tenants.clone(), asking.clone()));
+        let askers: Vec<_> = (0..ASKERS)
+            .map(|n| tokio::spawn(ask(server.http, tenants.clone(), n, asking.clone())))
+            .collect();
         let (began, sent) = (Instant::now(), Arc::new(AtomicU64::new(0)));
         let mut clients = JoinSet::new();
         for (client, (_, token)) in tenants.iter().enumerate().take(CLIENTS) {
@@ -265,7 +269,10 @@ async fn beside(server: &Server, tenants: &Tenants, seconds: u64) -> anyhow::Res
             done??;
         }
         asking.store(false, Ordering::Relaxed);
-        let asked = asker.await??;
+        let mut asked = 0;
+        for asker in askers {
+            asked += asker.await??;
+        }
         server.wait_stored(tenants).await?;
         let rate = sent.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
         rates[queries] += rate / 2.0;
@@ -275,16 +282,15 @@ async fn beside(server: &Server, tenants: &Tenants, seconds: u64) -> anyhow::Res
     Ok(())
 }
 
-/// Twenty queries a second while `asking` holds; how many.
-async fn ask(server: std::net::SocketAddr, tenants: Tenants, asking: Arc<AtomicBool>) -> anyhow::Result<u64> {
+/// The share of one client of twenty queries a second, while `asking` holds; how many it asked.
+async fn ask(server: std::net::SocketAddr, tenants: Tenants, client: u64, asking: Arc<AtomicBool>) -> anyhow::Result<u64> {
     let (mut connection, mut asked) = (Connection::open(server).await?, 0);
-    let mut ticks = tokio::time::interval(Duration::from_millis(50));
+    let mut ticks = tokio::time::interval(Duration::from_millis(50 * ASKERS));
     while asking.load(Ordering::Relaxed) {
         ticks.tick().await;
         let path = ["?page_size=50", "?search=login%20failed", "/stats", "/stats?interval=1d&group_by=action"][asked as usize % 4];
-        let (status, _) = connection
-            .get(&format!("/api/v1/logs{path}"), &tenants[asked as usize % tenants.len()].1)
-            .await?;
+        let tenant = (asked * ASKERS + client) as usize % tenants.len();
+        let (status, _) = connection.get(&format!("/api/v1/logs{path}"), &tenants[tenant].1).await?;
         anyhow::ensure!(status == 200, "{path}: {status}");
         asked += 1;
     }

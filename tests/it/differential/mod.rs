@@ -70,8 +70,12 @@ async fn answers_equal_those_of_a_plain_model() {
     server = story.reopened(&site).await;
     story.check(&server, "in parts").await;
     assert!(metric(&server, "sluice_parts").await >= 2);
-    while metric(&server, "sluice_store_compactions_total").await == 0 {
-        story.send(&server, 20).await; // until there are enough parts to merge
+    let compacted = || async { metric(&server, "sluice_store_compactions_total").await > 0 };
+    while !compacted().await {
+        let parts = metric(&server, "sluice_parts").await;
+        story.send(&server, 20).await;
+        let flushed = || async { metric(&server, "sluice_parts").await != parts || compacted().await };
+        server.until(flushed, "one more part").await;
     }
     story.check(&server, "compacted").await;
     story.erase(&server).await;
