@@ -308,7 +308,10 @@ impl Generator {
         let kind = self.one(&["/logs/", "/logs/export/", "/logs/export/", "/deadletters/"]);
         let id = match self.below(6) {
             // The last one of each tenant is an export job.
-            0..3 if kind == "/logs/export/" => self.known[self.known.len() / self.one(&[1, 2]) - 1].clone(),
+            0..3 if kind == "/logs/export/" => {
+                let tenants = self.one(&[1, 2]);
+                self.known[self.known.len() / tenants - 1].clone()
+            }
             0..3 => self.known(),
             3 => self.one(&VALUES).replace([' ', '"', '*'], "%20"),
             4 => "a".repeat(self.below(9_000)),
