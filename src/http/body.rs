@@ -162,7 +162,7 @@ async fn collect(mut body: Body, announced: Option<usize>, settings: &HttpSettin
 /// Decompresses. Stops at the size limit: a bomb costs no more than the largest honest body. Works without waiting, for
 /// milliseconds: not for the reactor.
 pub fn decode(bytes: Bytes, encoding: Encoding, settings: &HttpSettings, held: &mut Held) -> Result<Bytes, Problem> {
-    let broken = |name: &str| Problem::new(Code::InvalidBody, format!("the body is no whole {name} stream; nothing was kept"));
+    let broken = |name: &str| Problem::body("broken_encoding", format!("the body is no whole {name} stream; nothing was kept"));
     match encoding {
         Encoding::Identity => Ok(bytes),
         Encoding::Gzip => read_all(flate2::bufread::MultiGzDecoder::new(&bytes[..]), settings, held, &|| broken("gzip")),

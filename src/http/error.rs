@@ -201,6 +201,12 @@ impl Problem {
         Self::parameters(vec![FieldError::new(field, code, message)])
     }
 
+    /// 422 for a body as a whole.
+    pub fn body(code: &'static str, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self::new(Code::InvalidBody, message.clone()).with_errors(vec![FieldError::new("body", code, message)])
+    }
+
     /// With the single errors.
     pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
         self.0.errors = errors;
@@ -317,10 +323,10 @@ impl From<StoreError> for Problem {
             StoreError::Starting => unavailable("the store is still being rebuilt from the log; reads are not possible yet", 1),
             StoreError::Busy => unavailable("too many queries at once", 1),
             StoreError::Deadline => Self::new(Code::QueryTimeout, "the query ran past its deadline; narrow it by time or by further filters"),
-            StoreError::TooManyGroups => Self::new(
-                Code::TooManyGroups,
-                "there are too many distinct actions, resource types or groups to count; narrow the query by time or by further filters",
-            ),
+            StoreError::TooManyGroups => {
+                let detail = "there are too many distinct actions, resource types or groups to count; narrow the query by time or by further filters";
+                Self::new(Code::TooManyGroups, detail).with_errors(vec![FieldError::new("group_by", "too_many_groups", detail)])
+            }
             StoreError::TooManyBuckets { span } => {
                 let width = Interval::that_fits(span, MOST_BUCKETS as i64);
                 let detail = format!("a series has at most {MOST_BUCKETS} buckets; `interval={width}` fits this time, or narrow it with `from` and `to`");
@@ -374,12 +380,13 @@ impl From<ObjectError> for Problem {
 
 impl From<BodyError> for Problem {
     fn from(error: BodyError) -> Self {
-        let code = match error {
-            BodyError::Malformed { .. } | BodyError::Empty => Code::InvalidBody,
-            BodyError::TooMany { .. } => Code::TooManyEntries,
-            BodyError::TooLarge => Code::TooLarge,
-        };
-        Self::new(code, format!("{error}; nothing was kept"))
+        let detail = format!("{error}; nothing was kept");
+        match error {
+            BodyError::Malformed { .. } => Self::body("malformed_json", detail),
+            BodyError::Empty => Self::body("empty", detail),
+            BodyError::TooMany { .. } => Self::new(Code::TooManyEntries, detail),
+            BodyError::TooLarge => Self::new(Code::TooLarge, detail),
+        }
     }
 }
 

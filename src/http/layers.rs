@@ -16,13 +16,13 @@ use super::{
 use crate::telemetry::metrics::metrics;
 use axum::{
     Router,
-    body::{Body, HttpBody as _},
+    body::{Body, Bytes},
     extract::Request,
     http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header},
     middleware::{Next, from_fn, map_request},
     response::{IntoResponse, Response},
 };
-use std::{any::Any, sync::Arc};
+use std::{any::Any, convert::Infallible, sync::Arc};
 use tokio::time::Instant;
 use tower::ServiceBuilder;
 use tower_http::{
@@ -150,11 +150,11 @@ async fn head(request: Request, next: Next) -> Response {
     let is_head = request.method() == Method::HEAD;
     let mut response = next.run(request).await;
     if is_head {
-        let len = response.body().size_hint().exact();
-        *response.body_mut() = Body::empty();
-        if let (Some(len), false) = (len, response.headers().contains_key(header::CONTENT_LENGTH)) {
-            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(len));
-        }
+        // The router has written the length where one is known. Of a stream it is not, and an empty body would claim 0.
+        *response.body_mut() = match response.headers().contains_key(header::CONTENT_LENGTH) {
+            true => Body::empty(),
+            false => Body::from_stream(futures_util::stream::empty::<Result<Bytes, Infallible>>()),
+        };
     }
     response
 }

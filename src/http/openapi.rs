@@ -152,6 +152,12 @@ fn headers(operation: Op) -> Vec<Value> {
             header("Idempotency-Key", "Makes the ids of entries that have none, so that a resend is harmless"),
             header("Content-Encoding", "gzip or zstd"),
         ],
+        Op::Export | Op::ExportJson | Op::ExportCsv => vec![header("TE", "`trailers`: the number of rows comes as the trailer `X-Export-Rows`")],
+        Op::DownloadExport => vec![
+            header("Range", "One range in bytes, such as `bytes=1000-`"),
+            header("If-Range", "The `ETag` that the range is of; of another file, all of it is sent"),
+            header("If-None-Match", "`ETag`s of what the client has"),
+        ],
         Op::Stream => vec![header("Last-Event-ID", "Resumes Server-Sent Events after this sequence")],
         _ => Vec::new(),
     }
@@ -227,7 +233,7 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::PostLog | Op::PostBulk => &["401", "403", "413", "415", "422", "429", "503", "504"],
         Op::ListLogs | Op::Stats => &["401", "403", "422", "501", "503", "504"],
         Op::SearchLogs => &["401", "403", "413", "415", "422", "429", "501", "503", "504"],
-        Op::CreateExport => &["401", "403", "413", "415", "422", "429", "501", "503"],
+        Op::CreateExport => &["401", "403", "413", "415", "422", "429", "501", "503", "504"],
         Op::GetExport | Op::EndExport => &["401", "403", "422", "503"],
         Op::DownloadExport => &["401", "403", "422", "429", "503"],
         Op::Export | Op::ExportJson | Op::ExportCsv => &["401", "403", "422", "429", "501", "503", "504"],

@@ -45,7 +45,7 @@ pub async fn parameters(call: Call, scope: &TenantScope) -> Result<Query, Proble
 fn add(query: &mut Query, body: &[u8]) -> Result<(), Problem> {
     let members: Members<'_> = serde_json::from_slice(body).map_err(|e| {
         let place = format!("line {}, column {}", e.line(), e.column());
-        Problem::new(Code::InvalidBody, format!("the body is no JSON object ({place})"))
+        Problem::body("malformed_json", format!("the body is no JSON object ({place})"))
     })?;
     let mut found = Found::default();
     for (name, value) in members.0 {

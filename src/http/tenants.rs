@@ -135,7 +135,7 @@ async fn object(call: Call, known: &[&str]) -> Result<Map<String, Value>, Proble
     };
     let fields: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|e| {
         let place = format!("line {}, column {}", e.line(), e.column());
-        Problem::new(Code::InvalidBody, format!("the body is no JSON object ({place}); nothing was changed"))
+        Problem::body("malformed_json", format!("the body is no JSON object ({place}); nothing was changed"))
     })?;
     match fields.keys().find(|name| !known.contains(&name.as_str())) {
         Some(name) => {

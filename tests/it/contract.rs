@@ -109,3 +109,54 @@ async fn what_is_no_regular_file_is_refused_before_anything_is_sent() {
     let platform = server.token(None, &["platform_admin"]);
     assert_eq!(server.get(&platform, "/tenants").await.1["meta"]["total"], 0, "no tenant was made for nothing");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_claims_the_length_of_the_answer_to_get_or_none() {
+    let site = Site::small();
+    let server = site.start();
+    let acme = server.tenant("acme").await;
+    let entries: Vec<Value> = (0..100).map(|_| entry(&"x".repeat(4_000))).collect();
+    let (status, body) = server.post(&acme, "/logs/bulk?wait=stored", Value::from(entries).to_string()).await;
+    assert_eq!(status, 201, "{body}");
+    for (path, known) in [
+        ("/logs?page_size=1", true),
+        ("/logs/stats", true),
+        ("/logs?page_size=100", false),
+        ("/logs/export", false),
+        ("/logs/export/csv/", false),
+    ] {
+        let length = async |method| {
+            let request = server.client.request(method, server.url(path)).bearer_auth(&acme);
+            let answer = request.send().await.expect("an answer");
+            assert_eq!(answer.status(), 200, "{path}");
+            let length = answer.headers().get("content-length").cloned();
+            (length, answer.bytes().await.expect("a body").len())
+        };
+        let (get, head) = (length(reqwest::Method::GET).await, length(reqwest::Method::HEAD).await);
+        assert_eq!(head.1, 0, "{path}");
+        assert_eq!(get.0.is_some(), known, "{path}");
+        assert_eq!(get.0, head.0, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_no_object_is_named_in_the_errors() {
+    let site = Site::small();
+    let server = site.start();
+    let acme = server.tenant("acme").await;
+    for (path, body, code) in [
+        ("/logs/search", "[]", "malformed_json"),
+        ("/logs/search", "{", "malformed_json"),
+        ("/logs/export", "null", "malformed_json"),
+        ("/logs/bulk", "[{}", "malformed_json"),
+        ("/logs/bulk", "[]", "empty"),
+    ] {
+        let (status, answer) = server.post(&acme, path, body).await;
+        assert_eq!((status, &answer["code"]), (422, &json!("invalid_body")), "{path} {body}");
+        assert_eq!(
+            (&answer["errors"][0]["field"], &answer["errors"][0]["code"]),
+            (&json!("body"), &json!(code)),
+            "{answer}"
+        );
+    }
+}

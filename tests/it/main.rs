@@ -15,6 +15,7 @@ mod differential;
 mod disk;
 mod duplicates;
 mod export_jobs;
+mod fuzz;
 mod intake;
 mod isolation;
 mod paging;
