@@ -303,7 +303,14 @@ impl Running {
         let flush = shutdown.phase("store", blocking(move || flushed.flush()), || "the store's flush".into()).await;
         shutdown.phase("log", blocking(move || queue.close()), || "the log".into()).await;
         dead_letters.close();
-        shutdown.phase("threads", blocking(move || store.close()), || "the store".into()).await;
+        let end = move || {
+            store.close();
+            store.tidy()
+        };
+        let tidied = shutdown.phase("threads", blocking(end), || "the store".into()).await;
+        if let Some(Some(Err(error))) = tidied {
+            tracing::warn!(%error, "the files of merged parts stay until the next start");
+        }
         monitor.abort();
         admin.abort();
         if let Some(Some(Err(error))) = flush {

@@ -368,6 +368,16 @@ impl EmbeddedStore {
         Ok(())
     }
 
+    /// Lets go of the files of merged parts that only the manifest before the newest names, so that whoever opens the folder
+    /// `parts` finds every row once. For a stop: it gives that manifest up. Blocks for the disk.
+    pub fn tidy(&self) -> Result<(), StoreError> {
+        let inner = &self.0.inner;
+        if inner.commit.keeps_more() {
+            inner.commit(|_| (), |_| ()).map_err(|e| StoreError::Io(e.to_string().into()))?;
+        }
+        Ok(())
+    }
+
     /// Stops flushes, merges and everybody who waits for room; blocks until the file operation at work is over. What is not
     /// flushed is in the log. Reads go on.
     pub fn close(&self) {
