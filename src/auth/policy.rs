@@ -28,11 +28,21 @@ pub enum Action {
     ReadDeadLetters,
     /// Erase entries.
     Erase,
+    /// Read the log of who read and changed what.
+    ReadAccessLog,
+    /// See, make and revoke API keys.
+    ManageKeys,
+    /// See, make and remove people with a password.
+    ManageUsers,
+    /// Replay and delete what could not be stored.
+    ChangeDeadLetters,
+    /// Delete a tenant for ever.
+    DeleteTenant,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Action; 11] = [
+    pub const ALL: [Action; 16] = [
         Self::WriteEntries,
         Self::ReadEntries,
         Self::Export,
@@ -44,6 +54,11 @@ impl Action {
         Self::ReadUsage,
         Self::ReadDeadLetters,
         Self::Erase,
+        Self::ReadAccessLog,
+        Self::ManageKeys,
+        Self::ManageUsers,
+        Self::ChangeDeadLetters,
+        Self::DeleteTenant,
     ];
 }
 
@@ -53,7 +68,7 @@ fn grants(role: Role) -> &'static [Action] {
     match role {
         Role::Writer => &[WriteEntries],
         Role::Viewer => &[ReadEntries, Stream],
-        Role::Auditor => &[ReadEntries, Export, Stream],
+        Role::Auditor => &[ReadEntries, Export, Stream, ReadAccessLog],
         Role::Admin => &[
             WriteEntries,
             ReadEntries,
@@ -65,8 +80,12 @@ fn grants(role: Role) -> &'static [Action] {
             ReadUsage,
             ReadDeadLetters,
             Erase,
+            ReadAccessLog,
+            ManageKeys,
+            ManageUsers,
+            ChangeDeadLetters,
         ],
-        Role::PlatformAdmin => &[ReadTenant, UpdateTenant, ListTenants, CreateTenant],
+        Role::PlatformAdmin => &[ReadTenant, UpdateTenant, ListTenants, CreateTenant, DeleteTenant],
     }
 }
 
@@ -107,12 +126,12 @@ mod tests {
     #[test]
     fn every_cell_of_the_table_is_the_contracts() {
         let table = [
-            //                     write read export stream tenant update list create usage dead erase
-            (Role::Writer, "x.........."),
-            (Role::Viewer, ".x.x......."),
-            (Role::Auditor, ".xxx......."),
-            (Role::Admin, "xxxxxxx.xxx"),
-            (Role::PlatformAdmin, "....xxxx..."),
+            //                     write read export stream tenant update list create usage dead erase access keys users replay delete
+            (Role::Writer, "x..............."),
+            (Role::Viewer, ".x.x............"),
+            (Role::Auditor, ".xxx.......x...."),
+            (Role::Admin, "xxxxxxx.xxxxxxx."),
+            (Role::PlatformAdmin, "....xxxx.......x"),
         ];
         for (role, row) in table {
             for (action, cell) in Action::ALL.into_iter().zip(row.chars()) {

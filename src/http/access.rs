@@ -83,6 +83,18 @@ pub fn own_tenant(app: &App, principal: &Principal, action: Action) -> Result<(T
     Ok((TenantScope::new(id.clone()), tenant))
 }
 
+/// A read of the caller's tenant: what it may see of which log.
+pub struct Reading {
+    /// The restriction of every read to the tenant.
+    pub scope: TenantScope,
+}
+
+/// What the caller may read: as [`own_tenant`]. Every endpoint that shows entries begins here.
+pub fn reading(app: &App, principal: &Principal, action: Action) -> Result<Reading, Problem> {
+    let (scope, _) = own_tenant(app, principal, action)?;
+    Ok(Reading { scope })
+}
+
 /// Whether the credential covers the tenant named in a path, whatever is asked for there: 403 when it does not, existing or
 /// not; a platform admin, who covers all, gets 404 when there is none.
 pub fn reaches(app: &App, principal: &Principal, name: &str) -> Result<TenantId, Problem> {

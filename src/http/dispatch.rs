@@ -96,7 +96,7 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
         Access::Open => None,
         // The feed takes its credential from more places and may wait for it.
         _ if endpoint.operation == Op::Stream => None,
-        Access::Caller | Access::May(_) => {
+        Access::May(_) => {
             let token = access::credential(&parts.headers, None)?.ok_or_else(access::missing)?;
             Some(access::authenticate(&app, token, &parts.headers)?)
         }

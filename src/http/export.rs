@@ -55,7 +55,7 @@ const X_EXPORT_DEGRADED: HeaderName = HeaderName::from_static("x-export-degraded
 /// `GET /logs/export`, `/logs/export/json`, `/logs/export/csv`.
 pub async fn stream(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let (scope, _) = access::own_tenant(&call.app, caller, action)?;
+    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
     let (filter, form) = filter::both(filter::filter(&call.query), Form::of(call.endpoint.operation, &call.query))?;
     let services = &call.app.services;
     let slot = call.app.exports.enter(scope.tenant())?;

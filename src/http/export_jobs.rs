@@ -91,7 +91,7 @@ pub fn compile(words: &[(String, String)]) -> Result<(Filter, Sort), String> {
 /// `POST /logs/export`.
 pub async fn create(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let (scope, _) = access::own_tenant(&call.app, caller, action)?;
+    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
     let (app, operation) = (call.app.clone(), call.endpoint.operation);
     let query = search::parameters(call, &scope).await?;
     let (_, form) = filter::both(filter::filter(&query), Form::of(operation, &query))?;
@@ -203,7 +203,7 @@ pub async fn download(call: Call) -> Answer {
 /// The caller's tenant, and the job's id in the path.
 fn named(call: &Call) -> Result<(TenantScope, Uuid), Problem> {
     let (caller, action) = call.caller()?;
-    let (scope, _) = access::own_tenant(&call.app, caller, action)?;
+    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
     let id = Uuid::try_parse(&call.id).map_err(|_| Problem::not_found())?;
     Ok((scope, id))
 }

@@ -19,6 +19,7 @@ mod docs;
 mod error;
 mod export;
 mod export_jobs;
+mod fields;
 mod filter;
 pub mod health;
 mod ingest;

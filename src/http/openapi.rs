@@ -58,7 +58,6 @@ fn operation(endpoint: &Endpoint) -> Value {
     });
     match endpoint.access {
         Access::Open => out["security"] = json!([]),
-        Access::Caller => {}
         Access::May(action) => out["x-roles"] = json!(roles(action)),
     }
     if let Some(body) = request_body(endpoint.operation) {

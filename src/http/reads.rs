@@ -35,14 +35,14 @@ const LONGEST_WAIT: u64 = 10;
 /// `GET /logs`.
 pub async fn list(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let (scope, _) = access::own_tenant(&call.app, caller, action)?;
+    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
     page(&call.app, &scope, &call.query).await
 }
 
 /// `POST /logs/search`: the same, with a body.
 pub async fn search(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let (scope, _) = access::own_tenant(&call.app, caller, action)?;
+    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
     let app = call.app.clone();
     let query = search::parameters(call, &scope).await?;
     page(&app, &scope, &query).await
@@ -182,7 +182,7 @@ fn pieces(tenant: TenantId, entries: Vec<StoredEntry>, meta: String) -> axum::re
 /// `GET /logs/{id}`: found as soon as the POST that made it has answered; with `wait`, waited for.
 pub async fn get(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let (scope, _) = access::own_tenant(&call.app, caller, action)?;
+    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
     let wait = match call.query.get("wait") {
         None => 0,
         Some(text) => text.parse().ok().filter(|seconds| *seconds <= LONGEST_WAIT).ok_or_else(|| {

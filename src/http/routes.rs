@@ -4,7 +4,7 @@
 //! nothing is silently ignored). What is not here is 404; a known path with another method is 405 with `Allow`.
 
 use crate::auth::policy::Action;
-use Access::{Caller, May, Open};
+use Access::{May, Open};
 use Operation as Op;
 use Verb::{Delete, Get, Post, Put};
 
@@ -42,8 +42,6 @@ impl Verb {
 pub enum Access {
     /// Everybody.
     Open,
-    /// Everybody with a valid credential.
-    Caller,
     /// Whom the policy table allows the action.
     May(Action),
 }
@@ -331,10 +329,10 @@ const fn public(path: &'static str, operation: Op, summary: &'static str) -> End
     }
 }
 
-const fn later(verb: Verb, path: &'static str, summary: &'static str) -> Endpoint {
+const fn later(verb: Verb, path: &'static str, access: Access, summary: &'static str) -> Endpoint {
     Endpoint {
         params: None,
-        ..end(verb, path, Caller, Op::Unbuilt, &[], summary)
+        ..end(verb, path, access, Op::Unbuilt, &[], summary)
     }
 }
 
@@ -478,20 +476,17 @@ pub const ENDPOINTS: &[Endpoint] = &[
     public("/redoc", Op::ReDoc, "ReDoc"),
     public("/docs/assets/{file}", Op::Asset, "Scripts and styles of the documentation pages"),
     // Of the contract, not of this version.
-    later(Post, "/logs/index/bulk", "rebuilding the search store"),
-    later(Delete, "/tenants/{tenant}", "deleting a tenant"),
-    later(Get, "/tenants/{tenant}/keys", "API keys"),
-    later(Post, "/tenants/{tenant}/keys", "API keys"),
-    later(Delete, "/tenants/{tenant}/keys/{id}", "API keys"),
-    later(Get, "/tenants/{tenant}/users", "people with a password"),
-    later(Post, "/tenants/{tenant}/users", "people with a password"),
-    later(Delete, "/tenants/{tenant}/users/{id}", "people with a password"),
-    Endpoint {
-        access: Open,
-        ..later(Post, "/login", "people with a password")
-    },
-    later(Post, "/deadletters/{id}/replay", "replaying a dead letter"),
-    later(Delete, "/deadletters/{id}", "deleting a dead letter"),
+    later(Post, "/logs/index/bulk", May(Action::Erase), "rebuilding the search store"),
+    later(Delete, "/tenants/{tenant}", May(Action::DeleteTenant), "deleting a tenant"),
+    later(Get, "/tenants/{tenant}/keys", May(Action::ManageKeys), "API keys"),
+    later(Post, "/tenants/{tenant}/keys", May(Action::ManageKeys), "API keys"),
+    later(Delete, "/tenants/{tenant}/keys/{item}", May(Action::ManageKeys), "API keys"),
+    later(Get, "/tenants/{tenant}/users", May(Action::ManageUsers), "people with a password"),
+    later(Post, "/tenants/{tenant}/users", May(Action::ManageUsers), "people with a password"),
+    later(Delete, "/tenants/{tenant}/users/{item}", May(Action::ManageUsers), "people with a password"),
+    later(Post, "/login", Open, "people with a password"),
+    later(Post, "/deadletters/{id}/replay", May(Action::ChangeDeadLetters), "replaying a dead letter"),
+    later(Delete, "/deadletters/{id}", May(Action::ChangeDeadLetters), "deleting a dead letter"),
 ];
 
 #[cfg(test)]

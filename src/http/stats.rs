@@ -38,7 +38,7 @@ const METADATA: &str = "metadata.";
 /// `GET /logs/stats`.
 pub async fn stats(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let (scope, _) = access::own_tenant(&call.app, caller, action)?;
+    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
     let (filter, more) = filter::both(filter::filter(&call.query), Asked::of(&call.query))?;
     let (from, to) = (filter.from, filter.to);
     let query = StatsQuery {

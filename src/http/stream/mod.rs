@@ -160,7 +160,7 @@ fn wanted(query: &Query, headers: &HeaderMap) -> Result<Wanted, Problem> {
 }
 
 async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted) -> Result<Granted, Problem> {
-    let (scope, _) = access::own_tenant(app, caller, action)?;
+    let access::Reading { scope } = access::reading(app, caller, action)?;
     let Wanted { filter, after, on_slow } = wanted;
     let session = app.services.feed.subscribe(scope, filter, after, on_slow).await?;
     Ok(Granted {
