@@ -66,7 +66,9 @@ impl Authenticator {
         match self.attempt(presented, now()) {
             Ok(principal) => Ok(principal),
             Err(Refused::FetchFirst { issuer, kid, seen, error }) => {
-                let Keys::Fetched(fetched) = &self.issuers[issuer].keys else { return Err(error) };
+                let Keys::Fetched(fetched) = &self.issuers[issuer].keys else {
+                    return Err(error);
+                };
                 fetched.look_for(kid.as_deref(), seen).await;
                 self.attempt(presented, now()).map_err(Refused::error)
             }

@@ -1,11 +1,28 @@
 //! Who asks, and what they may do: one [`Principal`], one policy table.
 
+mod authenticator;
+mod cache;
+pub mod claims;
+mod error;
+mod gateway;
+pub(crate) mod hex;
+pub mod issuer;
 pub mod jwt;
+pub mod keys;
+pub mod load;
+pub mod password;
 pub mod policy;
 mod presented;
+mod provider;
 pub mod secret;
+pub mod settings;
+mod token;
 
+pub use authenticator::{Authenticator, Fetching};
+pub use error::AuthError;
+pub use gateway::Gateway;
 pub use presented::{Credential, GatewayHeaders, Presented};
+pub use token::{ALGORITHMS, algorithm_named};
 
 use crate::model::tenant::TenantId;
 use std::sync::Arc;
@@ -23,6 +40,40 @@ pub enum Role {
     Admin,
     /// Tenants; reads no entries.
     PlatformAdmin,
+}
+
+impl Role {
+    /// All of them, from the least.
+    pub const ALL: [Role; 5] = [Self::Writer, Self::Viewer, Self::Auditor, Self::Admin, Self::PlatformAdmin];
+
+    /// Its name in the HTTP contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Writer => "writer",
+            Self::Viewer => "viewer",
+            Self::Auditor => "auditor",
+            Self::Admin => "admin",
+            Self::PlatformAdmin => "platform_admin",
+        }
+    }
+
+    /// The role of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+}
+
+impl serde::Serialize for Role {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.name())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Role {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let name = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        Self::named(&name).ok_or_else(|| serde::de::Error::custom("there is no such role"))
+    }
 }
 
 /// Where a credential comes from: who vouches for the caller.

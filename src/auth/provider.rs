@@ -5,10 +5,7 @@
 
 use jsonwebtoken::{
     Algorithm, DecodingKey, DecodingKeyKind,
-    crypto::{
-        CryptoProvider, JwtVerifier,
-        rust_crypto::DEFAULT_PROVIDER,
-    },
+    crypto::{CryptoProvider, JwtVerifier, rust_crypto::DEFAULT_PROVIDER},
     errors::Result,
     signature::{self, Verifier},
 };

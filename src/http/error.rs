@@ -6,7 +6,7 @@
 
 use crate::{
     actors::broadcast::SubscribeError,
-    auth::jwt::AuthError,
+    auth::AuthError,
     catalog::CatalogError,
     model::{
         calendar::Interval,
@@ -36,6 +36,7 @@ pub enum Code {
     ExpiredCredential,
     InvalidTenantClaim,
     AmbiguousCredential,
+    AmbiguousTenant,
     UnknownRole,
     Forbidden,
     UnknownTenant,
@@ -77,6 +78,7 @@ impl Code {
             Self::ExpiredCredential => (StatusCode::UNAUTHORIZED, "expired_credential", "The credential has expired"),
             Self::InvalidTenantClaim => (StatusCode::UNAUTHORIZED, "invalid_tenant_claim", "The credential names no tenant"),
             Self::UnknownRole => (StatusCode::FORBIDDEN, "unknown_role", "The credential names no known role"),
+            Self::AmbiguousTenant => (StatusCode::UNAUTHORIZED, "ambiguous_tenant", "The credential names several tenants"),
             Self::AmbiguousCredential => (StatusCode::UNAUTHORIZED, "ambiguous_credential", "More than one credential"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "The credential does not allow this"),
             Self::UnknownTenant => (StatusCode::FORBIDDEN, "unknown_tenant", "The tenant does not exist"),
@@ -289,7 +291,12 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // RFC 6750: a request without any credential is not told of an error.
+            let challenge = match self.0.code {
+                Code::MissingCredential => "Bearer",
+                _ => "Bearer error=\"invalid_token\"",
+            };
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         for (name, value) in &self.0.headers {
             headers.insert(name.clone(), value.clone());
@@ -342,12 +349,15 @@ impl From<StoreError> for Problem {
 
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
+        use AuthError::*;
         let code = match &error {
-            AuthError::Malformed | AuthError::Signature | AuthError::NoExpiry | AuthError::NotYet | AuthError::Subject => Code::InvalidCredential,
-            AuthError::Expired => Code::ExpiredCredential,
-            AuthError::Tenant => Code::InvalidTenantClaim,
-            AuthError::UnknownRole => Code::UnknownRole,
-            AuthError::NotCovered => Code::Forbidden,
+            Malformed | UnknownIssuer | Audience | Signature | NoExpiry | NotYet | Subject | Key | Login | Gateway => Code::InvalidCredential,
+            Expired => Code::ExpiredCredential,
+            Tenant => Code::InvalidTenantClaim,
+            AmbiguousTenant => Code::AmbiguousTenant,
+            UnknownRole => Code::UnknownRole,
+            OutOfBounds | NotCovered => Code::Forbidden,
+            Unavailable => return Self::new(Code::Unavailable, error.to_string()).retry_after(Duration::from_secs(5)),
         };
         Self::new(code, error.to_string())
     }
@@ -357,6 +367,12 @@ impl From<CatalogError> for Problem {
     fn from(error: CatalogError) -> Self {
         match error {
             CatalogError::Exists => Self::new(Code::Conflict, "a tenant of this id exists already, or existed once; choose another id"),
+            CatalogError::UserExists => Self::new(Code::Conflict, "the tenant has a user of this e-mail address already; remove it first"),
+            CatalogError::Full { what, most } => Self::new(Code::Conflict, format!("the tenant has {most} {what}, which is the most; remove some first")),
+            CatalogError::Random(_) => {
+                tracing::error!(%error, "no key can be made");
+                Self::new(Code::Unavailable, "no secrets can be made at the moment; nothing was kept").retry_after(Duration::from_secs(5))
+            }
             CatalogError::NotFound => Self::not_found(),
             CatalogError::Invalid { field, message } => {
                 let detail = format!("`{field}`: {message}");
