@@ -4,6 +4,7 @@
 //! without a credential is upgraded first; it is a *stranger* until it has named one, strangers are few, and wait 5 s at most.
 
 mod sse;
+mod watch;
 mod ws;
 
 use super::{
@@ -24,7 +25,6 @@ use crate::{
     model::{
         feed::{FeedItem, OnSlow},
         filter::Filter,
-        time::now_ms,
     },
 };
 use axum::{
@@ -32,10 +32,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
 };
 use std::time::Duration;
-use tokio::time::Instant;
-
-/// Clocks may differ by so much, seconds; tokens are good for that long after their end.
-const LEEWAY: i64 = 60;
+use watch::Watch;
 
 /// What a reader asks for.
 struct Wanted {
@@ -44,10 +41,10 @@ struct Wanted {
     on_slow: OnSlow,
 }
 
-/// A feed that was granted: the session, and when the credential ends.
+/// A feed that was granted: the session, and the credential that it lives by.
 struct Granted {
     session: Session,
-    ends: Option<Instant>,
+    watch: Watch,
 }
 
 /// Opens a feed.
@@ -165,29 +162,8 @@ async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted
     let session = app.services.feed.subscribe(scope, filter, after, on_slow).await?;
     Ok(Granted {
         session,
-        ends: caller.expires_at.map(end_of),
+        watch: Watch::new(app, caller),
     })
-}
-
-/// When a credential ends that ends at this second. One that was taken although its time has passed (clocks differ) lives
-/// until the leeway ends.
-fn end_of(expires_at: i64) -> Instant {
-    let left = |at: i64| at.saturating_mul(1000).saturating_sub(now_ms());
-    let ms = match left(expires_at) {
-        ms if ms > 0 => ms,
-        _ => left(expires_at.saturating_add(LEEWAY)).max(0),
-    };
-    // A timer cannot be set for the end of time; a year is longer than any connection.
-    const YEAR_MS: i64 = 365 * 86_400_000;
-    Instant::now() + Duration::from_millis(ms.min(YEAR_MS).unsigned_abs())
-}
-
-/// Resolves at the instant, or never.
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The text of a frame that is no entry.

@@ -1,7 +1,7 @@
 //! The live feed as Server-Sent Events. `id:` is the sequence, so that a browser resumes by itself; gaps and voids carry
 //! their last number. A comment every 20 s keeps middle boxes from closing a quiet feed.
 
-use super::{Frame, Granted, at, frame};
+use super::{Frame, Granted, frame};
 use crate::http::{server::Drain, state::App};
 use axum::{
     body::Body,
@@ -64,7 +64,7 @@ impl Events {
         tokio::select! {
             biased;
             () = drain.stopping() => None,
-            () = at(self.granted.ends) => {
+            _why = self.granted.watch.over() => {
                 self.over = true;
                 Some(b"event: closed\ndata: {\"code\":4001}\n\n".to_vec())
             }

@@ -1,6 +1,7 @@
 //! The whole surface, by `oneshot` and over real sockets, on a store that is a list: the contract's sentences one by one.
 
 mod cleanup;
+mod credentials;
 mod export;
 mod export_jobs;
 mod feed;
@@ -442,10 +443,10 @@ impl Bench {
             authority: shelf.clone(),
             feed,
             eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
-            catalog,
             export_jobs: Exports::start(jobs, ExportSettings::default()),
             dead_letters: DeadLetters::open(objects, 0),
-            auth: Arc::new(Authenticator::local(SECRET)),
+            auth: Arc::new(Authenticator::new(SECRET, Vec::new(), None, Some(catalog.clone()))),
+            catalog,
             cursors: CursorKey::derive(SECRET),
             health,
             drain: Drain::new(),
@@ -454,6 +455,15 @@ impl Bench {
         let app = App::new(services.clone());
         let router = layers::around(dispatch::routes(app.clone()));
         Self { shelf, services, app, router }
+    }
+
+    /// With credentials as this text of a configuration file says.
+    fn accepting(mut self, dir: &std::path::Path, config: &str) -> Self {
+        let catalog = self.services.catalog.clone();
+        self.services.auth = Arc::new(crate::auth::testing::authenticator(SECRET, dir, config, Some(catalog)));
+        self.app = App::new(self.services.clone());
+        self.router = layers::around(dispatch::routes(self.app.clone()));
+        self
     }
 
     async fn send(&self, request: Request<Body>) -> Got {
