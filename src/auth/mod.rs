@@ -25,6 +25,19 @@ pub enum Role {
     PlatformAdmin,
 }
 
+impl Role {
+    /// Its name in the contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Writer => "writer",
+            Self::Viewer => "viewer",
+            Self::Auditor => "auditor",
+            Self::Admin => "admin",
+            Self::PlatformAdmin => "platform_admin",
+        }
+    }
+}
+
 /// Where a credential comes from: who vouches for the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
