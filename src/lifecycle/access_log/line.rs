@@ -191,7 +191,8 @@ impl Lines {
     /// The pack was refused, nothing of it was kept: it is the first to depart again, as it is.
     pub(super) fn refused(&mut self, flight: Flight) {
         let Some(line) = self.lines.get_mut(&flight.tenant) else { return };
-        for waiter in line.away.take().unwrap_or_default() {
+        let behind = line.batches.iter_mut().flat_map(|batch| batch.waiters.drain(..));
+        for waiter in line.away.take().unwrap_or_default().into_iter().chain(behind) {
             let _ = waiter.send(false); // it may wait no longer
         }
         line.batches.push_front(Batch {
