@@ -33,6 +33,7 @@ mod openapi;
 mod query;
 mod ranges;
 mod reads;
+mod recording;
 mod routes;
 mod search;
 pub mod server;

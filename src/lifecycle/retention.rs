@@ -1,4 +1,5 @@
-//! Retention: what a tenant received longer ago than its `retention_days` is erased, by `received_at`.
+//! Retention: what a tenant received longer ago than its `retention_days` is erased, by `received_at`; and from its access log
+//! what is older than `access_retention_days`.
 //!
 //! Every tenant of the catalog is looked at every `retention.interval`; an erasure is ordered only if it would remove a row, so
 //! quiet tenants cost a count and no seal. A tenant whose rows cannot be counted is passed over until the next round.
@@ -7,7 +8,7 @@ use super::erasure::{EraseError, Eraser};
 use crate::{
     catalog::Catalog,
     model::{
-        tenant::TenantScope,
+        tenant::{Log, TenantScope},
         time::{DAY_MS, now_ms},
     },
     seal::erasure::ErasureKind,
@@ -52,19 +53,29 @@ impl Retention {
     pub(super) async fn round(&self, now: i64) -> Result<u64, EraseError> {
         let mut removed = 0;
         for tenant in self.catalog.list() {
-            let scope = TenantScope::new(tenant.tenant_id.clone());
-            let cutoff = now - i64::from(tenant.settings.retention_days) * DAY_MS;
-            if self.count(&scope, cutoff).await == 0 {
-                continue;
-            }
-            let erasing = async { self.eraser.erase(&scope, ErasureKind::Retention, cutoff).await?.rows().await };
-            match tokio::time::timeout(LONGEST_ERASURE, erasing).await {
-                Ok(Ok(rows)) => removed += rows,
-                Ok(Err(EraseError::Stopping)) => return Err(EraseError::Stopping),
-                Ok(Err(EraseError::Busy)) | Err(_) => tracing::debug!("an erasure of retention takes long; the round goes on"),
+            let settings = &tenant.settings;
+            for (log, days) in [(Log::Audit, settings.retention_days), (Log::Access, settings.access_retention_days)] {
+                let scope = TenantScope::new(log.of(&tenant.tenant_id));
+                removed += self.log(&scope, now - i64::from(days) * DAY_MS).await?;
             }
         }
         Ok(removed)
+    }
+
+    /// One log: how many rows it removed.
+    async fn log(&self, scope: &TenantScope, cutoff: i64) -> Result<u64, EraseError> {
+        if self.count(scope, cutoff).await == 0 {
+            return Ok(0);
+        }
+        let erasing = async { self.eraser.erase(scope, ErasureKind::Retention, cutoff).await?.rows().await };
+        match tokio::time::timeout(LONGEST_ERASURE, erasing).await {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(EraseError::Stopping)) => Err(EraseError::Stopping),
+            Ok(Err(EraseError::Busy)) | Err(_) => {
+                tracing::debug!("an erasure of retention takes long; the round goes on");
+                Ok(0)
+            }
+        }
     }
 
     /// How many rows would be removed; 0 when that cannot be said.
