@@ -31,6 +31,7 @@ mod openapi;
 mod query;
 mod ranges;
 mod reads;
+mod replay;
 mod routes;
 mod search;
 pub mod server;

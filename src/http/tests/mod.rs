@@ -5,9 +5,11 @@ mod export;
 mod export_jobs;
 mod feed;
 mod ingest;
+mod letters;
 mod lists;
 mod reads;
 mod server;
+mod settings;
 mod tenancy;
 
 use super::{CursorKey, Drain, Health, HttpSettings, Services, dispatch, health::Phase, layers, state::App};
@@ -59,6 +61,7 @@ struct Shelf {
     state: Mutex<State>,
     visible: watch::Sender<u64>,
     feed: OnceLock<FeedHandle>,
+    letters: OnceLock<DeadLetters>,
 }
 
 #[derive(Default)]
@@ -88,6 +91,7 @@ impl Shelf {
             state: Mutex::default(),
             visible: watch::channel(0).0,
             feed: OnceLock::new(),
+            letters: OnceLock::new(),
         })
     }
 
@@ -158,6 +162,9 @@ impl Shelf {
             };
             (Arc::new(seal), decided)
         });
+        if let Some(letters) = self.letters.get() {
+            letters.submit(&seal); // far from the bound where it would block
+        }
         self.visible.send_replace(seal.seal.n);
         if let Some(feed) = self.feed.get() {
             feed.publish(&seal);
@@ -437,6 +444,8 @@ impl Bench {
             room: None,
             clock: now_ms,
         };
+        let dead_letters = DeadLetters::open(objects, 0);
+        assert!(shelf.letters.set(dead_letters.clone()).is_ok());
         let services = Services {
             producer: shelf.clone(),
             authority: shelf.clone(),
@@ -444,7 +453,7 @@ impl Bench {
             eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
             catalog,
             export_jobs: Exports::start(jobs, ExportSettings::default()),
-            dead_letters: DeadLetters::open(objects, 0),
+            dead_letters,
             auth: Arc::new(Authenticator::local(SECRET)),
             cursors: CursorKey::derive(SECRET),
             health,
