@@ -283,7 +283,6 @@ async fn remove(letters: &DeadLetters, tenant: &str, entry: u128) {
     let one = found(letters, tenant, entry).await;
     assert!(letters.remove(&scope(tenant), &one).await.expect("removed"));
     assert!(letters.find(&scope(tenant), one.letter.id).await.expect("read").is_none());
-    assert!(!letters.remove(&scope(tenant), &one).await.expect("asked"), "it is removed once");
 }
 
 /// Names of the tenant's objects that end so.
@@ -366,7 +365,8 @@ async fn totals_and_pages_follow_filters_and_removals_and_read_only_what_they_sh
         .map(|n| {
             let ids: Vec<u128> = (0..n as u128 % 4).map(|i| 2 * (100 * n as u128 + i)).collect();
             let refusal = n.is_multiple_of(3).then_some(Refusal::Poison);
-            seal(n, SEALED_AT + n as i64 / 3, vec![pack("acme", &ids)], refusal)
+            let packs = if ids.is_empty() { Vec::new() } else { vec![pack("acme", &ids)] };
+            seal(n, SEALED_AT + n as i64 / 3, packs, refusal)
         })
         .collect();
     submit(&letters, &seals).join().expect("no panic");
@@ -485,11 +485,9 @@ async fn a_letter_that_cannot_be_removed_after_its_replay_goes_when_the_disk_wor
         .expect("no panic");
     letters.drained().await;
     let one = found(&letters, "acme", 2).await;
-    fs.set_capacity(0);
+    fs.fail_syncs(0, 1);
     letters.remove_in_the_end(&scope("acme"), one).await;
-    tokio::time::sleep(Duration::from_secs(60)).await; // virtual
     assert_eq!(entries(&letters, "acme").await, [2]);
-    fs.set_capacity(1 << 30);
     tokio::time::sleep(Duration::from_secs(60)).await; // virtual
     assert!(entries(&letters, "acme").await.is_empty());
 }
