@@ -339,7 +339,7 @@ mod tests {
         letter.row(&mut out);
         assert_eq!(
             out,
-            "00000000-0000-0000-0000-000000000000  id_conflict     2026-01-02 03:04:05.678  ffffffff-ffff-ffff-ffff-ffffffffffff  svc␛[2J          LOGIN session s␊1\n"
+            "00000000-0000-0000-0000-000000000000  id_conflict     2026-01-02 03:04:05.678  ffffffff-ffff-ffff-ffff-ffffffffffff  svc␛[2J           LOGIN session s␊1\n"
         );
     }
 }
