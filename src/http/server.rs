@@ -9,7 +9,7 @@
 //! | heads of requests | 64 KiB |
 
 use super::settings::HttpSettings;
-use axum::{Router, extract::Request};
+use axum::{Router, extract::Request, http::Extensions};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -18,6 +18,7 @@ use hyper_util::{
 use std::{
     future::Future,
     io,
+    net::{Ipv4Addr, SocketAddr},
     pin::Pin,
     sync::{
         Arc,
@@ -86,6 +87,19 @@ impl Drain {
     }
 }
 
+/// The address at the other end of the request's socket: a gateway or a load balancer, where there is one. In the request's
+/// extensions; never taken from a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+impl Peer {
+    /// The peer of a request. A request that came over no socket (a router that is called directly) has `0.0.0.0:0`, which
+    /// is in no network of a configuration.
+    pub fn of(extensions: &Extensions) -> Self {
+        extensions.get().copied().unwrap_or(Self(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0)))
+    }
+}
+
 /// Serves until `shutdown` resolves; then accepts no more, lets requests in hand finish, ends the sessions of `drain`, and
 /// returns when all connections are closed. The caller sets the deadline: dropping the future closes what is left.
 pub async fn serve(listener: TcpListener, router: Router, settings: HttpSettings, drain: Drain, shutdown: impl Future<Output = ()>) {
@@ -96,7 +110,7 @@ pub async fn serve(listener: TcpListener, router: Router, settings: HttpSettings
     let _close_on_drop = closing.clone().drop_guard();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let (stream, permit) = tokio::select! {
+        let (stream, peer, permit) = tokio::select! {
             biased;
             () = &mut shutdown => break,
             next = accept(&listener, &permits) => next,
@@ -108,8 +122,9 @@ pub async fn serve(listener: TcpListener, router: Router, settings: HttpSettings
         let seen = Arc::new(AtomicBool::new(false));
         let io = TokioIo::new(GuardedIo::new(stream, &settings, seen.clone()));
         let router = router.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
+        let service = service_fn(move |mut request: Request<Incoming>| {
             seen.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(peer);
             router.clone().oneshot(request.map(axum::body::Body::new))
         });
         let connection = builder(&settings).serve_connection_with_upgrades(io, service).into_owned();
@@ -129,11 +144,11 @@ pub async fn serve(listener: TcpListener, router: Router, settings: HttpSettings
     tokio::join!(graceful.shutdown(), connections.wait(), drain.finished());
 }
 
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, tokio::sync::OwnedSemaphorePermit) {
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, Peer, tokio::sync::OwnedSemaphorePermit) {
     let permit = permits.clone().acquire_owned().await.expect("this semaphore is never closed");
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+            Ok((stream, address)) => return (stream, Peer(address), permit),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // Out of descriptors: others must close first. Without the pause this would be a busy loop.

@@ -13,6 +13,7 @@
 //! The name says how many letters of which kind there are (`name`). Contents: `{"format": 2, "dead_letters": [...], "hashes":
 //! [...]}`, both sorted by the letters' ids: each letter as the HTTP contract shows it, and the content hash of its entry as it
 //! was sent, 32 hexadecimal digits. Format 1 was never released.
+//! An access log's letters lie in `deadletters/_access/<tenant>/`.
 //!
 //! A letter's id is a UUIDv8: 48 bits `t`, then bits of XXH3-128 over (n, pack id, index in the pack). It carries the time
 //! and not n, which counts what all tenants do.
@@ -239,7 +240,7 @@ impl DeadLetters {
     async fn bundles(&self, scope: &TenantScope) -> Result<Vec<Bundle>, ObjectError> {
         // Those that wait are looked at first: what is written meanwhile is then seen twice, not never.
         let mut keys: Vec<Key> = self.0.shared.waiting(scope).map_keys();
-        keys.extend(self.0.shared.objects.list(&format!("{FOLDER}/{}", scope.tenant())).await?);
+        keys.extend(self.0.shared.objects.list(&format!("{FOLDER}/{}", scope.tenant().folder())).await?);
         Ok(Bundle::group(keys))
     }
 

@@ -19,6 +19,7 @@ mod fuzz;
 mod intake;
 mod isolation;
 mod letters;
+mod matrix;
 mod paging;
 mod stream;
 mod terminal;

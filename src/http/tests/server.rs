@@ -111,6 +111,25 @@ async fn both_versions_of_http_answer_on_one_port() {
 }
 
 #[tokio::test]
+async fn a_request_knows_the_address_at_the_other_end_of_its_socket() {
+    let who = |request: axum::extract::Request| async move { crate::http::server::Peer::of(request.extensions()).0.to_string() };
+    let router = Router::new().fallback(who);
+    let called = router.clone().oneshot(Request::new(Body::empty())).await.expect("infallible");
+    assert_eq!(called.into_body().collect().await.expect("whole").to_bytes(), "0.0.0.0:0", "no socket");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let server = tokio::spawn(serve(listener, router, HttpSettings::default(), Drain::new(), std::future::pending()));
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let own = stream.local_addr().expect("connected").to_string();
+    let forged = "GET / HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 10.0.0.1\r\nforwarded: for=10.0.0.1\r\nconnection: close\r\n\r\n";
+    stream.write_all(forged.as_bytes()).await.expect("open");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("text");
+    assert!(answer.ends_with(&own), "{answer}");
+    server.abort();
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_inside_its_body_leaves_no_trace() {
     let served = Served::new().await;
     let body = entry(1).to_string();

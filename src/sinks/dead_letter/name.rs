@@ -168,7 +168,7 @@ pub(super) fn all_gone(tenant: &TenantId, place: Place) -> Key {
 }
 
 fn key(tenant: &TenantId, name: fmt::Arguments<'_>) -> Key {
-    Key::parse(&format!("{FOLDER}/{tenant}/{name}")).expect("a tenant id, digits and dashes make a key")
+    Key::parse(&format!("{FOLDER}/{}/{name}", tenant.folder())).expect("a tenant id, digits and dashes make a key")
 }
 
 fn print_of(entry_id: &Uuid) -> u16 {
