@@ -143,6 +143,8 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         eraser: eraser.clone(),
         authority: Arc::new(store.clone()),
         catalog: catalog.clone(),
+        dead_letters: dead_letters.clone(),
+        trimmable: crate::sinks::SealFollower::trimmable(&store),
         interval: settings.retention.interval,
     };
     retention.start();

@@ -34,6 +34,7 @@ mod query;
 mod ranges;
 mod reads;
 mod recording;
+mod replay;
 mod routes;
 mod search;
 pub mod server;

@@ -5,9 +5,11 @@ mod export;
 mod export_jobs;
 mod feed;
 mod ingest;
+mod letters;
 mod lists;
 mod reads;
 mod server;
+mod settings;
 mod tenancy;
 
 use super::{CursorKey, Drain, Health, HttpSettings, Services, dispatch, health::Phase, layers, state::App};
@@ -63,6 +65,7 @@ struct Shelf {
     state: Mutex<State>,
     visible: watch::Sender<u64>,
     feed: OnceLock<FeedHandle>,
+    letters: OnceLock<DeadLetters>,
 }
 
 #[derive(Default)]
@@ -92,6 +95,7 @@ impl Shelf {
             state: Mutex::default(),
             visible: watch::channel(0).0,
             feed: OnceLock::new(),
+            letters: OnceLock::new(),
         })
     }
 
@@ -164,6 +168,9 @@ impl Shelf {
             };
             (Arc::new(seal), decided)
         });
+        if let Some(letters) = self.letters.get() {
+            letters.submit(&seal); // far from the bound where it would block
+        }
         self.visible.send_replace(seal.seal.n);
         if let Some(feed) = self.feed.get() {
             feed.publish(&seal);
@@ -451,6 +458,8 @@ impl Bench {
             room: None,
             clock: now_ms,
         };
+        let dead_letters = DeadLetters::open(objects, 0);
+        assert!(shelf.letters.set(dead_letters.clone()).is_ok());
         let services = Services {
             producer: shelf.clone(),
             authority: shelf.clone(),
@@ -460,7 +469,7 @@ impl Bench {
             logins: Arc::new(Logins::new(catalog.clone(), SECRET, Duration::from_secs(3600))),
             catalog,
             export_jobs: Exports::start(jobs, ExportSettings::default()),
-            dead_letters: DeadLetters::open(objects, 0),
+            dead_letters,
             auth: Arc::new(Authenticator::local(SECRET)),
             cursors: CursorKey::derive(SECRET),
             health,
