@@ -22,3 +22,4 @@ mod matrix;
 mod paging;
 mod stream;
 mod terminal;
+mod tls;
