@@ -24,9 +24,11 @@ mod filter;
 mod guarded;
 pub mod health;
 mod ingest;
+mod keys;
 mod layers;
 mod leftover;
 mod letters;
+mod login;
 mod memory;
 mod openapi;
 pub mod origin;
@@ -43,6 +45,7 @@ mod stats;
 mod stream;
 mod tenants;
 pub mod tls;
+mod users;
 
 #[cfg(test)]
 mod tests;
