@@ -111,7 +111,9 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
         _ if endpoint.operation == Op::Stream => None,
         Access::May(_) => {
             let credential = access::credential(&parts, None)?.ok_or_else(access::missing)?;
-            Some(access::authenticate(&app, credential, &parts.headers).await?)
+            let caller = access::authenticate(&app, credential, &parts.headers).await?;
+            access::not_borrowed(&app, &caller, endpoint, &parts)?;
+            Some(caller)
         }
     };
     let request_id = parts.extensions.get::<RequestId>().map_or_else(|| "".into(), |id| id.0.clone());

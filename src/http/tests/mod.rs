@@ -11,8 +11,10 @@ mod reads;
 mod server;
 mod settings;
 mod tenancy;
+mod tls;
+mod web;
 
-use super::{CursorKey, Drain, Health, HttpSettings, Services, dispatch, health::Phase, layers, state::App};
+use super::{CursorKey, Drain, Health, HttpSettings, Services, dispatch, health::Phase, layers, safety::Safety, state::App};
 use crate::{
     actors::{
         broadcast::{FeedHandle, FeedSettings, Publisher},
@@ -477,7 +479,7 @@ impl Bench {
             settings,
         };
         let app = App::new(services.clone());
-        let router = layers::around(dispatch::routes(app.clone()));
+        let router = layers::around(dispatch::routes(app.clone()), Safety::of(&app.services.settings));
         Self { shelf, services, app, router }
     }
 

@@ -245,7 +245,7 @@ async fn a_panic_is_a_500_without_internals() {
             }
         }),
     );
-    let response = super::super::layers::around(routes)
+    let response = super::super::layers::around(routes, Safety::default())
         .oneshot(Request::builder().uri("/boom").body(Body::empty()).expect("a request"))
         .await
         .expect("never fails");
