@@ -1,5 +1,6 @@
 //! Who asks, and what they may do: one [`Principal`], one policy table.
 
+mod attempts;
 mod authenticator;
 mod cache;
 pub mod claims;
@@ -10,6 +11,7 @@ pub mod issuer;
 pub mod jwt;
 pub mod keys;
 pub mod load;
+pub mod login;
 pub mod password;
 pub mod policy;
 mod presented;

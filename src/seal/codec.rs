@@ -221,7 +221,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Seal, u32), SealError> {
 fn read_tenant(from: &mut Reader<'_>) -> Result<SealTenant, SealError> {
     let len = from.byte()?;
     let text = std::str::from_utf8(from.take(usize::from(len))?).map_err(|_| SealError::Malformed("a tenant is no text"))?;
-    let tenant = TenantId::parse(text).map_err(|_| SealError::Malformed("a tenant is no tenant id"))?;
+    let tenant = TenantId::decode(text).map_err(|_| SealError::Malformed("a tenant is no tenant id"))?;
     let head = from.varint()?;
     let void = match from.byte()? {
         0 => None,
@@ -472,6 +472,13 @@ mod tests {
     }
 
     /// Seals that were written before there were erasures.
+    #[test]
+    fn access_logs_are_named_in_seals_too() {
+        let mut seal = sample();
+        seal.tenants[1].tenant = TenantId::parse(&"x".repeat(63)).expect("a tenant").access_log();
+        assert_eq!(decode(&encode(&seal)).expect("a seal").0, seal);
+    }
+
     #[test]
     fn a_log_of_version_1_is_read() {
         const WRITTEN: &[u8] = &[

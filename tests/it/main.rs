@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod across;
 mod answers;
 mod answers_cloudtrail;
 mod bounds;
@@ -16,8 +17,12 @@ mod disk;
 mod duplicates;
 mod export_jobs;
 mod fuzz;
+mod idp;
 mod intake;
 mod isolation;
+mod letters;
+mod matrix;
 mod paging;
 mod stream;
 mod terminal;
+mod tls;

@@ -8,9 +8,8 @@
 //! | 4001 | no credential, a bad one, or its time is over: it expired or was revoked |
 //! | 4008 | the reader is too slow and asked for `on_slow=close` |
 
-use super::{Frame, Granted, Wanted, authorised, frame, subscribe, watch::Watch};
+use super::{Feed, Frame, Granted, Wanted, authorised, subscribe, watch::Watch};
 use crate::{
-    actors::broadcast::Session,
     auth::Credential,
     http::{
         error::{Code, Problem},
@@ -26,7 +25,7 @@ use axum::{
         WebSocketUpgrade,
         ws::{CloseFrame, Message, Utf8Bytes, WebSocket},
     },
-    http::HeaderMap,
+    http::request::Parts,
     response::Response,
 };
 use futures_util::{FutureExt, SinkExt, StreamExt};
@@ -54,7 +53,8 @@ const CLOSING: Duration = Duration::from_secs(2);
 /// A socket that has not named a credential yet.
 pub struct Stranger {
     pub wanted: Wanted,
-    pub headers: HeaderMap,
+    pub parts: Parts,
+    pub request_id: Arc<str>,
     pub endpoint: &'static Endpoint,
     pub place: OwnedSemaphorePermit,
 }
@@ -154,7 +154,8 @@ impl Talk {
         }
         let Stranger {
             wanted,
-            headers,
+            parts,
+            request_id,
             endpoint,
             place,
         } = stranger;
@@ -162,26 +163,26 @@ impl Talk {
             return Err(Over::Close(NONE));
         };
         let refused = |problem: Problem| Over::Close(closing(&problem));
-        let (caller, action) = authorised(app, Credential::Bearer(&token), &headers, endpoint).await.map_err(refused)?;
-        let granted = subscribe(app, &caller, action, wanted).await.map_err(refused)?;
+        let (caller, action) = authorised(app, Credential::Bearer(&token), &parts.headers, endpoint).await.map_err(refused)?;
+        let granted = subscribe(app, &caller, action, wanted, &parts, &request_id).await.map_err(refused)?;
         drop(place);
         Ok(granted)
     }
 
     /// Follows the feed to its end.
     async fn follow(mut self, granted: Granted) {
-        let Granted { mut session, watch } = granted;
+        let Granted { mut feed, watch } = granted;
         self.watch = watch;
         let over = loop {
-            if let Err(over) = self.turn(&mut session).await {
+            if let Err(over) = self.turn(&mut feed).await {
                 break over;
             }
         };
-        drop(session);
+        drop(feed);
         self.end(over).await;
     }
 
-    async fn turn(&mut self, session: &mut Session) -> Result<(), Over> {
+    async fn turn(&mut self, feed: &mut Feed) -> Result<(), Over> {
         let drain = self.app.services.drain.clone();
         tokio::select! {
             biased;
@@ -196,11 +197,11 @@ impl Talk {
                 self.feed(Message::Ping(bytes::Bytes::new())).await?;
                 self.flush().await
             }
-            item = session.next() => {
-                self.tell(frame(item)).await?;
+            frame = feed.next() => {
+                self.tell(frame).await?;
                 for _ in 1..BATCH {
-                    let Some(item) = session.next().now_or_never() else { break };
-                    self.tell(frame(item)).await?;
+                    let Some(frame) = feed.next().now_or_never() else { break };
+                    self.tell(frame).await?;
                 }
                 self.flush().await
             }
