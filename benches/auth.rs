@@ -28,17 +28,41 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 /// One issuer for each algorithm: name, private key, public key.
 const ISSUERS: [(&str, Algorithm, &str, &str); 5] = [
     ("hs256", Algorithm::HS256, SECRET, ""),
-    ("rs256", Algorithm::RS256, include_str!("../tests/keys/rsa_a.pem"), include_str!("../tests/keys/rsa_a.pub")),
-    ("ps256", Algorithm::PS256, include_str!("../tests/keys/rsa_a.pem"), include_str!("../tests/keys/rsa_a.pub")),
-    ("es256", Algorithm::ES256, include_str!("../tests/keys/ec_a.pem"), include_str!("../tests/keys/ec_a.pub")),
-    ("eddsa", Algorithm::EdDSA, include_str!("../tests/keys/ed_a.pem"), include_str!("../tests/keys/ed_a.pub")),
+    (
+        "rs256",
+        Algorithm::RS256,
+        include_str!("../tests/keys/rsa_a.pem"),
+        include_str!("../tests/keys/rsa_a.pub"),
+    ),
+    (
+        "ps256",
+        Algorithm::PS256,
+        include_str!("../tests/keys/rsa_a.pem"),
+        include_str!("../tests/keys/rsa_a.pub"),
+    ),
+    (
+        "es256",
+        Algorithm::ES256,
+        include_str!("../tests/keys/ec_a.pem"),
+        include_str!("../tests/keys/ec_a.pub"),
+    ),
+    (
+        "eddsa",
+        Algorithm::EdDSA,
+        include_str!("../tests/keys/ed_a.pem"),
+        include_str!("../tests/keys/ed_a.pub"),
+    ),
 ];
 
 fn config(dir: &Path) -> Settings {
     let issuers = ISSUERS.map(|(name, algorithm, _, public)| {
         let file = dir.join(format!("{name}.pub"));
         fs::write(&file, public).expect("written");
-        let keys = if public.is_empty() { json!({"secret": SECRET}) } else { json!({"pem_file": file}) };
+        let keys = if public.is_empty() {
+            json!({"secret": SECRET})
+        } else {
+            json!({"pem_file": file})
+        };
         json!({"issuer": name, "audience": ["sluice"], "algorithms": [format!("{algorithm:?}")], "keys": keys})
     });
     let sources = Sources {

@@ -33,7 +33,9 @@ fn rs256(kid: &str, key: &EncodingKey, claims: &Value) -> String {
 }
 
 async fn get(server: &Server, headers: &[(&str, &str)], path: &str) -> (u16, Value) {
-    let request = headers.iter().fold(server.client.get(server.url(path)), |request, (name, value)| request.header(*name, *value));
+    let request = headers
+        .iter()
+        .fold(server.client.get(server.url(path)), |request, (name, value)| request.header(*name, *value));
     answer(request).await
 }
 
@@ -51,12 +53,19 @@ async fn a_provider_with_a_secret_per_tenant_works_by_configuration_alone() {
     server.tenant("acme").await;
     server.tenant("globex").await;
     let token = |secret: &str, tenant: &str, role: &str| {
-        hs256(secret, &json!({"iss": "issuer", "aud": "logserver", "sub": "ann", "tenant": tenant, "role": role}))
+        hs256(
+            secret,
+            &json!({"iss": "issuer", "aud": "logserver", "sub": "ann", "tenant": tenant, "role": role}),
+        )
     };
     let entry = json!({"action": "LOGIN", "resource_type": "session", "resource_id": "1"}).to_string();
     for (secret, tenant) in [(ACME, "acme"), (GLOBEX, "globex")] {
         let (status, written) = server.post(&token(secret, tenant, "admin"), "/logs?wait=stored", entry.clone()).await;
-        assert_eq!((status, &written["tenant_id"], &written["actor"]), (201, &json!(tenant), &json!("ann")), "{written}");
+        assert_eq!(
+            (status, &written["tenant_id"], &written["actor"]),
+            (201, &json!(tenant), &json!("ann")),
+            "{written}"
+        );
         for (role, list, stats, export, usage) in [("admin", 200, 200, 200, 200), ("auditor", 200, 200, 200, 403), ("viewer", 200, 200, 403, 403)] {
             let token = token(secret, tenant, role);
             for (path, want) in [
@@ -69,7 +78,11 @@ async fn a_provider_with_a_secret_per_tenant_works_by_configuration_alone() {
                 assert_eq!(status, want, "{role} {path}: {body}");
             }
             let (_, page) = server.get(&token, "/logs").await;
-            assert_eq!((page["meta"]["total"].as_u64(), &page["data"][0]["tenant_id"]), (Some(1), &json!(tenant)), "its own entry alone");
+            assert_eq!(
+                (page["meta"]["total"].as_u64(), &page["data"][0]["tenant_id"]),
+                (Some(1), &json!(tenant)),
+                "its own entry alone"
+            );
         }
     }
     assert_eq!(server.post(&token(ACME, "acme", "viewer"), "/logs", entry.clone()).await.0, 403);
@@ -78,9 +91,15 @@ async fn a_provider_with_a_secret_per_tenant_works_by_configuration_alone() {
         let (status, problem) = server.get(&token(secret, tenant, "admin"), "/logs").await;
         assert_eq!((status, &problem["code"]), (401, &json!("invalid_credential")), "{tenant}");
     }
-    let other = hs256(ACME, &json!({"iss": "issuer", "aud": "somebody else", "sub": "ann", "tenant": "acme", "role": "admin"}));
+    let other = hs256(
+        ACME,
+        &json!({"iss": "issuer", "aud": "somebody else", "sub": "ann", "tenant": "acme", "role": "admin"}),
+    );
     assert_eq!(server.get(&other, "/logs").await.0, 401);
-    let role = hs256(ACME, &json!({"iss": "issuer", "aud": "logserver", "sub": "ann", "tenant": "acme", "role": "platform_admin"}));
+    let role = hs256(
+        ACME,
+        &json!({"iss": "issuer", "aud": "logserver", "sub": "ann", "tenant": "acme", "role": "platform_admin"}),
+    );
     assert_eq!(server.get(&role, "/tenants").await.1["code"], "unknown_role");
     // The local issuer goes on beside it.
     let local = server.token(Some("acme"), &["viewer"]);
@@ -129,7 +148,10 @@ impl Provider {
                         std::future::pending::<()>().await;
                     }
                     let text = json!({ "keys": keys }).to_string();
-                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{text}",
+                        text.len()
+                    );
                     let _ = stream.write_all(answer.as_bytes()).await;
                 });
             }
@@ -223,7 +245,11 @@ async fn a_provider_changes_its_keys_while_requests_run_and_none_fails() {
     // The provider hangs: the keys in force stay so, an unknown one is refused in bounded time, and invented ones ask it once.
     provider.hangs.store(true, Ordering::SeqCst);
     let good = token(2, 600);
-    let stranger = rs256("invented", &keys[0], &json!({"iss": "https://idp.example", "aud": "sluice", "sub": "eve", "https://idp.example/org": "acme"}));
+    let stranger = rs256(
+        "invented",
+        &keys[0],
+        &json!({"iss": "https://idp.example", "aud": "sluice", "sub": "eve", "https://idp.example/org": "acme"}),
+    );
     let asked = provider.asked();
     let (status, problem) = server.get(&stranger, "/logs").await;
     assert_eq!((status, &problem["code"]), (401, &json!("invalid_credential")));
@@ -235,19 +261,35 @@ async fn a_provider_changes_its_keys_while_requests_run_and_none_fails() {
     let health = server.get_health().await;
     let issuers = &health["dependencies"]["issuers"];
     assert_eq!(issuers["status"], "failing", "{health}");
-    assert!(issuers["detail"].as_str().is_some_and(|text| text.contains("stay in force") && !text.contains("oidc")), "{health}");
-    assert_eq!(get(&server, &[("authorization", &format!("Bearer {}", token(2, -120)))], "/logs").await.1["code"], "expired_credential");
+    assert!(
+        issuers["detail"]
+            .as_str()
+            .is_some_and(|text| text.contains("stay in force") && !text.contains("oidc")),
+        "{health}"
+    );
+    assert_eq!(
+        get(&server, &[("authorization", &format!("Bearer {}", token(2, -120)))], "/logs").await.1["code"],
+        "expired_credential"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_on_this_machine_speaks_for_its_users() {
     let mut site = Site::plain();
     std::fs::write(site.folder.path().join("gateway.secret"), "the gateway's own secret, long enough\n").expect("written");
-    site.set("AUTH__GATEWAY", r#"{"enabled": true, "cidrs": ["127.0.0.0/8"], "secret_file": "gateway.secret"}"#);
+    site.set(
+        "AUTH__GATEWAY",
+        r#"{"enabled": true, "cidrs": ["127.0.0.0/8"], "secret_file": "gateway.secret"}"#,
+    );
     let server = site.start();
     server.tenant("acme").await;
     let secret = ("x-gateway-secret", "the gateway's own secret, long enough");
-    let user = [("x-tenant-id", "acme"), ("x-user-id", "ann"), ("x-user-name", "Ann"), ("x-user-role", "auditor")];
+    let user = [
+        ("x-tenant-id", "acme"),
+        ("x-user-id", "ann"),
+        ("x-user-name", "Ann"),
+        ("x-user-role", "auditor"),
+    ];
     let with = |first: &[(&'static str, &'static str)]| [first, &user[..]].concat();
     for (what, headers, status) in [
         ("good", with(&[secret]), 200),
