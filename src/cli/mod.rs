@@ -320,6 +320,9 @@ pub struct ClientArgs {
     /// The credential; without one a token is made from the local secret, if it is readable
     #[arg(long, env = "SLUICE_TOKEN", hide_env_values = true, value_name = "JWT")]
     pub token: Option<String>,
+    /// Trust the certificates in this file (PEM) in place of the system's, for https:// with an authority of your own
+    #[arg(long, env = "SLUICE_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Arguments of `sluice token`.

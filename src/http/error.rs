@@ -31,6 +31,9 @@ use std::{borrow::Cow, time::Duration};
 pub enum Code {
     BodyCutOff,
     BodyTimeout,
+    HeadTooLarge,
+    TlsRequired,
+    OriginDenied,
     MissingCredential,
     InvalidCredential,
     ExpiredCredential,
@@ -76,6 +79,13 @@ impl Code {
         match self {
             Self::BodyCutOff => (StatusCode::BAD_REQUEST, "body_cut_off", "The request ended inside its body"),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "The request body did not arrive in time"),
+            Self::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head_too_large",
+                "The head of the request is too large",
+            ),
+            Self::TlsRequired => (StatusCode::BAD_REQUEST, "tls_required", "The port speaks TLS"),
+            Self::OriginDenied => (StatusCode::FORBIDDEN, "origin_denied", "The page's origin may not do this"),
             Self::MissingCredential => (StatusCode::UNAUTHORIZED, "missing_credential", "A credential is needed"),
             Self::InvalidCredential => (StatusCode::UNAUTHORIZED, "invalid_credential", "The credential is not valid"),
             Self::ExpiredCredential => (StatusCode::UNAUTHORIZED, "expired_credential", "The credential has expired"),

@@ -6,10 +6,12 @@ use super::{
     error::{Answer, Code, FieldError, Problem},
     filter,
     query::Query,
+    recording,
     state::App,
     tenants::{Listing, Total},
 };
 use crate::{
+    lifecycle::access_log::Event,
     model::{
         conditions::{Refused, time},
         tenant::{TenantId, TenantScope},
@@ -30,6 +32,9 @@ pub async fn list(call: Call) -> Answer {
     let (scope, _) = access::own_tenant(&call.app, caller, action)?;
     let (wanted, page) = filter::both(letter_filter(&call.query), filter::page_of_any_depth(&call.query))?;
     let found = call.app.services.dead_letters.list(&scope, &wanted, page.skip as u64, page.page_size).await?;
+    let event = Event::read("sluice.deadletter.search", "log", "deadletters");
+    let event = event.filters(recording::filters(&call.query)).number("rows", found.data.len() as u64);
+    recording::tell(&call.app, &scope, &*call.who()?, &event);
     let meta = Total { total: found.total };
     Ok(json_of(&Listing { data: found.data, meta }))
 }
@@ -40,6 +45,8 @@ pub async fn get(call: Call) -> Answer {
     let (scope, _) = access::own_tenant(&call.app, caller, action)?;
     let id = Uuid::try_parse(&call.id).map_err(|_| Problem::not_found())?;
     let found = call.app.services.dead_letters.find(&scope, id).await?.ok_or_else(Problem::not_found)?;
+    let event = Event::read("sluice.deadletter.get", "deadletter", id.to_string()).number("rows", 1);
+    recording::tell(&call.app, &scope, &*call.who()?, &event);
     Ok(json_of(&found.letter))
 }
 
@@ -53,6 +60,8 @@ pub async fn delete(call: Call) -> Answer {
     if !letters.remove(&scope, &found).await? {
         return Err(Problem::not_found());
     }
+    let event = Event::change("sluice.deadletter.delete", "deadletter", in_hand.id().to_string());
+    recording::changed(&call.app, &scope, &*call.who()?, event).await;
     Ok((StatusCode::NO_CONTENT, Body::empty()).into_response() as Response)
 }
 

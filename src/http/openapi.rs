@@ -118,7 +118,7 @@ fn parameters(endpoint: &Endpoint) -> Vec<Value> {
             json!({"name": name, "in": "path", "required": true, "schema": form_schema(form)})
         });
     let groups = endpoint.params.unwrap_or_default();
-    let in_query = groups.iter().copied().flatten().filter(|param| param.built).map(query_parameter);
+    let in_query = groups.iter().copied().flatten().map(query_parameter);
     in_path.chain(in_query).chain(headers(endpoint.operation)).collect()
 }
 

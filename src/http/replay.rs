@@ -14,10 +14,11 @@ use super::{
     ingest::{self, Job},
     layers::internal,
     letters::InHand,
-    reads,
+    reads, recording,
     state::App,
 };
 use crate::{
+    lifecycle::access_log::Event,
     model::{
         entry::StoredEntry,
         parse::{BodyError, BodyFormat, ParseContext, Parsed, Resent, parse_body},
@@ -43,12 +44,13 @@ pub async fn replay(call: Call) -> Answer {
         .find(&scope, in_hand.id())
         .await?
         .ok_or_else(Problem::not_found)?;
-    let found = Arc::new(found);
+    let (found, letter) = (Arc::new(found), in_hand.id());
     let job = Job::new(&call, principal, &tenant, true)?.replaying(found.clone());
-    let app = call.app;
+    let (app, who) = (call.app.clone(), call.who()?);
     let taken = ingest::take(&app, &scope, job, &call.parts.headers, call.body).await?;
     let ids = taken.ids.clone();
     let (pack, entry) = taken.single()?;
+    let id = entry.entry().id();
     refuse_conflict(&app, &scope, &entry).await?;
     let work = {
         let (app, scope) = (app.clone(), scope.clone());
@@ -63,6 +65,8 @@ pub async fn replay(call: Call) -> Answer {
         tracing::error!(%error, "replaying a dead letter failed");
         internal()
     })??;
+    let event = Event::change("sluice.deadletter.replay", "deadletter", letter.to_string());
+    recording::changed(&app, &scope, &who, event.text("entry_id", &id.to_string())).await;
     Ok(ingest::created(&app, &scope, entry, wait, decided).await)
 }
 

@@ -135,8 +135,6 @@ pub struct Param {
     pub form: Form,
     /// Whether it may be given several times (OR).
     pub repeats: bool,
-    /// Whether this version has it. If not: 501.
-    pub built: bool,
     /// One sentence.
     pub summary: &'static str,
 }
@@ -157,7 +155,6 @@ const fn filter(name: &'static str, form: Form, summary: &'static str) -> Param 
         aliases: &[],
         form,
         repeats: true,
-        built: true,
         summary,
     }
 }
@@ -166,13 +163,6 @@ const fn once(name: &'static str, form: Form, summary: &'static str) -> Param {
     Param {
         repeats: false,
         ..filter(name, form, summary)
-    }
-}
-
-const fn unbuilt(name: &'static str, summary: &'static str) -> Param {
-    Param {
-        built: false,
-        ..once(name, Form::Text, summary)
     }
 }
 
@@ -213,8 +203,14 @@ pub const FILTERS: &[Param] = &[
         Form::Text,
         "Words (all of them, in any field), `\"a phrase\"`, `-not`, `pre*`, `field:value`, `message:word`, `OR`, parentheses",
     ),
-    unbuilt("log", "`access`: the tenant's access log"),
+    LOG,
 ];
+
+const LOG: Param = once(
+    "log",
+    Form::OneOf(&["audit", "access"]),
+    "`access`: the tenant's access log, who read and changed what (roles auditor and admin); default `audit`",
+);
 
 const SORT: Param = once(
     "sort",
@@ -290,6 +286,11 @@ const CLEANUP: &[Param] = &[
     ),
     once("dry_run", Form::Flag, "`true` only counts"),
     once("confirm", Form::Text, "The id of the tenant; needed when the cutoff is not in the past"),
+    once(
+        "log",
+        Form::OneOf(&["audit"]),
+        "Only `audit`: nothing but retention removes from the access log",
+    ),
 ];
 
 const IDS: &[Param] = &[once("ids", Form::Flag, "`false` leaves the ids out of the answer")];
@@ -441,7 +442,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         &[FILTERS, FEED],
         "Live feed: WebSocket, or Server-Sent Events by Accept",
     ),
-    end(Get, "/logs/{id}", May(Action::ReadEntries), Op::GetLog, &[WAIT_SECONDS], "Get one entry"),
+    end(
+        Get,
+        "/logs/{id}",
+        May(Action::ReadEntries),
+        Op::GetLog,
+        &[WAIT_SECONDS, &[LOG]],
+        "Get one entry",
+    ),
     end(
         Delete,
         "/logs/cleanup",

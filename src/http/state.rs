@@ -5,8 +5,7 @@ use crate::{
     actors::broadcast::FeedHandle,
     auth::{jwt::Authenticator, login::Logins},
     catalog::Catalog,
-    lifecycle::erasure::Eraser,
-    lifecycle::export,
+    lifecycle::{access_log::AccessLog, erasure::Eraser, export},
     model::tenant::TenantId,
     queue::Producer,
     sinks::{Authority, dead_letter::DeadLetters},
@@ -30,6 +29,8 @@ pub struct Services {
     pub catalog: Catalog,
     /// Erases.
     pub eraser: Eraser,
+    /// Writes down who reads and changes what.
+    pub access_log: AccessLog,
     /// What could not be stored.
     pub dead_letters: DeadLetters,
     /// Exports in the background.

@@ -1,5 +1,5 @@
-//! Retention: what a tenant received longer ago than its `retention_days` is erased, by `received_at`; dead letters that were
-//! decided longer ago are removed.
+//! Retention: what a tenant received longer ago than its `retention_days` is erased, by `received_at`, and from its access log
+//! what is older than `access_retention_days`; dead letters that were decided longer ago are removed.
 //!
 //! Every tenant of the catalog is looked at every `retention.interval`; an erasure is ordered only if it would remove a row, so
 //! quiet tenants cost a count and no seal. [`AT_ONCE`] tenants are looked at at once, so that the sequencer puts the erasures of
@@ -10,7 +10,7 @@ use super::erasure::{EraseError, Eraser};
 use crate::{
     catalog::Catalog,
     model::{
-        tenant::TenantScope,
+        tenant::{Log, TenantScope},
         time::{DAY_MS, now_ms},
     },
     seal::erasure::ErasureKind,
@@ -64,16 +64,20 @@ impl Retention {
     pub(super) async fn round(&self, now: i64) -> Result<u64, EraseError> {
         let cutoff = |days: u32| now - i64::from(days) * DAY_MS;
         let tenants = self.catalog.list();
-        let tenants = tenants
-            .iter()
-            .map(|tenant| (TenantScope::new(tenant.tenant_id.clone()), cutoff(tenant.settings.retention_days)));
-        let tenants: Vec<_> = tenants.collect();
-        let erasures = stream::iter(tenants.clone()).map(|(scope, cutoff)| self.erase(scope, cutoff));
+        let logs = tenants.iter().flat_map(|tenant| {
+            let days = [
+                (Log::Audit, tenant.settings.retention_days),
+                (Log::Access, tenant.settings.access_retention_days),
+            ];
+            days.map(|(log, days)| (TenantScope::new(log.of(&tenant.tenant_id)), cutoff(days)))
+        });
+        let logs: Vec<_> = logs.collect();
+        let erasures = stream::iter(logs.clone()).map(|(scope, cutoff)| self.erase(scope, cutoff));
         let removed = erasures
             .buffer_unordered(AT_ONCE)
             .try_fold(0, |sum, rows| async move { Ok(sum + rows) })
             .await?;
-        stream::iter(tenants)
+        stream::iter(logs)
             .for_each_concurrent(AT_ONCE, |(scope, cutoff)| self.sweep(scope, cutoff))
             .await;
         Ok(removed)

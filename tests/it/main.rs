@@ -23,3 +23,4 @@ mod matrix;
 mod paging;
 mod stream;
 mod terminal;
+mod tls;

@@ -32,6 +32,8 @@ mod ids;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use hash::{Sent, content_hash};
+
 use super::{
     entry::ContentHash,
     json::{Scanner, SyntaxError},
