@@ -378,7 +378,8 @@ async fn write(shared: &Shared, object: &Object) {
     loop {
         match shared.objects.put(&object.key, object.bytes.clone(), Precondition::Absent).await {
             // Conflict: it was written before, from the same seal, so with the same contents.
-            Ok(_) | Err(ObjectError::Conflict) => return,
+            // Told once more: a removal that was faster has deleted what was not there yet.
+            Ok(_) | Err(ObjectError::Conflict) => return shared.shelves.add(&object.tenant, object.key.clone()),
             Err(error) => tracing::warn!(%error, retry_after = ?pause, "dead letters cannot be written; trimming of the log waits for them"),
         }
         tokio::time::sleep(pause).await;
