@@ -417,4 +417,4 @@ fn objects_of(seal: &DecidedSeal) -> Vec<Object> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -54,6 +54,11 @@ fn pack(tenant: &str, ids: &[u128]) -> Arc<Pack> {
     Arc::new(pack_of(tenant, ids))
 }
 
+/// A seal whose entries are all conflicts of one tenant; `ids` are even.
+pub(crate) fn conflicts(n: u64, sealed_at: i64, tenant: &str, ids: &[u128]) -> Arc<DecidedSeal> {
+    seal(n, sealed_at, vec![pack(tenant, ids)], None)
+}
+
 /// Submits from a thread of its own, as the sequencer's follower does.
 fn submit(letters: &DeadLetters, seals: &[Arc<DecidedSeal>]) -> thread::JoinHandle<()> {
     let (letters, seals) = (letters.clone(), seals.to_vec());
