@@ -149,6 +149,7 @@ impl Shelf {
                 }],
                 erasures: Vec::new(),
                 removed: Vec::new(),
+                retired: Vec::new(),
             };
             let seal = DecidedSeal {
                 seal,
@@ -345,6 +346,10 @@ impl Orders for Shelf {
             state.erased = state.sick.is_none().then_some((before - state.rows.len()) as u64);
         });
         ready(Ok(())).boxed()
+    }
+
+    fn retire(&self, tenant: TenantId, job: Uuid) -> BoxFuture<'static, Result<(), Ended>> {
+        self.erase(tenant, ErasureKind::Retention, i64::MAX, job)
     }
 
     fn removed(&self, _: TenantId, _: Uuid, _: u64) -> BoxFuture<'static, Result<(), Ended>> {

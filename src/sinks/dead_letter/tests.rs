@@ -43,6 +43,7 @@ fn seal(n: u64, sealed_at: i64, packs: Vec<Arc<Pack>>, refusal: Option<Refusal>)
             packs: packs.iter().map(decide).collect(),
             erasures: Vec::new(),
             removed: Vec::new(),
+            retired: Vec::new(),
         },
         crc: 0,
         packs,
