@@ -443,6 +443,9 @@ impl Process {
             ahead: None,
             floor: 0,
         };
+        // Not by the seals alone: damage may have taken the one that retires it, and a finished deletion does not look for
+        // letters again.
+        this.unwritten.extend(world.disk.tombstone.iter().map(|(tenant, _)| tenant.clone()));
         if world.plants(Mistake::LettersComeBack) {
             this.unwritten.clear();
         }
@@ -731,7 +734,11 @@ impl Process {
         }
         let Some((tenant, _)) = world.disk.tombstone.clone() else {
             if clients && world.deletes && world.dice.chance(8) {
-                world.disk.tombstone = Some((tenants()[world.dice.below(2) as usize].clone(), false));
+                let tenant = tenants()[world.dice.below(2) as usize].clone();
+                if !world.plants(Mistake::KeepRefused) {
+                    self.unwritten.insert(tenant.clone());
+                }
+                world.disk.tombstone = Some((tenant, false));
                 self.deletion = Some(false);
             }
             return;
