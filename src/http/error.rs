@@ -357,6 +357,12 @@ impl From<CatalogError> for Problem {
     fn from(error: CatalogError) -> Self {
         match error {
             CatalogError::Exists => Self::new(Code::Conflict, "a tenant of this id exists already, or existed once; choose another id"),
+            CatalogError::UserExists => Self::new(Code::Conflict, "the tenant has a user of this e-mail address already; remove it first"),
+            CatalogError::Full { what, most } => Self::new(Code::Conflict, format!("the tenant has {most} {what}, which is the most; remove some first")),
+            CatalogError::Random(_) => {
+                tracing::error!(%error, "no key can be made");
+                Self::new(Code::Unavailable, "no secrets can be made at the moment; nothing was kept").retry_after(Duration::from_secs(5))
+            }
             CatalogError::NotFound => Self::not_found(),
             CatalogError::Invalid { field, message } => {
                 let detail = format!("`{field}`: {message}");
