@@ -27,6 +27,7 @@ use crate::{
         settings::HttpSettings,
     },
     lifecycle::{
+        deletion::{self, Deletions},
         erasure::Eraser,
         export::{self, ExportSettings, Exports, Room},
         retention::Retention,
@@ -112,6 +113,11 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     }
     let dead_letters = DeadLetters::open(objects.clone(), 0);
     let Opened { store, wal, book, sequencer } = recovered::open(fs.clone(), settings, &catalog, dead_letters.settled(), &health).await?;
+    // Before the first seal is applied again: see `sinks::dead_letter::retired`.
+    dead_letters.forget(sequencer.state.retired.iter().cloned());
+    for deleted in catalog.retired() {
+        dead_letters.forget([deleted.tenant_id.access_log(), deleted.tenant_id]);
+    }
     let damage_reported = store.health().damage.len();
 
     let feed = FeedHandle::new(
@@ -138,6 +144,13 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
 
     let (drain, closing) = (Drain::new(), CancellationToken::new());
     let export_jobs = export_jobs(fs, objects, Arc::new(store.clone()), catalog.clone(), settings)?;
+    let deletion = deletion::Parts {
+        catalog: catalog.clone(),
+        eraser: eraser.clone(),
+        dead_letters: dead_letters.clone(),
+        exports: export_jobs.clone(),
+    };
+    let deletions = Deletions::start(deletion, &pending.retired);
     let retention = Retention {
         eraser: eraser.clone(),
         authority: Arc::new(store.clone()),
@@ -147,6 +160,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     retention.start();
     let services = Services {
         eraser: eraser.clone(),
+        deletions,
         producer: Arc::new(queue.clone()),
         authority: Arc::new(store.clone()),
         feed: feed.clone(),

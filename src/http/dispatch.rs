@@ -168,6 +168,7 @@ async fn perform(call: Call) -> Answer {
         Op::CreateTenant => tenants::create(call).await,
         Op::GetTenant => tenants::get(&call),
         Op::UpdateTenant => tenants::update(call).await,
+        Op::DeleteTenant => tenants::delete(call).await,
         Op::Usage => tenants::usage(&call),
         Op::ListDeadLetters => letters::list(call).await,
         Op::GetDeadLetter => letters::get(call).await,

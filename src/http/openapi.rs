@@ -76,7 +76,7 @@ fn tag(endpoint: &Endpoint) -> &'static str {
         Op::PostLog | Op::PostBulk | Op::Cleanup => "write",
         Op::ListLogs | Op::SearchLogs | Op::GetLog | Op::Stats | Op::Stream => "read",
         Op::Export | Op::ExportJson | Op::ExportCsv | Op::CreateExport | Op::GetExport | Op::EndExport | Op::DownloadExport => "export",
-        Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::Usage => "tenants",
+        Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::DeleteTenant | Op::Usage => "tenants",
         Op::ListDeadLetters | Op::GetDeadLetter => "dead letters",
         Op::HealthReport | Op::HealthLive | Op::HealthReady => "health",
         Op::OpenApi | Op::Board | Op::SwaggerUi | Op::ReDoc | Op::Asset | Op::Unbuilt => "documentation",
@@ -221,6 +221,7 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::ListTenants => json!({"200": of("The tenants", "TenantList")}),
         Op::CreateTenant => json!({"201": of("The tenant", "Tenant"), "409": problem()}),
         Op::GetTenant | Op::UpdateTenant => json!({"200": of("The tenant", "Tenant")}),
+        Op::DeleteTenant => json!({"202": of("It is deleted, and what it had goes in the background", "Deletion"), "404": problem()}),
         Op::Usage => json!({"200": of("The counters", "Usage")}),
         Op::ListDeadLetters => json!({"200": of("The dead letters", "DeadLetterList")}),
         Op::GetDeadLetter => json!({"200": of("The dead letter", "DeadLetter")}),
@@ -389,6 +390,9 @@ fn schemas() -> Value {
         }},
         "Cleanup": {"type": "object", "required": ["deleted_count", "cutoff", "dry_run"], "properties": {
             "deleted_count": {"type": ["integer", "null"], "minimum": 0}, "cutoff": time(), "dry_run": {"type": "boolean"},
+        }},
+        "Deletion": {"type": "object", "required": ["id", "tenant_id", "status", "requested_at"], "properties": {
+            "id": uuid(), "tenant_id": text(63), "status": {"type": "string", "enum": ["running"]}, "requested_at": time(),
         }},
         "TenantList": list("Tenant"),
         "Usage": {"type": "object", "properties": {

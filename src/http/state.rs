@@ -5,8 +5,7 @@ use crate::{
     actors::broadcast::FeedHandle,
     auth::jwt::Authenticator,
     catalog::Catalog,
-    lifecycle::erasure::Eraser,
-    lifecycle::export,
+    lifecycle::{deletion::Deletions, erasure::Eraser, export},
     model::tenant::TenantId,
     queue::Producer,
     sinks::{Authority, dead_letter::DeadLetters},
@@ -29,6 +28,8 @@ pub struct Services {
     pub catalog: Catalog,
     /// Erases.
     pub eraser: Eraser,
+    /// Deletes tenants.
+    pub deletions: Deletions,
     /// What could not be stored.
     pub dead_letters: DeadLetters,
     /// Exports in the background.
@@ -81,6 +82,11 @@ impl App {
             metrics().entries(Outcome::Rejected, entries as u64);
             *self.rejected.entry(tenant.clone()).or_default() += entries as u64;
         }
+    }
+
+    /// The tenant is deleted.
+    pub fn forget(&self, tenant: &TenantId) {
+        self.rejected.remove(tenant);
     }
 
     /// How many entries of the tenant were rejected since the start.

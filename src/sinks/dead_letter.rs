@@ -5,7 +5,8 @@
 //! again, also after a restart, makes the same keys and the same bytes, and an object that is there already is left alone.
 //!
 //! `submit` renders and queues; one task writes, in order, and tries again for ever with back-off. The queue is bounded in
-//! bytes; at the bound the submitter waits. What is queued can be read already.
+//! bytes; at the bound the submitter waits. What is queued can be read already. Tenants that were deleted have no letters
+//! (`retired`).
 //!
 //! # Object `deadletters/<tenant>/<t>-<n>-<c>.json`, format 1
 //!
@@ -15,6 +16,8 @@
 //!
 //! A letter's id is a UUIDv8: 48 bits `t`, then bits of XXH3-128 over (n, pack id, index in the pack). It carries the time
 //! and not n, which counts what all tenants do.
+
+mod retired;
 
 use crate::{
     model::{
@@ -30,7 +33,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -95,6 +98,8 @@ struct Shared {
     room: Condvar,
     work: Notify,
     settled: watch::Sender<u64>,
+    /// Tenants whose letters are not written: see `retired`.
+    forgotten: Mutex<HashSet<TenantId>>,
     capacity: usize,
 }
 
@@ -145,6 +150,7 @@ impl DeadLetters {
             room: Condvar::new(),
             work: Notify::new(),
             settled: watch::Sender::new(settled),
+            forgotten: Mutex::default(),
             capacity,
         });
         let task = tokio::spawn(write_all(shared.clone())).abort_handle();
@@ -155,7 +161,8 @@ impl DeadLetters {
     /// must not be called from async code. After [`DeadLetters::close`] it does nothing.
     pub fn submit(&self, seal: &Arc<DecidedSeal>) {
         let shared = &self.0.shared;
-        let objects = objects_of(seal);
+        let mut objects = objects_of(seal);
+        shared.leave_out(seal, &mut objects);
         let bytes = objects.iter().map(|o| o.bytes.len()).sum::<usize>();
         let full = |queue: &mut Queue| !queue.closed && queue.bytes > 0 && queue.bytes + bytes > shared.capacity;
         let mut queue = shared.room.wait_while(shared.lock(), full).unwrap_or_else(PoisonError::into_inner);
@@ -278,6 +285,10 @@ impl Shared {
 struct Waiting(Vec<(Key, Bytes)>);
 
 impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn map_keys(self) -> Vec<Key> {
         self.0.into_iter().map(|(key, _)| key).collect()
     }
@@ -313,7 +324,7 @@ async fn write_all(shared: Arc<Shared>) {
 
 async fn write(shared: &Shared, object: &Object) {
     let mut pause = FIRST_RETRY;
-    loop {
+    while !shared.is_forgotten(object) {
         match shared.objects.put(&object.key, object.bytes.clone(), Precondition::Absent).await {
             // Conflict: it was written before, from the same seal, so with the same contents.
             Ok(_) | Err(ObjectError::Conflict) => return,

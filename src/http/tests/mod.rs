@@ -20,6 +20,7 @@ use crate::{
     catalog::{Catalog, NewTenant, SettingsPatch},
     fs::sim::SimFs,
     lifecycle::{
+        deletion::{self, Deletions},
         erasure::{Eraser, Orders},
         export::{ExportSettings, Exports, Parts},
     },
@@ -442,14 +443,26 @@ impl Bench {
             room: None,
             clock: now_ms,
         };
+        let (dead_letters, eraser) = (
+            DeadLetters::open(objects.clone(), 0),
+            Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
+        );
+        let export_jobs = Exports::start(jobs, ExportSettings::default());
+        let deletion = deletion::Parts {
+            catalog: catalog.clone(),
+            eraser: eraser.clone(),
+            dead_letters: dead_letters.clone(),
+            exports: export_jobs.clone(),
+        };
         let services = Services {
+            deletions: Deletions::start(deletion, &Default::default()),
             producer: shelf.clone(),
             authority: shelf.clone(),
             feed,
-            eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
+            eraser,
             catalog,
-            export_jobs: Exports::start(jobs, ExportSettings::default()),
-            dead_letters: DeadLetters::open(objects, 0),
+            export_jobs,
+            dead_letters,
             auth: Arc::new(Authenticator::local(SECRET)),
             cursors: CursorKey::derive(SECRET),
             health,
