@@ -1,6 +1,7 @@
 //! The whole surface, by `oneshot` and over real sockets, on a store that is a list: the contract's sentences one by one.
 
 mod cleanup;
+mod deletion;
 mod export;
 mod export_jobs;
 mod feed;
@@ -20,7 +21,7 @@ use crate::{
     catalog::{Catalog, NewTenant, SettingsPatch},
     fs::sim::SimFs,
     lifecycle::{
-        deletion::{self, Deletions},
+        deletion::{Deletions, Parts as DeletionParts},
         erasure::{Eraser, Orders},
         export::{ExportSettings, Exports, Parts},
     },
@@ -448,7 +449,7 @@ impl Bench {
             Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
         );
         let export_jobs = Exports::start(jobs, ExportSettings::default());
-        let deletion = deletion::Parts {
+        let deletion = DeletionParts {
             catalog: catalog.clone(),
             eraser: eraser.clone(),
             dead_letters: dead_letters.clone(),
