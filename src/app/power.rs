@@ -36,7 +36,11 @@ use crate::{
     objects::{Objects, folder::FolderObjects},
     queue::{Producer, embedded::EmbeddedQueue},
     seal::{DecidedSeal, erasure::ErasureKind},
-    sinks::{Authority, ListQuery, SealFollower, Sort, dead_letter::DeadLetters, embedded::EmbeddedStore},
+    sinks::{
+        Authority, ListQuery, SealFollower, Sort,
+        dead_letter::{DeadLetters, LetterFilter},
+        embedded::EmbeddedStore,
+    },
 };
 use futures_util::FutureExt;
 use std::{
@@ -370,7 +374,7 @@ async fn check(life: &Life, client: &mut Client, may_jump: bool, what: &str) {
     let counters = life.queue.counters(&scope);
     let head = life.store.visible_head(&scope).head;
     assert!(may_jump || head == counters.stored, "{what}: head {head} of {counters:?}");
-    let letters = life.dead_letters.list(&scope, 0, 1).await.expect("readable").total;
+    let letters = life.dead_letters.list(&scope, &LetterFilter::default(), 0, 1).await.expect("readable").total;
     let originals = if client.deleted.is_some() { 0 } else { counters.dead_lettered };
     assert_eq!(
         (counters.stored - counters.erased, originals, counters.pending),

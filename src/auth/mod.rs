@@ -1,7 +1,9 @@
 //! Who asks, and what they may do: one [`Principal`], one policy table.
 
+mod attempts;
 pub(crate) mod hex;
 pub mod jwt;
+pub mod login;
 pub mod password;
 pub mod policy;
 mod presented;

@@ -34,6 +34,8 @@ pub const KEY_PREFIX: &str = "slk_";
 const ID_LEN: usize = 16;
 /// 62^43 is a little more than 2^256.
 const SECRET_LEN: usize = 43;
+/// With `key:` before it, it is the subject of entries, which has 256 bytes at most.
+const MAX_NAME: usize = 200;
 
 /// An API key, as memory has it: everything but its secret.
 #[derive(Clone, PartialEq, Eq)]
@@ -42,7 +44,7 @@ pub struct ApiKey {
     pub key_id: Arc<str>,
     /// Whose it is.
     pub tenant: TenantId,
-    /// Its name for people; need not be unique.
+    /// Its name, which entries show; need not be unique.
     pub name: Box<str>,
     /// What it may do; never a platform admin.
     pub role: Role,
@@ -81,16 +83,17 @@ impl ApiKey {
         self.expires_at.is_some_and(|at| now >= at)
     }
 
-    /// Whom entries name that were written with it: `key:<id>`. Not by its name, which another key may have too.
+    /// Whom entries name that were written with it: `key:<name>`, so that a service stays the same when its key is replaced by
+    /// another of that name. At most 256 bytes.
     pub fn subject(&self) -> String {
-        format!("key:{}", self.key_id)
+        format!("key:{}", self.name)
     }
 }
 
 /// What a new key is made of.
 #[derive(Debug, Clone)]
 pub struct NewKey {
-    /// Its name for people.
+    /// Its name.
     pub name: String,
     /// What it may do.
     pub role: Role,
@@ -117,11 +120,14 @@ impl fmt::Debug for KeyText {
 
 /// Checks what is asked for and draws the key; nothing is stored yet.
 pub(super) fn issue(new: NewKey) -> Result<(StoredKey, KeyText), CatalogError> {
-    let name = checked_name(new.name)?;
     let invalid = |field: &str, message: &str| CatalogError::Invalid {
         field: field.to_owned(),
         message: message.to_owned(),
     };
+    let name = checked_name(new.name)?;
+    if name.len() > MAX_NAME {
+        return Err(invalid("name", "must have at most 200 bytes"));
+    }
     if new.role == Role::PlatformAdmin {
         return Err(invalid("role", "must be `writer`, `viewer`, `auditor` or `admin`"));
     }
@@ -284,7 +290,8 @@ mod tests {
         for (bad, at) in [
             (new("", Role::Writer, None), "name"),
             (new("a\nb", Role::Writer, None), "name"),
-            (new(&"x".repeat(257), Role::Writer, None), "name"),
+            (new(&"x".repeat(201), Role::Writer, None), "name"),
+            (new(&"ä".repeat(101), Role::Writer, None), "name"),
             (new("x", Role::PlatformAdmin, None), "role"),
             (new("x", Role::Writer, Some(now - 1)), "expires_at"),
             (new("x", Role::Writer, Some(i64::MIN)), "expires_at"),

@@ -1,5 +1,6 @@
 //! Background work on stored entries.
 
+pub mod access_log;
 pub mod deletion;
 pub mod erasure;
 pub mod export;
