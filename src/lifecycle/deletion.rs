@@ -92,8 +92,8 @@ impl Parts {
         let (entries, reads) = tokio::try_join!(self.eraser.retire(&streams[0]), self.eraser.retire(&streams[1]))?;
         for stream in &streams {
             until_done("dead letters", || self.dead_letters.purge(stream)).await;
-            until_done("exports", || self.exports.purge(stream)).await;
         }
+        until_done("exports", || self.exports.purge(&streams[0])).await; // of both logs
         until_done("keys and users", || self.catalog.drop_tenant(id)).await;
         until_done("tombstone", || self.catalog.finish(id)).await;
         tracing::info!(%job, entries, reads, "a tenant was deleted");

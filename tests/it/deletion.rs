@@ -121,7 +121,7 @@ async fn a_deleted_tenant_leaves_nothing_and_its_id_is_never_used_again() {
     assert_eq!(store(&server, &acme, body.clone()).await["stored"], 400);
     let conflict = body.replace("CREATE", "OTHER");
     assert_eq!(store(&server, &acme, conflict).await["dead_lettered"], 400);
-    let same_ids = store(&server, &globex, data::entry(ids[0], "not theirs").to_string()).await;
+    let same_ids = store(&server, &globex, json!([data::entry(ids[0], "not theirs")]).to_string()).await;
     assert_eq!(same_ids["stored"], 1);
     let letters = || async { server.get(&acme, "/deadletters").await.1["meta"]["total"] == 400 };
     server.until(letters, "dead letters").await;
@@ -129,7 +129,15 @@ async fn a_deleted_tenant_leaves_nothing_and_its_id_is_never_used_again() {
     let job = job["id"].as_str().expect("an id").to_owned();
     let done = || async { server.get(&acme, &format!("/logs/export/{job}")).await.1["status"] == "done" };
     server.until(done, "the export").await;
-    assert!(betrayers(&site).len() >= 3, "in the log, dead letters, an export: {:?}", betrayers(&site));
+    let key = json!({"name": SECRET, "role": "auditor"}).to_string();
+    let (status, key) = server.post(&acme, "/tenants/acme/keys", key).await;
+    assert_eq!(status, 201, "{key}");
+    let key = key["key"].as_str().expect("text").to_owned();
+    assert_eq!(server.get(&key, "/logs").await.0, 200);
+    let feed = server.client.get(server.url("/logs/stream")).bearer_auth(&acme).header("accept", "text/event-stream").send();
+    let feed = feed.await.expect("a feed");
+    assert_eq!(feed.status(), 200);
+    assert!(betrayers(&site).len() >= 4, "in the log, dead letters, an export, a key: {:?}", betrayers(&site));
     assert_eq!(server.post(&acme, "/logs/export", json!({"format": "json"}).to_string()).await.0, 202);
 
     for (token, query, status) in [
@@ -151,7 +159,9 @@ async fn a_deleted_tenant_leaves_nothing_and_its_id_is_never_used_again() {
     );
     assert!(Uuid::try_parse(deletion["id"].as_str().expect("text")).is_ok());
     assert_gone(&server, "acme", ids[3], &job).await;
+    assert_eq!(server.get(&key, "/logs").await.0, 401, "its keys open nothing");
     finished(&site, &server, "acme").await;
+    tokio::time::timeout(crate::harness::PATIENCE, feed.bytes()).await.expect("its feeds end").ok();
     for folder in ["deadletters/acme", "exports/acme", "catalog/keys", "catalog/users"] {
         assert_eq!(files(&site.data().join("objects").join(folder)), Vec::<PathBuf>::new(), "{folder}");
     }
