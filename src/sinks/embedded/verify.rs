@@ -60,8 +60,8 @@ pub fn verify(fs: &dyn Fs, dir: &Path, progress: &mut dyn FnMut(usize, usize)) -
         manifest: current.number,
         flushed: current.flushed,
         parts: current.parts.len(),
-        tenants: current.tenants.len(),
-        deleted: current.tenants.values().filter(|t| t.retired).count(),
+        tenants: current.tenants.keys().filter(|tenant| !tenant.is_access_log()).count(),
+        deleted: current.tenants.iter().filter(|(tenant, t)| t.retired && !tenant.is_access_log()).count(),
         ..Verified::default()
     };
     for bad in unreadable {
