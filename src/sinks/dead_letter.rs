@@ -6,7 +6,7 @@
 //!
 //! `submit` renders and queues; one task writes, in order, and tries again for ever with back-off. The queue is bounded in
 //! bytes; at the bound the submitter waits. What is queued can be read already. Letters that were replayed or deleted, or are
-//! older than the tenant keeps them, go by `removal`.
+//! older than the tenant keeps them, go by `removal`; tenants that were deleted have none (`retired`).
 //!
 //! # Object `deadletters/<tenant>/<name>.json`, format 2
 //!
@@ -22,6 +22,7 @@ mod letter;
 mod name;
 mod removal;
 mod shelf;
+mod retired;
 
 pub use letter::{DeadLetter, Reason};
 pub use name::LetterFilter;
@@ -40,7 +41,7 @@ use name::{Bundle, FOLDER, Place};
 use serde::{Deserialize, Serialize};
 use shelf::{Bundles, Shelves};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -98,6 +99,8 @@ struct Shared {
     work: Notify,
     settled: watch::Sender<u64>,
     shelves: Shelves,
+    /// Tenants whose letters are not written: see `retired`.
+    forgotten: Mutex<HashSet<TenantId>>,
     capacity: usize,
 }
 
@@ -150,6 +153,7 @@ impl DeadLetters {
             work: Notify::new(),
             settled: watch::Sender::new(settled),
             shelves: Shelves::default(),
+            forgotten: Mutex::default(),
             capacity,
         });
         let task = tokio::spawn(write_all(shared.clone())).abort_handle();
@@ -160,7 +164,8 @@ impl DeadLetters {
     /// must not be called from async code. After [`DeadLetters::close`] it does nothing.
     pub fn submit(&self, seal: &Arc<DecidedSeal>) {
         let shared = &self.0.shared;
-        let objects = objects_of(seal);
+        let mut objects = objects_of(seal);
+        shared.leave_out(seal, &mut objects);
         let bytes = objects.iter().map(|o| o.bytes.len()).sum::<usize>();
         let full = |queue: &mut Queue| !queue.closed && queue.bytes > 0 && queue.bytes + bytes > shared.capacity;
         let mut queue = shared.room.wait_while(shared.lock(), full).unwrap_or_else(PoisonError::into_inner);
@@ -340,6 +345,10 @@ impl Shared {
 struct Waiting(Vec<(Key, Bytes)>);
 
 impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn map_keys(self) -> Vec<Key> {
         self.0.into_iter().map(|(key, _)| key).collect()
     }
@@ -375,7 +384,7 @@ async fn write_all(shared: Arc<Shared>) {
 
 async fn write(shared: &Shared, object: &Object) {
     let mut pause = FIRST_RETRY;
-    loop {
+    while !shared.is_forgotten(object) {
         match shared.objects.put(&object.key, object.bytes.clone(), Precondition::Absent).await {
             // Conflict: it was written before, from the same seal, so with the same contents.
             // Told once more: a removal that was faster has deleted what was not there yet.

@@ -1,6 +1,7 @@
 //! The whole surface, by `oneshot` and over real sockets, on a store that is a list: the contract's sentences one by one.
 
 mod cleanup;
+mod deletion;
 mod export;
 mod export_jobs;
 mod feed;
@@ -28,6 +29,7 @@ use crate::{
     fs::sim::SimFs,
     lifecycle::{
         access_log::{AccessLog, AccessLogSettings},
+        deletion::{Deletions, Parts as DeletionParts},
         erasure::{Eraser, Orders},
         export::{ExportSettings, Exports, Parts},
     },
@@ -164,6 +166,7 @@ impl Shelf {
                 }],
                 erasures: Vec::new(),
                 removed: Vec::new(),
+                retired: Vec::new(),
             };
             let seal = DecidedSeal {
                 seal,
@@ -373,6 +376,10 @@ impl Orders for Shelf {
         ready(Ok(())).boxed()
     }
 
+    fn retire(&self, tenant: TenantId, job: Uuid) -> BoxFuture<'static, Result<(), Ended>> {
+        self.erase(tenant, ErasureKind::Retention, i64::MAX, job)
+    }
+
     fn removed(&self, _: TenantId, _: Uuid, _: u64) -> BoxFuture<'static, Result<(), Ended>> {
         ready(Ok(())).boxed()
     }
@@ -463,17 +470,28 @@ impl Bench {
             room: None,
             clock: now_ms,
         };
-        let dead_letters = DeadLetters::open(objects, 0);
+        let (dead_letters, eraser) = (
+            DeadLetters::open(objects.clone(), 0),
+            Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
+        );
+        let export_jobs = Exports::start(jobs, ExportSettings::default());
+        let deletion = DeletionParts {
+            catalog: catalog.clone(),
+            eraser: eraser.clone(),
+            dead_letters: dead_letters.clone(),
+            exports: export_jobs.clone(),
+        };
         assert!(shelf.letters.set(dead_letters.clone()).is_ok());
         let services = Services {
+            deletions: Deletions::start(deletion, &Default::default()),
             producer: shelf.clone(),
             authority: shelf.clone(),
             feed,
             access_log: AccessLog::start(shelf.clone(), catalog.clone(), AccessLogSettings::default()),
-            eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
+            eraser,
             logins: Arc::new(Logins::new(catalog.clone(), SECRET, Duration::from_secs(3600))),
             catalog,
-            export_jobs: Exports::start(jobs, ExportSettings::default()),
+            export_jobs,
             dead_letters,
             auth: Arc::new(Authenticator::local(SECRET)),
             cursors: CursorKey::derive(SECRET),

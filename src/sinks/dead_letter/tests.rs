@@ -43,6 +43,7 @@ fn seal(n: u64, sealed_at: i64, packs: Vec<Arc<Pack>>, refusal: Option<Refusal>)
             packs: packs.iter().map(decide).collect(),
             erasures: Vec::new(),
             removed: Vec::new(),
+            retired: Vec::new(),
         },
         crc: 0,
         packs,
@@ -264,6 +265,65 @@ async fn the_task_ends_with_the_last_clone() {
         tokio::task::yield_now().await;
     }
     assert_eq!(Arc::strong_count(&shared), 1, "nothing of it is left");
+}
+
+#[tokio::test]
+async fn a_deleted_tenant_has_no_letters_whatever_is_submitted_again() {
+    let fs = SimFs::new();
+    let before = seal(1, SEALED_AT, vec![pack("acme", &[2]), pack("globex", &[4])], None);
+    let after = seal(3, SEALED_AT + 2, vec![pack("acme", &[6]), pack("globex", &[8])], Some(Refusal::TenantDeleted));
+    let mut retiring = DecidedSeal::clone(&seal(2, SEALED_AT + 1, Vec::new(), None));
+    let untouched = |name| crate::seal::SealTenant {
+        tenant: TenantId::parse(name).expect("a tenant id"),
+        head: 1,
+        void: None,
+        stored: 0,
+        duplicate: 0,
+        dead_lettered: 0,
+        accepted: 0,
+        bytes: 0,
+    };
+    retiring.seal.tenants = vec![untouched("other"), untouched("acme")];
+    retiring.seal.retired = vec![1];
+    let seals = [before, Arc::new(retiring), after];
+
+    let letters = open(&fs);
+    submit(&letters, &seals[..1]).join().expect("no panic");
+    letters.drained().await;
+    assert_eq!(all(&letters, "acme").await.len(), 1);
+    submit(&letters, &seals[1..]).join().expect("no panic");
+    letters.drained().await;
+    assert_eq!(
+        (all(&letters, "acme").await.len(), all(&letters, "globex").await.len()),
+        (1, 2),
+        "none after its seal"
+    );
+    assert_eq!(*letters.settled().borrow(), 3, "what is not written is settled");
+    letters.purge(&scope("acme")).await.expect("purged");
+    letters.purge(&scope("acme")).await.expect("again");
+    assert_eq!((all(&letters, "acme").await.len(), all(&letters, "globex").await.len()), (0, 2));
+
+    // A start: the seals come again, and it is told who was deleted.
+    let letters = open(&fs.crash(0, CrashMode::Lose));
+    letters.forget([scope("acme").tenant().clone()]);
+    submit(&letters, &seals).join().expect("no panic");
+    letters.drained().await;
+    assert_eq!((all(&letters, "acme").await.len(), all(&letters, "globex").await.len()), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_does_not_wait_for_a_letter_that_cannot_be_written() {
+    let fs = SimFs::new();
+    let letters = open(&fs);
+    fs.set_capacity(0);
+    submit(&letters, &[seal(1, SEALED_AT, vec![pack("acme", &[2])], None)])
+        .join()
+        .expect("no panic");
+    tokio::time::sleep(FIRST_RETRY / 2).await; // it was tried once
+    letters.purge(&scope("acme")).await.expect("nothing has to be written for it");
+    fs.set_capacity(u64::MAX);
+    letters.drained().await;
+    assert!(all(&letters, "acme").await.is_empty());
 }
 
 /// Which letters there are, by the ids of their entries.
