@@ -1,6 +1,6 @@
 //! The real binary: arguments, output and exit codes that scripts rely on.
 
-use sluice::auth::{Role, jwt::Authenticator};
+use sluice::auth::{Presented, Role, jwt::Authenticator};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
@@ -103,13 +103,15 @@ fn a_token_is_printed_alone_and_signed_with_the_secret_of_the_folder() {
     assert_eq!(fs::metadata(&secret).expect("made").permissions().mode() & 0o777, 0o600);
     let key = fs::read_to_string(&secret).expect("text");
     let authenticator = Authenticator::local(key.trim().as_bytes());
-    let principal = authenticator.authenticate(&first).expect("good");
+    let principal = authenticator.authenticate_now(&Presented::bearer(&first)).expect("good");
     assert_eq!((&*principal.subject, principal.tenant.as_ref().map(|t| t.as_str())), ("ann", Some("acme")));
     assert_eq!(principal.roles, [Role::Writer, Role::Viewer, Role::Auditor]);
     let left = principal.expires_at.expect("set") - chrono::Utc::now().timestamp();
     assert!((1790..=1800).contains(&left), "{left}");
 
-    let platform = authenticator.authenticate(&token(&["--role", "platform_admin"])).expect("the secret stays");
+    let platform = authenticator
+        .authenticate_now(&Presented::bearer(&token(&["--role", "platform_admin"])))
+        .expect("the secret stays");
     assert_eq!((&*platform.subject, platform.tenant), ("cli", None));
 }
 

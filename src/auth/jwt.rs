@@ -4,7 +4,7 @@
 //! Claims: `sub`, `tenant` (a tenant id), `role` (a name or a list of names), `exp`. Tokens that were found good are
 //! remembered until they expire, so that a client which sends the same one with every request costs a look-up.
 
-use super::{Principal, Role};
+use super::{Credential, Origin, Presented, Principal, Role};
 use crate::model::tenant::TenantId;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
@@ -51,12 +51,15 @@ pub enum AuthError {
     /// It has no role, or one that there is not (403).
     #[error("the token has no known role")]
     UnknownRole,
+    /// `X-Tenant-ID` names a tenant that the credential does not (403).
+    #[error("the credential does not cover this tenant")]
+    NotCovered,
 }
 
 impl AuthError {
     /// Whether the caller is known but has no right (403), rather than not known (401).
     pub fn is_forbidden(&self) -> bool {
-        *self == Self::UnknownRole
+        matches!(self, Self::UnknownRole | Self::NotCovered)
     }
 
     /// The `code` of the problem document.
@@ -66,6 +69,7 @@ impl AuthError {
             Self::Expired => "expired_credential",
             Self::Tenant => "invalid_tenant_claim",
             Self::UnknownRole => "unknown_role",
+            Self::NotCovered => "forbidden",
         }
     }
 }
@@ -108,9 +112,26 @@ impl Authenticator {
         }
     }
 
-    /// Who the token speaks for.
-    pub fn authenticate(&self, token: &str) -> Result<Principal, AuthError> {
-        self.authenticate_at(token, chrono::Utc::now().timestamp())
+    /// Who the credential speaks for. Waits only where an issuer's keys must be fetched first; cancel-safe.
+    pub async fn authenticate(&self, presented: &Presented<'_>) -> Result<Principal, AuthError> {
+        self.authenticate_now(presented)
+    }
+
+    /// As [`Authenticator::authenticate`], without waiting for anything: a token whose key would have to be fetched is refused.
+    pub fn authenticate_now(&self, presented: &Presented<'_>) -> Result<Principal, AuthError> {
+        let Credential::Bearer(token) = presented.credential else {
+            return Err(AuthError::Malformed);
+        };
+        let principal = self.authenticate_at(token, chrono::Utc::now().timestamp())?;
+        match (presented.tenant, &principal.tenant) {
+            (Some(wanted), Some(own)) if wanted != own.as_str() => Err(AuthError::NotCovered),
+            _ => Ok(principal),
+        }
+    }
+
+    /// Whether somebody who was authenticated earlier still may come in: not expired, not revoked. Cheap, and without I/O.
+    pub fn still_good(&self, principal: &Principal) -> bool {
+        !is_over(principal, chrono::Utc::now().timestamp())
     }
 
     fn authenticate_at(&self, token: &str, now: i64) -> Result<Principal, AuthError> {
@@ -193,6 +214,7 @@ fn principal(claims: &Claims, expires_at: i64) -> Result<Principal, AuthError> {
         tenant,
         roles: roles.ok_or(AuthError::UnknownRole)?,
         expires_at: Some(expires_at),
+        origin: Origin::Local,
     })
 }
 
@@ -300,6 +322,7 @@ mod tests {
             tenant: Some(tenant.clone()),
             roles: vec![Role::Writer, Role::Viewer, Role::Auditor],
             expires_at: Some(NOW + 100),
+            origin: Origin::Local,
         };
         assert_eq!(check(&mint(SECRET, &token)), Ok(expected));
     }

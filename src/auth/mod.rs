@@ -2,9 +2,13 @@
 
 pub mod jwt;
 pub mod policy;
+mod presented;
 pub mod secret;
 
+pub use presented::{Credential, GatewayHeaders, Presented};
+
 use crate::model::tenant::TenantId;
+use std::sync::Arc;
 
 /// A role of the HTTP contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,15 +25,55 @@ pub enum Role {
     PlatformAdmin,
 }
 
+/// Where a credential comes from: who vouches for the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A token signed with the secret of the data folder.
+    Local,
+    /// A token of a configured issuer.
+    Issuer {
+        /// The issuer's name in the configuration.
+        name: Arc<str>,
+        /// Which of its keys the token was signed with: when that key goes, so does the credential.
+        key: u64,
+    },
+    /// An API key.
+    Key {
+        /// The tenant that the key belongs to.
+        tenant: TenantId,
+        /// Its id.
+        key_id: Arc<str>,
+    },
+    /// Somebody who has logged in with a password.
+    User {
+        /// The tenant that the user belongs to.
+        tenant: TenantId,
+        /// Its id.
+        user_id: Arc<str>,
+    },
+    /// A gateway in front of us, by its headers.
+    Gateway,
+}
+
 /// An authenticated caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// The subject: becomes `actor`, and `user_id` where an entry has none.
-    pub subject: std::sync::Arc<str>,
-    /// The tenant that the credential names; `None` only for a platform admin.
+    /// The subject: becomes `actor`, and `user_id` where an entry has none. An API key's is `key:NAME`.
+    pub subject: Arc<str>,
+    /// The tenant in force: the one that the credential names, or the one that `X-Tenant-ID` chose among several. `None` only
+    /// for a platform admin.
     pub tenant: Option<TenantId>,
     /// Its roles, sorted, at least one.
     pub roles: Vec<Role>,
     /// When the credential ends, seconds since 1970.
     pub expires_at: Option<i64>,
+    /// Who vouches for it.
+    pub origin: Origin,
+}
+
+impl Principal {
+    /// Whether what it reads is masked: it is a viewer, and nothing that sees more.
+    pub fn masked(&self) -> bool {
+        self.roles.contains(&Role::Viewer) && !self.roles.iter().any(|role| matches!(role, Role::Auditor | Role::Admin))
+    }
 }

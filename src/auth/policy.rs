@@ -119,6 +119,7 @@ mod tests {
             tenant: tenant.map(|t| TenantId::parse(t).expect("a tenant")),
             roles: roles.to_vec(),
             expires_at: None,
+            origin: crate::auth::Origin::Local,
         }
     }
 

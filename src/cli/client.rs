@@ -215,7 +215,9 @@ mod tests {
         let token = client.token(now);
         assert_eq!(client.token(now + 1799), token);
         assert_ne!(client.token(now + 1800), token);
-        let principal = jwt::Authenticator::local(key.key()).authenticate(&token).expect("good");
+        let principal = jwt::Authenticator::local(key.key())
+            .authenticate_now(&crate::auth::Presented::bearer(&token))
+            .expect("good");
         assert_eq!((principal.tenant, principal.roles), (Some(tenant), vec![Role::Writer]));
 
         let given = Client::new(&args("https://h", Some("x.y.z")), &settings, None, &[]).expect("made");

@@ -6,38 +6,39 @@ use super::{
 };
 use crate::{
     auth::{
-        Principal, Role,
+        Credential, Presented, Principal, Role,
         policy::{self, Action},
     },
     catalog::Tenant,
     model::tenant::{TenantId, TenantScope},
 };
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, header, request::Parts};
 use std::sync::Arc;
 
 /// The one credential of a request. `token` is the one of the query string, where the endpoint takes it.
-pub fn credential<'a>(headers: &'a HeaderMap, token: Option<&'a str>) -> Result<Option<&'a str>, Problem> {
+pub fn credential<'a>(parts: &'a Parts, token: Option<&'a str>) -> Result<Option<Credential<'a>>, Problem> {
+    let headers = &parts.headers;
     let bearers: Vec<_> = headers.get_all(header::AUTHORIZATION).iter().collect();
-    let keys = headers.get_all("x-api-key").iter().count();
-    if bearers.len() + keys + usize::from(token.is_some()) > 1 {
+    let keys: Vec<_> = headers.get_all("x-api-key").iter().collect();
+    if bearers.len() + keys.len() + usize::from(token.is_some()) > 1 {
         return Err(Problem::new(
             Code::AmbiguousCredential,
-            "the request has more than one credential; send one `Authorization: Bearer …`",
+            "the request has more than one credential; send one `Authorization: Bearer …` or one `X-API-Key`",
         ));
     }
-    if keys > 0 {
-        return Err(Problem::new(
-            Code::InvalidCredential,
-            "this version has no API keys; send `Authorization: Bearer …` with a token",
-        ));
+    if let Some(key) = keys.first() {
+        let key = key.to_str().map_err(|_| Problem::new(Code::InvalidCredential, "`X-API-Key` is no API key"))?;
+        return Ok(Some(Credential::ApiKey(key)));
     }
-    let Some(value) = bearers.first() else { return Ok(token) };
+    let Some(value) = bearers.first() else {
+        return Ok(token.map(Credential::Bearer));
+    };
     let bearer = value.to_str().ok().and_then(|text| {
         let (scheme, token) = text.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
     });
     match bearer {
-        Some(token) if !token.is_empty() => Ok(Some(token)),
+        Some(token) if !token.is_empty() => Ok(Some(Credential::Bearer(token))),
         _ => Err(Problem::new(
             Code::InvalidCredential,
             "the Authorization header is not of the form `Bearer TOKEN`",
@@ -50,16 +51,14 @@ pub fn missing() -> Problem {
     Problem::new(Code::MissingCredential, "send `Authorization: Bearer …` with a token")
 }
 
-/// Who the token speaks for. `X-Tenant-ID` may only name a tenant of the token.
-pub fn authenticate(app: &App, token: &str, headers: &HeaderMap) -> Result<Principal, Problem> {
-    let principal = app.services.auth.authenticate(token)?;
-    let mut wanted = headers.get_all("x-tenant-id").iter().peekable();
-    if let (Some(own), Some(_)) = (&principal.tenant, wanted.peek())
-        && !wanted.all(|value| value.as_bytes() == own.as_str().as_bytes())
-    {
+/// Who the credential speaks for, and for which tenant: `X-Tenant-ID` may only choose among those of the credential.
+pub async fn authenticate(app: &App, credential: Credential<'_>, headers: &HeaderMap) -> Result<Principal, Problem> {
+    let mut wanted = headers.get_all("x-tenant-id").iter().map(|value| value.to_str().unwrap_or_default());
+    let tenant = wanted.next();
+    if wanted.any(|other| Some(other) != tenant) {
         return Err(not_covered());
     }
-    Ok(principal)
+    Ok(app.services.auth.authenticate(&Presented { credential, tenant }).await?)
 }
 
 /// 403 for a tenant that the credential does not cover, in the same words whether it exists or not.
@@ -125,30 +124,37 @@ mod tests {
 
     #[test]
     fn two_credentials_at_once_are_ambiguous_whatever_their_kinds() {
-        let headers = |pairs: &[(&'static str, &'static str)]| {
-            let mut headers = HeaderMap::new();
+        let parts = |pairs: &[(&'static str, &'static str)]| {
+            let mut request = axum::http::Request::new(());
             for (name, value) in pairs {
-                headers.append(*name, HeaderValue::from_static(value));
+                request.headers_mut().append(*name, HeaderValue::from_static(value));
             }
-            headers
+            request.into_parts().0
         };
         let (bearer, key) = (("authorization", "Bearer a"), ("x-api-key", "slk_1"));
         for (pairs, token, want) in [
-            (vec![], None, Ok(None)),
-            (vec![bearer], None, Ok(Some("a"))),
-            (vec![("authorization", "bearer  a ")], None, Ok(Some("a"))),
-            (vec![], Some("t"), Ok(Some("t"))),
+            (vec![], None, Ok("")),
+            (vec![bearer], None, Ok("bearer a")),
+            (vec![("authorization", "bearer  a ")], None, Ok("bearer a")),
+            (vec![], Some("t"), Ok("bearer t")),
+            (vec![key], None, Ok("key slk_1")),
             (vec![bearer], Some("t"), Err(Code::AmbiguousCredential)),
             (vec![bearer, key], None, Err(Code::AmbiguousCredential)),
             (vec![bearer, bearer], None, Err(Code::AmbiguousCredential)),
+            (vec![key, key], None, Err(Code::AmbiguousCredential)),
             (vec![key], Some("t"), Err(Code::AmbiguousCredential)),
-            (vec![key], None, Err(Code::InvalidCredential)),
             (vec![("authorization", "Basic a")], None, Err(Code::InvalidCredential)),
             (vec![("authorization", "Bearer ")], None, Err(Code::InvalidCredential)),
             (vec![("authorization", "Bearer")], None, Err(Code::InvalidCredential)),
         ] {
-            let headers = headers(&pairs);
-            assert_eq!(credential(&headers, token).map_err(|p| p.code()), want, "{pairs:?} {token:?}");
+            let parts = parts(&pairs);
+            let got = credential(&parts, token).map_err(|p| p.code()).map(|found| match found {
+                None => String::new(),
+                Some(Credential::Bearer(token)) => format!("bearer {token}"),
+                Some(Credential::ApiKey(key)) => format!("key {key}"),
+                Some(Credential::Gateway(_)) => "gateway".to_owned(),
+            });
+            assert_eq!(got, want.map(str::to_owned), "{pairs:?} {token:?}");
         }
     }
 }

@@ -97,8 +97,8 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
         // The feed takes its credential from more places and may wait for it.
         _ if endpoint.operation == Op::Stream => None,
         Access::May(_) => {
-            let token = access::credential(&parts.headers, None)?.ok_or_else(access::missing)?;
-            Some(access::authenticate(&app, token, &parts.headers)?)
+            let credential = access::credential(&parts, None)?.ok_or_else(access::missing)?;
+            Some(access::authenticate(&app, credential, &parts.headers).await?)
         }
     };
     if let Some(caller) = caller.as_ref().filter(|_| endpoint.path.starts_with(TENANT)) {

@@ -347,6 +347,7 @@ impl From<AuthError> for Problem {
             AuthError::Expired => Code::ExpiredCredential,
             AuthError::Tenant => Code::InvalidTenantClaim,
             AuthError::UnknownRole => Code::UnknownRole,
+            AuthError::NotCovered => Code::Forbidden,
         };
         Self::new(code, error.to_string())
     }

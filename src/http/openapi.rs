@@ -99,6 +99,7 @@ fn roles(action: Action) -> Vec<&'static str> {
             tenant: None,
             roles: vec![*role],
             expires_at: None,
+            origin: crate::auth::Origin::Local,
         };
         policy::allowed(&somebody, action)
     })

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     actors::broadcast::Session,
     auth::{
-        Principal,
+        Credential, Principal,
         policy::{self, Action},
     },
     model::{
@@ -54,8 +54,8 @@ struct Granted {
 pub async fn open(mut call: Call) -> Answer {
     let headers = &call.parts.headers;
     let (socket, events) = (asks_for_socket(headers), asks_for_events(headers));
-    let caller = match access::credential(headers, call.query.get("token"))? {
-        Some(token) => Some(authorised(&call.app, token, headers, call.endpoint)?),
+    let caller = match access::credential(&call.parts, call.query.get("token"))? {
+        Some(credential) => Some(authorised(&call.app, credential, headers, call.endpoint).await?),
         None if socket => None,
         None => return Err(access::missing()),
     };
@@ -117,9 +117,9 @@ fn upgrade_required() -> Problem {
     .with_header(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))
 }
 
-/// Who the token speaks for, if that is somebody who may follow a tenant's feed.
-fn authorised(app: &App, token: &str, headers: &HeaderMap, endpoint: &Endpoint) -> Result<(Principal, Action), Problem> {
-    let caller = access::authenticate(app, token, headers)?;
+/// Who the credential speaks for, if that is somebody who may follow a tenant's feed.
+async fn authorised(app: &App, credential: Credential<'_>, headers: &HeaderMap, endpoint: &Endpoint) -> Result<(Principal, Action), Problem> {
+    let caller = access::authenticate(app, credential, headers).await?;
     match endpoint.access {
         Access::May(action) if policy::allowed(&caller, action) => Ok((caller, action)),
         _ => Err(access::denied()),

@@ -10,6 +10,7 @@
 
 use super::{Frame, Granted, Wanted, at, authorised, frame, subscribe};
 use crate::{
+    auth::Credential,
     http::{
         error::{Code, Problem},
         routes::Endpoint,
@@ -164,7 +165,7 @@ impl Talk {
             return Err(Over::Close(NONE));
         };
         let refused = |problem: Problem| Over::Close(closing(&problem));
-        let (caller, action) = authorised(app, &token, &headers, endpoint).map_err(refused)?;
+        let (caller, action) = authorised(app, Credential::Bearer(&token), &headers, endpoint).await.map_err(refused)?;
         let granted = subscribe(app, &caller, action, wanted).await.map_err(refused)?;
         drop(place);
         Ok(granted)
