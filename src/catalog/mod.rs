@@ -9,8 +9,10 @@
 //! `{"format": 1, "revision": N, "tenant": {tenant_id, name, settings, created_at, updated_at}}`: the tenant as the HTTP
 //! contract shows it, and how often it was written, from 1. A setting that is missing has its default.
 
+mod rate_limit;
 mod settings;
 
+pub use rate_limit::RateLimit;
 pub use settings::{LogLevels, SettingsPatch, TenantSettings};
 
 use crate::{

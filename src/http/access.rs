@@ -2,11 +2,13 @@
 
 use super::{
     error::{Code, Problem},
+    server::Peer,
     state::App,
 };
 use crate::{
     auth::{
         Credential, Presented, Principal, Role,
+        jwt::AuthError,
         policy::{self, Action},
     },
     catalog::Tenant,
@@ -46,19 +48,35 @@ pub fn credential<'a>(parts: &'a Parts, token: Option<&'a str>) -> Result<Option
     }
 }
 
+/// A request that was refused before a credential was found in it: it counts as a failure of its address, which may be over its
+/// limit.
+pub fn counted(app: &App, peer: Peer, refused: Problem) -> Problem {
+    app.limits.credential(peer).err().unwrap_or(refused)
+}
+
 /// 401 for want of a credential.
 pub fn missing() -> Problem {
     Problem::new(Code::MissingCredential, "send `Authorization: Bearer …` with a token")
 }
 
-/// Who the credential speaks for, and for which tenant: `X-Tenant-ID` may only choose among those of the credential.
-pub async fn authenticate(app: &App, credential: Credential<'_>, headers: &HeaderMap) -> Result<Principal, Problem> {
+/// Who the credential speaks for, and for which tenant: `X-Tenant-ID` may only choose among those of the credential. One that is
+/// not known yet is looked at only so often for each address: 429 before anything is computed.
+pub async fn authenticate(app: &App, credential: Credential<'_>, headers: &HeaderMap, peer: Peer) -> Result<Principal, Problem> {
     let mut wanted = headers.get_all("x-tenant-id").iter().map(|value| value.to_str().unwrap_or_default());
     let tenant = wanted.next();
     if wanted.any(|other| Some(other) != tenant) {
         return Err(not_covered());
     }
-    Ok(app.services.auth.authenticate(&Presented { credential, tenant }).await?)
+    let presented = Presented { credential, tenant };
+    if let Some(principal) = app.services.auth.recall(&presented) {
+        return Ok(principal);
+    }
+    let attempt = app.limits.credential(peer)?;
+    let known = app.services.auth.authenticate(&presented).await;
+    if let Some(attempt) = attempt.filter(|_| known.as_ref().err().is_none_or(AuthError::is_forbidden)) {
+        attempt.good();
+    }
+    Ok(known?)
 }
 
 /// 403 for a tenant that the credential does not cover, in the same words whether it exists or not.

@@ -12,6 +12,7 @@ use super::{
     query::Query,
     reads,
     routes::{Access, BASE, BOARD, ENDPOINTS, Endpoint, Operation as Op, TENANT, Verb},
+    server::Peer,
     state::App,
     stats, stream, tenants,
 };
@@ -97,8 +98,10 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
         // The feed takes its credential from more places and may wait for it.
         _ if endpoint.operation == Op::Stream => None,
         Access::May(_) => {
-            let credential = access::credential(&parts, None)?.ok_or_else(access::missing)?;
-            Some(access::authenticate(&app, credential, &parts.headers).await?)
+            let peer = Peer::of(&parts.extensions);
+            let found = access::credential(&parts, None).and_then(|found| found.ok_or_else(access::missing));
+            let credential = found.map_err(|refused| access::counted(&app, peer, refused))?;
+            Some(access::authenticate(&app, credential, &parts.headers, peer).await?)
         }
     };
     if let Some(caller) = caller.as_ref().filter(|_| endpoint.path.starts_with(TENANT)) {

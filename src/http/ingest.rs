@@ -3,6 +3,9 @@
 //! A request becomes one pack, whole, and is answered when the pack is durable. Until [`Producer::accept`] is called nothing
 //! has been kept, so a client that goes away earlier leaves no trace; after it, the pack is taken whole or not at all.
 //!
+//! The tenant's rates are asked before the body is read; its bytes are charged before it is parsed, its entries after. The quota
+//! is asked before the body too, and decides when the number of entries is known.
+//!
 //! [`Producer::accept`]: crate::queue::Producer::accept
 
 use super::{
@@ -18,6 +21,8 @@ use super::{
     state::App,
 };
 use crate::{
+    catalog::Tenant,
+    limits::{quota::Reservation, rates::Admission},
     model::{
         entry::StoredEntry,
         pack::{Pack, PackHeader},
@@ -44,6 +49,8 @@ const KEY_BYTES: usize = 256;
 struct Taken {
     /// The accepted entries; `None` when there are none.
     pack: Option<Pack>,
+    /// Room for it in the quota, until it is counted.
+    room: Option<Reservation>,
     ids: Vec<Option<Uuid>>,
     errors: Vec<ItemError>,
     duplicates: usize,
@@ -61,6 +68,7 @@ struct Job {
     keep_unknown_fields: bool,
     idempotency_key: Option<String>,
     settings: HttpSettings,
+    admission: Admission,
 }
 
 /// Takes one entry or many.
@@ -76,7 +84,15 @@ pub async fn write(call: Call) -> Answer {
             "one entry is sent as application/json; NDJSON goes to /logs/bulk",
         ));
     }
-    let job = Job {
+    let idempotency_key = idempotency_key(&call.parts.headers)?;
+    let app = call.app.clone();
+    app.services.producer.room(scope.tenant())?;
+    drop(reserve(&app, &scope, &tenant, 1)?);
+    let announced = body::announced(&call.parts.headers)
+        .unwrap_or_default()
+        .min(app.services.settings.max_body_bytes);
+    let admission = app.limits.admit(&tenant, announced as u64)?;
+    let mut job = Job {
         single,
         media,
         encoding,
@@ -85,20 +101,29 @@ pub async fn write(call: Call) -> Answer {
         request_id: call.request_id.clone(),
         log_levels: tenant.settings.log_levels.0,
         keep_unknown_fields: tenant.settings.keep_unknown_fields,
-        idempotency_key: idempotency_key(&call.parts.headers)?,
-        settings: call.app.services.settings.clone(),
+        idempotency_key,
+        settings: app.services.settings.clone(),
+        admission,
     };
-    let app = call.app;
-    app.services.producer.room(scope.tenant())?;
     let mut held = app.memory.hold(scope.tenant().clone());
     let bytes = body::receive(&call.parts.headers, call.body, &app.services.settings, &mut held).await?;
-    let taken = run(&app, job, bytes, held).await?;
+    // If it cannot be decompressed, this is what it has cost.
+    job.admission.bytes(bytes.len() as u64);
+    let mut taken = run(&app, job, bytes, held).await?;
+    if let Some(pack) = &taken.pack {
+        taken.room = Some(reserve(&app, &scope, &tenant, pack.len() as u64)?);
+    }
     app.count_rejected(scope.tenant(), taken.ids.iter().filter(|id| id.is_none()).count());
     if single {
         one(&app, &scope, taken, wait).await
     } else {
         many(&app, taken, wait, with_ids).await
     }
+}
+
+/// Room for so many entries in the tenant's quota.
+fn reserve(app: &App, scope: &TenantScope, tenant: &Tenant, entries: u64) -> Result<Reservation, Problem> {
+    app.limits.reserve(tenant, entries, || app.services.producer.counters(scope))
 }
 
 fn wait_stored(query: &Query) -> Result<bool, Problem> {
@@ -149,8 +174,9 @@ async fn run(app: &App, job: Job, bytes: Bytes, held: Held) -> Result<Taken, Pro
 }
 
 impl Job {
-    fn run(self, bytes: Bytes, mut held: Held) -> Result<Taken, Problem> {
+    fn run(mut self, bytes: Bytes, mut held: Held) -> Result<Taken, Problem> {
         let bytes = body::decode(bytes, self.encoding, &self.settings, &mut held)?;
+        self.admission.bytes(bytes.len() as u64);
         let format = match body::settle_form(self.media, &bytes)? {
             Media::Ndjson => BodyFormat::Ndjson,
             Media::Json | Media::Form if self.single => BodyFormat::Single,
@@ -174,6 +200,7 @@ impl Job {
             },
         )?;
         drop(bytes);
+        self.admission.entries(parsed.ids.len() as u64);
         let header = PackHeader {
             pack_id: Uuid::now_v7(),
             tenant: self.tenant,
@@ -184,6 +211,7 @@ impl Job {
         };
         Ok(Taken {
             pack: parsed.builder.finish(header),
+            room: None,
             ids: parsed.ids,
             errors: parsed.errors,
             duplicates: parsed.duplicates,
@@ -254,7 +282,13 @@ async fn one(app: &App, scope: &TenantScope, taken: Taken, wait: bool) -> Answer
 }
 
 async fn many(app: &App, taken: Taken, wait: bool, with_ids: bool) -> Answer {
-    let Taken { pack, ids, errors, duplicates } = taken;
+    let Taken {
+        pack,
+        room: _room,
+        ids,
+        errors,
+        duplicates,
+    } = taken;
     let accepted = ids.iter().flatten().count();
     let rejected = ids.len() - accepted;
     let Some(pack) = pack else {

@@ -26,6 +26,7 @@ mod ingest;
 mod layers;
 mod leftover;
 mod letters;
+mod limited;
 mod memory;
 mod openapi;
 mod query;

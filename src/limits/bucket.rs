@@ -81,6 +81,11 @@ impl Bucket {
         }
     }
 
+    /// The rate in force.
+    pub fn rate(&self) -> Rate {
+        self.rate
+    }
+
     /// Goes by another rate from now on. What was saved or owed stays, as far as it fits.
     pub fn change(&mut self, rate: Rate, now: Instant) {
         if rate != self.rate {
@@ -141,6 +146,7 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -222,18 +228,18 @@ mod tests {
     #[test]
     fn random_lives_keep_to_the_rate_and_tell_the_truth() {
         for seed in 0..300_u64 {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let (tokens, burst) = (1 + random.u64(..50), 1 + random.u64(..80));
+            let mut random = StdRng::seed_from_u64(seed);
+            let (tokens, burst) = (random.random_range(1..50), random.random_range(1..80));
             let start = Instant::now();
             let (mut now, mut bucket, mut charged) = (start, Bucket::full(Rate::per_second(tokens, burst), start), 0);
             let mut largest = 0;
             for _ in 0..200 {
-                now += Duration::from_nanos(random.u64(..3_000_000_000));
+                now += Duration::from_nanos(random.random_range(0..3_000_000_000));
                 if let Some(told) = bucket.retry_after(now) {
                     check_truth(&bucket, now, told);
                     continue;
                 }
-                let cost = random.u64(..200);
+                let cost = random.random_range(0..200);
                 bucket.charge(cost, now);
                 (charged, largest) = (charged + cost, largest.max(cost));
                 let earned = (now - start).as_secs_f64() * tokens as f64;
@@ -293,7 +299,10 @@ mod tests {
                 bucket.give_back(u64::MAX, eternity);
             }
             assert!(bucket.is_full(eternity), "{rate:?}");
-            let mut sunk = Bucket { level: i128::MIN, ..Bucket::full(rate, now) };
+            let mut sunk = Bucket {
+                level: i128::MIN,
+                ..Bucket::full(rate, now)
+            };
             assert!(sunk.retry_after(eternity).is_some());
             sunk.charge(u64::MAX, eternity);
             sunk.change(Rate::per_minute(u64::MAX, u64::MAX), eternity);

@@ -13,6 +13,7 @@ use super::{
     filter,
     query::Query,
     routes::{Access, Endpoint},
+    server::Peer,
     state::App,
 };
 use crate::{
@@ -54,10 +55,12 @@ struct Granted {
 pub async fn open(mut call: Call) -> Answer {
     let headers = &call.parts.headers;
     let (socket, events) = (asks_for_socket(headers), asks_for_events(headers));
-    let caller = match access::credential(&call.parts, call.query.get("token"))? {
-        Some(credential) => Some(authorised(&call.app, credential, headers, call.endpoint).await?),
+    let peer = Peer::of(&call.parts.extensions);
+    let credential = access::credential(&call.parts, call.query.get("token"));
+    let caller = match credential.map_err(|refused| access::counted(&call.app, peer, refused))? {
+        Some(credential) => Some(authorised(&call.app, credential, headers, peer, call.endpoint).await?),
         None if socket => None,
-        None => return Err(access::missing()),
+        None => return Err(access::counted(&call.app, peer, access::missing())),
     };
     call.query.check(call.endpoint)?;
     let wanted = wanted(&call.query, headers)?;
@@ -89,6 +92,7 @@ pub async fn open(mut call: Call) -> Answer {
             let stranger = ws::Stranger {
                 wanted,
                 headers: call.parts.headers,
+                peer,
                 endpoint: call.endpoint,
                 place,
             };
@@ -118,8 +122,8 @@ fn upgrade_required() -> Problem {
 }
 
 /// Who the credential speaks for, if that is somebody who may follow a tenant's feed.
-async fn authorised(app: &App, credential: Credential<'_>, headers: &HeaderMap, endpoint: &Endpoint) -> Result<(Principal, Action), Problem> {
-    let caller = access::authenticate(app, credential, headers).await?;
+async fn authorised(app: &App, credential: Credential<'_>, headers: &HeaderMap, peer: Peer, endpoint: &Endpoint) -> Result<(Principal, Action), Problem> {
+    let caller = access::authenticate(app, credential, headers, peer).await?;
     match endpoint.access {
         Access::May(action) if policy::allowed(&caller, action) => Ok((caller, action)),
         _ => Err(access::denied()),

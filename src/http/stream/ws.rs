@@ -14,6 +14,7 @@ use crate::{
     http::{
         error::{Code, Problem},
         routes::Endpoint,
+        server::Peer,
         settings::HttpSettings,
         state::App,
     },
@@ -53,6 +54,8 @@ const CLOSING: Duration = Duration::from_secs(2);
 pub struct Stranger {
     pub wanted: Wanted,
     pub headers: HeaderMap,
+    /// Where the socket comes from.
+    pub peer: Peer,
     pub endpoint: &'static Endpoint,
     pub place: OwnedSemaphorePermit,
 }
@@ -158,6 +161,7 @@ impl Talk {
         let Stranger {
             wanted,
             headers,
+            peer,
             endpoint,
             place,
         } = stranger;
@@ -165,7 +169,7 @@ impl Talk {
             return Err(Over::Close(NONE));
         };
         let refused = |problem: Problem| Over::Close(closing(&problem));
-        let (caller, action) = authorised(app, Credential::Bearer(&token), &headers, endpoint).await.map_err(refused)?;
+        let (caller, action) = authorised(app, Credential::Bearer(&token), &headers, peer, endpoint).await.map_err(refused)?;
         let granted = subscribe(app, &caller, action, wanted).await.map_err(refused)?;
         drop(place);
         Ok(granted)

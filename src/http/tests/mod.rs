@@ -5,6 +5,7 @@ mod export;
 mod export_jobs;
 mod feed;
 mod ingest;
+mod limits;
 mod lists;
 mod reads;
 mod server;
