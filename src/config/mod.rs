@@ -101,6 +101,8 @@ pub struct StoreSettings {
     pub memtable_bytes: usize,
     pub flush_after: Duration,
     pub queries: usize,
+    /// At least 1; the file's 0 is resolved.
+    pub queries_of_tenant: usize,
     pub query_timeout: Duration,
 }
 
@@ -247,12 +249,7 @@ impl Settings {
                 reserve: r.size_or_auto("disk.reserve"),
             },
             wal: wal(r),
-            store: StoreSettings {
-                memtable_bytes: r.size("store.memtable_bytes", MIB..=16 * GIB) as usize,
-                flush_after: r.span("store.flush_after", SECOND..=30 * DAY),
-                queries: r.count("store.queries", 1..=1024),
-                query_timeout: r.span("store.query_timeout", 10 * MS..=HOUR),
-            },
+            store: store(r),
             limits: limits(r),
             actors: actors(r),
             seal: SealSettings {
@@ -387,6 +384,22 @@ fn wal(r: &mut Reader) -> WalSettings {
         group_bytes: r.size("wal.group_bytes", 64 * KIB..=64 * MIB) as usize,
         undecided_bytes: r.size("wal.undecided_bytes", 64 * KIB..=16 * GIB) as usize,
         undecided_tenant_bytes: r.size("wal.undecided_tenant_bytes", 64 * KIB..=16 * GIB) as usize,
+    }
+}
+
+fn store(r: &mut Reader) -> StoreSettings {
+    let queries = r.count("store.queries", 1..=1024);
+    // More queries of one tenant at once than processors make none of them faster, and those of others slower.
+    let processors = || std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
+    StoreSettings {
+        memtable_bytes: r.size("store.memtable_bytes", MIB..=16 * GIB) as usize,
+        flush_after: r.span("store.flush_after", SECOND..=30 * DAY),
+        queries,
+        queries_of_tenant: match r.count("store.queries_of_tenant", 0..=1024) {
+            0 => processors().min(queries / 2).max(1),
+            share => share,
+        },
+        query_timeout: r.span("store.query_timeout", 10 * MS..=HOUR),
     }
 }
 

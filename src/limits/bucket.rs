@@ -86,19 +86,23 @@ impl Bucket {
         self.rate
     }
 
-    /// Goes by another rate from now on. What was saved or owed stays, as far as it fits.
+    /// Goes by another rate. What was saved or owed stays, as far as it fits. When the rate was changed is not known, so the time
+    /// since the bucket was touched last counts by the faster one: a raise is felt at once.
     pub fn change(&mut self, rate: Rate, now: Instant) {
-        if rate != self.rate {
-            self.refill(now);
-            // The same number of tokens; a part of one is of no account.
-            let level = if rate.period == self.rate.period {
-                self.level
-            } else {
-                (self.level / self.rate.token()).saturating_mul(rate.token())
-            };
-            self.level = level.min(rate.capacity());
-            self.rate = rate;
+        if rate == self.rate {
+            return;
         }
+        let (old, new) = (&self.rate, &rate);
+        if i128::from(new.tokens) * old.period <= i128::from(old.tokens) * new.period {
+            self.refill(now);
+        }
+        if rate.period != self.rate.period {
+            // The same number of tokens; a part of one is of no account.
+            self.level = (self.level / self.rate.token()).saturating_mul(rate.token());
+        }
+        self.level = self.level.min(rate.capacity());
+        self.rate = rate;
+        self.refill(now);
     }
 
     /// How long until it admits, in whole seconds, rounded up; `None`: it does now.
@@ -257,10 +261,24 @@ mod tests {
         bucket.charge(1_010, start);
         assert_eq!(bucket.retry_after(start), Some(Duration::from_secs(1_001)));
         let later = start + Duration::from_secs(1);
-        bucket.change(Rate::per_second(1_000, 1_000), later);
-        assert_eq!(bucket.retry_after(later), Some(SECOND), "999 are owed, and come in a second");
-        bucket.change(Rate::per_minute(60, 1_000), later);
-        assert_eq!(bucket.retry_after(later), Some(Duration::from_secs(1_000)));
+        let mut raised = bucket.clone();
+        raised.change(Rate::per_second(100, 1_000), later);
+        assert_eq!(
+            raised.retry_after(later),
+            Some(Duration::from_secs(10)),
+            "900 are owed: the second counts by the faster rate"
+        );
+        raised.change(Rate::per_minute(60, 1_000), later);
+        assert_eq!(raised.retry_after(later), Some(Duration::from_secs(901)));
+        raised.change(Rate::per_second(1, 1), later + Duration::from_secs(1_000));
+        assert!(raised.is_full(later + Duration::from_secs(1_000)));
+        raised.change(Rate::per_second(2, 100), later + Duration::from_secs(1_000));
+        raised.charge(1, later + Duration::from_secs(1_000));
+        assert_eq!(
+            raised.retry_after(later + Duration::from_secs(1_000)),
+            Some(SECOND),
+            "a larger bucket is not filled by the change"
+        );
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::{
         atomic::{AtomicBool, AtomicU64, AtomicUsize},
     },
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 impl EmbeddedStore {
     /// Opens the store of a data folder that this process has locked, and makes `parts/` and `manifest/` when missing. Seals
@@ -75,8 +75,7 @@ impl EmbeddedStore {
             merges: Merges::default(),
             dead_letters: dead_letters_settled,
             closing: watch::Sender::new(false),
-            queries: Arc::new(Semaphore::new(settings.queries.max(1))),
-            waiting: AtomicUsize::new(0),
+            queries: Turns::new(settings.queries, settings.queries_of_tenant, settings.queries.saturating_mul(WAITING_PER_QUERY)),
             settings,
         });
         let thread = |name: &str, work: fn(&Inner)| {
