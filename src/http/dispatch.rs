@@ -104,14 +104,16 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
             Some(access::authenticate(&app, credential, &parts.headers, peer).await?)
         }
     };
-    if let Some(caller) = caller.as_ref().filter(|_| endpoint.path.starts_with(TENANT)) {
-        // Before the role, so that the answer is the same for whatever stands below a tenant.
-        access::reaches(&app, caller, &id)?;
-    }
-    if let (Some(caller), Access::May(action)) = (&caller, endpoint.access)
-        && !policy::allowed(caller, action)
-    {
-        return Err(access::denied());
+    if let (Some(caller), Access::May(action)) = (&caller, endpoint.access) {
+        let may = if endpoint.path.starts_with(TENANT) {
+            // Reach before role, so that the answer is the same for whatever stands below a tenant.
+            policy::allowed_on(caller, action, &access::reaches(&app, caller, &id)?)
+        } else {
+            policy::allowed(caller, action)
+        };
+        if !may {
+            return Err(access::denied());
+        }
     }
     let query = match endpoint.params {
         Some(_) => Query::parse(parts.uri.query())?,
