@@ -433,7 +433,7 @@ impl EmbeddedStore {
         timeout: Duration,
         work: impl Fn(&Inner, &Control) -> Result<T, StoreError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
-        let (inner, tenant) = (self.0.inner.clone(), scope.tenant().clone());
+        let (inner, tenant) = (self.0.inner.clone(), scope.tenant().owner());
         Box::pin(async move {
             inner.ready()?;
             let control = Control {

@@ -1,13 +1,14 @@
 //! The start of the store: which manifest and which parts it goes by, and what of the damage the log makes good.
 
 use super::{
-    EmbeddedStore, Handle, Inner, Merges, Opened, State, StoreDamage, StoreSettings,
+    EmbeddedStore, Handle, Inner, Merges, Opened, State, StoreDamage, StoreSettings, WAITING_PER_QUERY,
     commit::Commit,
     compact,
     flush::{self, follows_a_manifest, is_file_of, is_part_file},
     manifest::{self, Chosen, Manifest, is_damage},
     memtable::Memtable,
     part::{Part, PartError, PartMeta, data_file},
+    turns::Turns,
     view::View,
 };
 use crate::{fs::Fs, sinks::StoreError, telemetry::metrics::metrics};
@@ -16,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, RwLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize},
+        atomic::{AtomicBool, AtomicU64},
     },
 };
 use tokio::sync::watch;
