@@ -33,7 +33,7 @@ async fn write(server: &Server, token: &str, body: String) -> Option<u64> {
             assert!(problem["code"] == "rate_limited" && problem["limit"] == "entries", "{problem}");
             Some(after.expect("Retry-After").to_str().expect("text").parse().expect("seconds"))
         }
-        _ => panic!("{status} {problem}"),
+        _ => panic!("{status} {problem}: {}", server.stderr()),
     }
 }
 
@@ -45,7 +45,8 @@ fn quantile(mut times: Vec<Duration>, share: f64) -> Duration {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_far_over_its_rate_is_told_the_truth_and_another_is_no_slower() {
-    let server = Site::small().start();
+    let site = Site::small();
+    let server = site.start();
     let (flood, calm) = (server.tenant("flood").await, server.tenant("calm").await);
     set_rate(&server, &flood, "flood", json!({"entries_per_second": 200, "burst": 200})).await;
     // One after the other, as a quiet tenant writes; the same with and without the flood.
@@ -104,7 +105,10 @@ async fn a_tenant_far_over_its_rate_is_told_the_truth_and_another_is_no_slower()
     while asked.elapsed() < Duration::from_secs(seconds - 1) {
         let before = asked.elapsed();
         let told = write(&server, &flood, bulk(1)).await;
-        assert!(told.is_some() || before >= Duration::from_secs(seconds - 1), "admitted after {before:?} of {seconds} s");
+        assert!(
+            told.is_some() || before >= Duration::from_secs(seconds - 1),
+            "admitted after {before:?} of {seconds} s"
+        );
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     tokio::time::sleep(Duration::from_secs(seconds).saturating_sub(asked.elapsed())).await;
@@ -114,10 +118,12 @@ async fn a_tenant_far_over_its_rate_is_told_the_truth_and_another_is_no_slower()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn heavy_queries_of_one_tenant_do_not_keep_another_from_its_list() {
-    let server = Site::small().start();
+    let site = Site::small();
+    let server = site.start();
     let (flood, calm) = (server.tenant("flood").await, server.tenant("calm").await);
     for token in [&flood, &flood, &flood, &calm] {
-        assert_eq!(server.post(token, "/logs/bulk?wait=stored&ids=false", bulk(8_000)).await.0, 201);
+        let (status, body) = server.post(token, "/logs/bulk?wait=stored&ids=false", bulk(8_000)).await;
+        assert_eq!(status, 201, "{body}: {}", server.stderr());
     }
     let heavy = "/logs?search=message:%22number%20of%22%20OR%20message:%22many%20words%20to%20look%20at%22&total=exact&page_size=1";
     assert_eq!(server.get(&flood, heavy).await.0, 200);
@@ -146,7 +152,10 @@ async fn heavy_queries_of_one_tenant_do_not_keep_another_from_its_list() {
     };
     let (beside, _) = tokio::join!(list, join_all((0..40).map(|_| flooder())));
     let figures = [0.5, 0.9, 0.99].map(|share| (quantile(alone.clone(), share), quantile(beside.clone(), share)));
-    eprintln!("alone and beside 40 heavy readers, at 50, 90 and 99 %: {figures:?}, {} heavy ones", done.load(Ordering::Relaxed));
+    eprintln!(
+        "alone and beside 40 heavy readers, at 50, 90 and 99 %: {figures:?}, {} heavy ones",
+        done.load(Ordering::Relaxed)
+    );
     assert!(done.into_inner() > 10, "the flood was served too");
     // In its turn behind forty heavy queries a list would wait for many times its own time.
     let (alone, beside) = figures[0];
@@ -164,7 +173,10 @@ async fn the_quota_is_never_passed_however_many_write_at_once() {
     for (status, body) in &answers {
         assert!(*status == 201 || *status == 429 && body["code"] == "quota_exceeded", "{status} {body}");
     }
-    let taken: u64 = answers.iter().filter_map(|(status, body)| (*status == 201).then(|| body["accepted"].as_u64()).flatten()).sum();
+    let taken: u64 = answers
+        .iter()
+        .filter_map(|(status, body)| (*status == 201).then(|| body["accepted"].as_u64()).flatten())
+        .sum();
     let usage = server.settled_usage(&token, "acme").await;
     assert_adds_up(&usage);
     assert_eq!((usage["stored"].as_u64(), usage["quota"]["used"].as_u64()), (Some(taken), Some(taken)));
@@ -183,12 +195,32 @@ async fn a_flood_of_bad_credentials_is_refused_unheard_and_who_is_known_goes_on(
     let token = server.tenant("acme").await;
     assert_eq!(server.get(&token, "/logs").await.0, 200);
     let forged = format!("{token}x");
-    let flood: Vec<(u16, Value)> = stream::iter(0..300).map(async |_| server.get(&forged, "/logs").await).buffer_unordered(8).collect().await;
+    let flood: Vec<(u16, Value)> = stream::iter(0..300)
+        .map(async |_| server.get(&forged, "/logs").await)
+        .buffer_unordered(8)
+        .collect()
+        .await;
     let count = |status: u16| flood.iter().filter(|(s, _)| *s == status).count();
-    assert!((50..=120).contains(&count(401)) && count(401) + count(429) == 300, "{} heard, {} not", count(401), count(429));
+    assert!(
+        (50..=120).contains(&count(401)) && count(401) + count(429) == 300,
+        "{} heard, {} not",
+        count(401),
+        count(429)
+    );
     assert_eq!(server.get(&token, "/logs").await.0, 200, "a known credential passes, from the same address");
-    let metrics = server.client.get(format!("http://{}/metrics", server.admin)).send().await.expect("metrics").text().await.expect("text");
-    let line = metrics.lines().find(|line| line.starts_with("sluice_http_limited_total{limit=\"unauthenticated\"}")).expect("counted");
+    let metrics = server
+        .client
+        .get(format!("http://{}/metrics", server.admin))
+        .send()
+        .await
+        .expect("metrics")
+        .text()
+        .await
+        .expect("text");
+    let line = metrics
+        .lines()
+        .find(|line| line.starts_with("sluice_http_limited_total{limit=\"unauthenticated\"}"))
+        .expect("counted");
     assert!(line.ends_with(&format!(" {}", count(429))), "{line}");
 }
 
@@ -199,7 +231,9 @@ async fn sluice_ingest_waits_as_it_is_told_and_sends_everything() {
     let token = server.tenant("acme").await;
     set_rate(&server, &token, "acme", json!({"entries_per_second": 2_000, "burst": 500})).await;
     let file = site.folder.path().join("entries.ndjson");
-    let lines: Vec<String> = (0..5_000).map(|i| json!({"action": "A", "resource_type": "t", "resource_id": i.to_string()}).to_string()).collect();
+    let lines: Vec<String> = (0..5_000)
+        .map(|i| json!({"action": "A", "resource_type": "t", "resource_id": i.to_string()}).to_string())
+        .collect();
     std::fs::write(&file, lines.join("\n")).expect("written");
     let url = format!("http://{}", server.http);
     let mut command = site.command(&["ingest", file.to_str().expect("text"), "--tenant", "acme", "--url", &url, "--token", &token]);
@@ -207,7 +241,18 @@ async fn sluice_ingest_waits_as_it_is_told_and_sends_everything() {
     let last = String::from_utf8_lossy(&output.stdout).lines().last().map(str::to_owned).unwrap_or_default();
     assert!(output.status.success(), "{} {last}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(last, "read=5000 accepted=5000 stored=5000 duplicates=0 dead_lettered=0 rejected=0");
-    let metrics = server.client.get(format!("http://{}/metrics", server.admin)).send().await.expect("metrics").text().await.expect("text");
-    let refused = metrics.lines().find_map(|line| line.strip_prefix("sluice_http_limited_total{limit=\"entries\"} ")).expect("counted");
+    let metrics = server
+        .client
+        .get(format!("http://{}/metrics", server.admin))
+        .send()
+        .await
+        .expect("metrics")
+        .text()
+        .await
+        .expect("text");
+    let refused = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("sluice_http_limited_total{limit=\"entries\"} "))
+        .expect("counted");
     assert!(refused.parse::<u64>().is_ok_and(|n| n > 0), "it was refused meanwhile: {refused}");
 }
