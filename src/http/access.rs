@@ -2,19 +2,22 @@
 
 use super::{
     error::{Code, Problem},
+    query::Query,
+    recording,
+    routes::{Endpoint, Operation, Verb},
     server::Peer,
     state::App,
 };
 use crate::{
     auth::{
-        Credential, Presented, Principal, Role,
+        Credential, Origin, Presented, Principal, Role,
         jwt::AuthError,
         policy::{self, Action},
     },
     catalog::Tenant,
-    model::tenant::{TenantId, TenantScope},
+    model::tenant::{Log, TenantId, TenantScope},
 };
-use axum::http::{HeaderMap, header, request::Parts};
+use axum::http::{header, request::Parts};
 use std::sync::Arc;
 
 /// The one credential of a request. `token` is the one of the query string, where the endpoint takes it.
@@ -50,8 +53,8 @@ pub fn credential<'a>(parts: &'a Parts, token: Option<&'a str>) -> Result<Option
 
 /// A request that was refused before a credential was found in it: it counts as a failure of its address, which may be over its
 /// limit.
-pub fn counted(app: &App, peer: Peer, refused: Problem) -> Problem {
-    app.limits.credential(peer).err().unwrap_or(refused)
+pub fn counted(app: &App, parts: &Parts, refused: Problem) -> Problem {
+    app.limits.credential(Peer::of(&parts.extensions)).err().unwrap_or(refused)
 }
 
 /// 401 for want of a credential.
@@ -61,8 +64,8 @@ pub fn missing() -> Problem {
 
 /// Who the credential speaks for, and for which tenant: `X-Tenant-ID` may only choose among those of the credential. One that is
 /// not known yet is looked at only so often for each address: 429 before anything is computed.
-pub async fn authenticate(app: &App, credential: Credential<'_>, headers: &HeaderMap, peer: Peer) -> Result<Principal, Problem> {
-    let mut wanted = headers.get_all("x-tenant-id").iter().map(|value| value.to_str().unwrap_or_default());
+pub async fn authenticate(app: &App, credential: Credential<'_>, parts: &Parts) -> Result<Principal, Problem> {
+    let mut wanted = parts.headers.get_all("x-tenant-id").iter().map(|value| value.to_str().unwrap_or_default());
     let tenant = wanted.next();
     if wanted.any(|other| Some(other) != tenant) {
         return Err(not_covered());
@@ -71,12 +74,22 @@ pub async fn authenticate(app: &App, credential: Credential<'_>, headers: &Heade
     if let Some(principal) = app.services.auth.recall(&presented) {
         return Ok(principal);
     }
-    let attempt = app.limits.credential(peer)?;
+    let attempt = app.limits.credential(Peer::of(&parts.extensions))?;
     let known = app.services.auth.authenticate(&presented).await;
     if let Some(attempt) = attempt.filter(|_| known.as_ref().err().is_none_or(AuthError::is_forbidden)) {
         attempt.good();
     }
     Ok(known?)
+}
+
+/// A credential that comes by itself, as a gateway's does, is for the pages of this host and of configured origins, wherever a
+/// request changes something or opens a feed: 403 for another page's. A page that only asks cannot read the answer.
+pub fn not_borrowed(app: &App, caller: &Principal, endpoint: &Endpoint, parts: &Parts) -> Result<(), Problem> {
+    let matters = endpoint.verb != Verb::Get || endpoint.operation == Operation::Stream;
+    match caller.origin == Origin::Gateway && matters {
+        true => app.services.settings.origins.check_ambient(&parts.uri, &parts.headers),
+        false => Ok(()),
+    }
 }
 
 /// 403 for a tenant that the credential does not cover, in the same words whether it exists or not.
@@ -102,14 +115,37 @@ pub fn own_tenant(app: &App, principal: &Principal, action: Action) -> Result<(T
 
 /// A read of the caller's tenant: what it may see of which log.
 pub struct Reading {
-    /// The restriction of every read to the tenant.
+    /// The restriction of every read to the tenant's log.
     pub scope: TenantScope,
+    /// Which of the tenant's logs is read.
+    pub log: Log,
 }
 
-/// What the caller may read: as [`own_tenant`]. Every endpoint that shows entries begins here.
+/// What the caller may read: as [`own_tenant`]. Every endpoint that shows entries begins here. It is the audit log, until
+/// [`Reading::of_log`] has looked at the parameters.
 pub fn reading(app: &App, principal: &Principal, action: Action) -> Result<Reading, Problem> {
     let (scope, _) = own_tenant(app, principal, action)?;
-    Ok(Reading { scope })
+    Ok(Reading { scope, log: Log::Audit })
+}
+
+impl Reading {
+    /// The log that the parameters ask for: 422 when there is no such log, 403 when the caller may not read it. Waits a moment
+    /// until what was recorded in an access log before this call is there to be read.
+    pub async fn of_log(self, app: &App, principal: &Principal, query: &Query) -> Result<Self, Problem> {
+        match query.get("log").map(Log::parse) {
+            None | Some(Some(Log::Audit)) => Ok(self),
+            Some(None) => Err(Problem::parameter("log", "invalid_value", "`log` is `audit` or `access`")),
+            Some(Some(Log::Access)) => {
+                let tenant = self.scope.tenant();
+                if !policy::allowed_on(principal, Action::ReadAccessLog, tenant) {
+                    return Err(denied());
+                }
+                let scope = TenantScope::new(tenant.access_log());
+                recording::caught_up(app, &scope).await;
+                Ok(Self { scope, log: Log::Access })
+            }
+        }
+    }
 }
 
 /// Whether the credential covers the tenant named in a path, whatever is asked for there: 403 when it does not, existing or

@@ -32,11 +32,17 @@ use std::{borrow::Cow, time::Duration};
 pub enum Code {
     BodyCutOff,
     BodyTimeout,
+    HeadTooLarge,
+    TlsRequired,
+    OriginDenied,
     MissingCredential,
     InvalidCredential,
     ExpiredCredential,
     InvalidTenantClaim,
     AmbiguousCredential,
+    InvalidLogin,
+    TenantRequired,
+    TooManyAttempts,
     UnknownRole,
     Forbidden,
     UnknownTenant,
@@ -44,6 +50,7 @@ pub enum Code {
     MethodNotAllowed,
     Conflict,
     NotReady,
+    InProgress,
     TooLarge,
     TooManyEntries,
     UnsupportedMediaType,
@@ -75,18 +82,29 @@ impl Code {
         match self {
             Self::BodyCutOff => (StatusCode::BAD_REQUEST, "body_cut_off", "The request ended inside its body"),
             Self::BodyTimeout => (StatusCode::REQUEST_TIMEOUT, "body_timeout", "The request body did not arrive in time"),
+            Self::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "head_too_large",
+                "The head of the request is too large",
+            ),
+            Self::TlsRequired => (StatusCode::BAD_REQUEST, "tls_required", "The port speaks TLS"),
+            Self::OriginDenied => (StatusCode::FORBIDDEN, "origin_denied", "The page's origin may not do this"),
             Self::MissingCredential => (StatusCode::UNAUTHORIZED, "missing_credential", "A credential is needed"),
             Self::InvalidCredential => (StatusCode::UNAUTHORIZED, "invalid_credential", "The credential is not valid"),
             Self::ExpiredCredential => (StatusCode::UNAUTHORIZED, "expired_credential", "The credential has expired"),
             Self::InvalidTenantClaim => (StatusCode::UNAUTHORIZED, "invalid_tenant_claim", "The credential names no tenant"),
             Self::UnknownRole => (StatusCode::FORBIDDEN, "unknown_role", "The credential names no known role"),
             Self::AmbiguousCredential => (StatusCode::UNAUTHORIZED, "ambiguous_credential", "More than one credential"),
+            Self::InvalidLogin => (StatusCode::UNAUTHORIZED, "invalid_login", "The login is not valid"),
+            Self::TenantRequired => (StatusCode::UNPROCESSABLE_ENTITY, "tenant_required", "A tenant must be chosen"),
+            Self::TooManyAttempts => (StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many attempts"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "The credential does not allow this"),
             Self::UnknownTenant => (StatusCode::FORBIDDEN, "unknown_tenant", "The tenant does not exist"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "There is nothing here"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not know this method"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "It exists already"),
             Self::NotReady => (StatusCode::CONFLICT, "not_ready", "It is not there yet"),
+            Self::InProgress => (StatusCode::CONFLICT, "in_progress", "Somebody else is at it"),
             Self::RangeNotSatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", "There is nothing in this range"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request is too large"),
             Self::TooManyEntries => (StatusCode::PAYLOAD_TOO_LARGE, "too_many_entries", "Too many entries in one request"),
@@ -373,6 +391,12 @@ impl From<CatalogError> for Problem {
     fn from(error: CatalogError) -> Self {
         match error {
             CatalogError::Exists => Self::new(Code::Conflict, "a tenant of this id exists already, or existed once; choose another id"),
+            CatalogError::UserExists => Self::new(Code::Conflict, "the tenant has a user of this e-mail address already; remove it first"),
+            CatalogError::Full { what, most } => Self::new(Code::Conflict, format!("the tenant has {most} {what}, which is the most; remove some first")),
+            CatalogError::Random(_) => {
+                tracing::error!(%error, "no key can be made");
+                Self::new(Code::Unavailable, "no secrets can be made at the moment; nothing was kept").retry_after(Duration::from_secs(5))
+            }
             CatalogError::NotFound => Self::not_found(),
             CatalogError::Invalid { field, message } => {
                 let detail = format!("`{field}`: {message}");

@@ -5,13 +5,14 @@ use super::{
     server::Peer,
 };
 use crate::{
-    catalog::Tenant,
+    catalog::{RateLimit, Tenant},
     limits::{
         LimitSettings,
         addresses::{Addresses, Attempt},
         quota::{Quotas, Reservation},
         rates::{Admission, Refused, TenantRates},
     },
+    model::tenant::TenantId,
     queue::Counters,
     telemetry::metrics::{Limit, metrics},
 };
@@ -26,7 +27,6 @@ pub struct Limits {
     rates: Arc<TenantRates>,
     quotas: Arc<Quotas>,
     credentials: Addresses,
-    #[allow(dead_code)] // for `POST /login`, which is on its way
     logins: Addresses,
 }
 
@@ -66,15 +66,14 @@ impl Limits {
         }
     }
 
-    /// Admits a write of a tenant before its body is read. `announced` is the body's length as far as it is known.
-    pub fn admit(&self, tenant: &Tenant, announced: u64) -> Result<Admission, Problem> {
-        let own = tenant.settings.rate_limit.as_ref();
-        self.rates.admit(&tenant.tenant_id, own, announced).map_err(over_rate)
+    /// Admits a write of a tenant before its body is read. `own` is its setting, `announced` the body's length as far as it is known.
+    pub fn admit(&self, tenant: &TenantId, own: Option<&RateLimit>, announced: u64) -> Result<Admission, Problem> {
+        self.rates.admit(tenant, own, announced).map_err(over_rate)
     }
 
     /// Reserves room in the tenant's quota; keep the answer until the entries are durable or refused.
-    pub fn reserve(&self, tenant: &Tenant, entries: u64, counters: impl FnOnce() -> Counters) -> Result<Reservation, Problem> {
-        self.quotas.reserve(&tenant.tenant_id, entries, || rows(&counters())).map_err(|over| {
+    pub fn reserve(&self, tenant: &TenantId, entries: u64, counters: impl FnOnce() -> Counters) -> Result<Reservation, Problem> {
+        self.quotas.reserve(tenant, entries, || rows(&counters())).map_err(|over| {
             metrics().limited(Limit::Quota);
             let (most, room) = (over.most, over.room);
             let detail = match room {
@@ -109,7 +108,6 @@ impl Limits {
         try_from(&self.credentials, peer, Limit::Unauthenticated, detail)
     }
 
-    #[allow(dead_code)] // as above
     /// Takes a token for a login, before its password is hashed. Say [`Attempt::good`] when it succeeds.
     pub fn login(&self, peer: Peer) -> Result<Option<Attempt<'_>>, Problem> {
         try_from(&self.logins, peer, Limit::Login, "too many logins failed from this address")

@@ -70,8 +70,17 @@ pub enum Operation {
     GetTenant,
     UpdateTenant,
     Usage,
+    ListKeys,
+    CreateKey,
+    RevokeKey,
+    ListUsers,
+    CreateUser,
+    RemoveUser,
+    Login,
     ListDeadLetters,
     GetDeadLetter,
+    DeleteDeadLetter,
+    ReplayDeadLetter,
     HealthReport,
     HealthLive,
     HealthReady,
@@ -126,8 +135,6 @@ pub struct Param {
     pub form: Form,
     /// Whether it may be given several times (OR).
     pub repeats: bool,
-    /// Whether this version has it. If not: 501.
-    pub built: bool,
     /// One sentence.
     pub summary: &'static str,
 }
@@ -148,7 +155,6 @@ const fn filter(name: &'static str, form: Form, summary: &'static str) -> Param 
         aliases: &[],
         form,
         repeats: true,
-        built: true,
         summary,
     }
 }
@@ -157,13 +163,6 @@ const fn once(name: &'static str, form: Form, summary: &'static str) -> Param {
     Param {
         repeats: false,
         ..filter(name, form, summary)
-    }
-}
-
-const fn unbuilt(name: &'static str, summary: &'static str) -> Param {
-    Param {
-        built: false,
-        ..once(name, Form::Text, summary)
     }
 }
 
@@ -204,8 +203,14 @@ pub const FILTERS: &[Param] = &[
         Form::Text,
         "Words (all of them, in any field), `\"a phrase\"`, `-not`, `pre*`, `field:value`, `message:word`, `OR`, parentheses",
     ),
-    unbuilt("log", "`access`: the tenant's access log"),
+    LOG,
 ];
+
+const LOG: Param = once(
+    "log",
+    Form::OneOf(&["audit", "access"]),
+    "`access`: the tenant's access log, who read and changed what (roles auditor and admin); default `audit`",
+);
 
 const SORT: Param = once(
     "sort",
@@ -281,6 +286,11 @@ const CLEANUP: &[Param] = &[
     ),
     once("dry_run", Form::Flag, "`true` only counts"),
     once("confirm", Form::Text, "The id of the tenant; needed when the cutoff is not in the past"),
+    once(
+        "log",
+        Form::OneOf(&["audit"]),
+        "Only `audit`: nothing but retention removes from the access log",
+    ),
 ];
 
 const IDS: &[Param] = &[once("ids", Form::Flag, "`false` leaves the ids out of the answer")];
@@ -298,6 +308,24 @@ const FEED: &[Param] = &[
 const WAIT_SECONDS: &[Param] = &[once("wait", Form::Integer, "Wait up to so many seconds (at most 10) for the entry to appear")];
 
 const LETTERS: &[Param] = &[
+    Param {
+        repeats: true,
+        ..once(
+            "reason",
+            Form::OneOf(&["id_conflict", "tenant_deleted", "poison"]),
+            "Why it was not stored; also several with commas",
+        )
+    },
+    Param {
+        repeats: true,
+        ..once("entry_id", Form::Uuid, "Id of the entry")
+    },
+    once(
+        "from",
+        Form::Time,
+        "Letters whose `sealed_at` is this time or later: RFC 3339 with a zone, or a date (midnight UTC)",
+    ),
+    once("to", Form::Time, "Letters whose `sealed_at` is before this time"),
     once("page", Form::Integer, "From 1"),
     Param {
         aliases: &["size", "limit"],
@@ -414,7 +442,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         &[FILTERS, FEED],
         "Live feed: WebSocket, or Server-Sent Events by Accept",
     ),
-    end(Get, "/logs/{id}", May(Action::ReadEntries), Op::GetLog, &[WAIT_SECONDS], "Get one entry"),
+    end(
+        Get,
+        "/logs/{id}",
+        May(Action::ReadEntries),
+        Op::GetLog,
+        &[WAIT_SECONDS, &[LOG]],
+        "Get one entry",
+    ),
     end(
         Delete,
         "/logs/cleanup",
@@ -452,6 +487,55 @@ pub const ENDPOINTS: &[Endpoint] = &[
     ),
     end(
         Get,
+        "/tenants/{tenant}/keys",
+        May(Action::ManageKeys),
+        Op::ListKeys,
+        &[],
+        "List the tenant's API keys, without their secrets",
+    ),
+    end(
+        Post,
+        "/tenants/{tenant}/keys",
+        May(Action::ManageKeys),
+        Op::CreateKey,
+        &[],
+        "Make an API key; the answer alone shows it",
+    ),
+    end(
+        Delete,
+        "/tenants/{tenant}/keys/{item}",
+        May(Action::ManageKeys),
+        Op::RevokeKey,
+        &[],
+        "Revoke an API key",
+    ),
+    end(
+        Get,
+        "/tenants/{tenant}/users",
+        May(Action::ManageUsers),
+        Op::ListUsers,
+        &[],
+        "List the tenant's people with a password",
+    ),
+    end(
+        Post,
+        "/tenants/{tenant}/users",
+        May(Action::ManageUsers),
+        Op::CreateUser,
+        &[],
+        "Add somebody with a password",
+    ),
+    end(
+        Delete,
+        "/tenants/{tenant}/users/{item}",
+        May(Action::ManageUsers),
+        Op::RemoveUser,
+        &[],
+        "Remove somebody, by id or e-mail address; their tokens end",
+    ),
+    end(Post, "/login", Open, Op::Login, &[], "A token for an e-mail address and a password"),
+    end(
+        Get,
         "/deadletters",
         May(Action::ReadDeadLetters),
         Op::ListDeadLetters,
@@ -466,6 +550,22 @@ pub const ENDPOINTS: &[Endpoint] = &[
         &[],
         "One of what could not be stored",
     ),
+    end(
+        Post,
+        "/deadletters/{id}/replay",
+        May(Action::ChangeDeadLetters),
+        Op::ReplayDeadLetter,
+        &[WAIT_STORED],
+        "Accept the entry of a dead letter once more, as it was or as the body corrects it; the letter is removed when that is durable",
+    ),
+    end(
+        Delete,
+        "/deadletters/{id}",
+        May(Action::ChangeDeadLetters),
+        Op::DeleteDeadLetter,
+        &[],
+        "Remove a dead letter for good",
+    ),
     public("/health", Op::HealthReport, "How the process is"),
     public("/healthz", Op::HealthReport, "How the process is"),
     public("/health/live", Op::HealthLive, "Whether the process answers"),
@@ -478,15 +578,6 @@ pub const ENDPOINTS: &[Endpoint] = &[
     // Of the contract, not of this version.
     later(Post, "/logs/index/bulk", May(Action::Erase), "rebuilding the search store"),
     later(Delete, "/tenants/{tenant}", May(Action::DeleteTenant), "deleting a tenant"),
-    later(Get, "/tenants/{tenant}/keys", May(Action::ManageKeys), "API keys"),
-    later(Post, "/tenants/{tenant}/keys", May(Action::ManageKeys), "API keys"),
-    later(Delete, "/tenants/{tenant}/keys/{item}", May(Action::ManageKeys), "API keys"),
-    later(Get, "/tenants/{tenant}/users", May(Action::ManageUsers), "people with a password"),
-    later(Post, "/tenants/{tenant}/users", May(Action::ManageUsers), "people with a password"),
-    later(Delete, "/tenants/{tenant}/users/{item}", May(Action::ManageUsers), "people with a password"),
-    later(Post, "/login", Open, "people with a password"),
-    later(Post, "/deadletters/{id}/replay", May(Action::ChangeDeadLetters), "replaying a dead letter"),
-    later(Delete, "/deadletters/{id}", May(Action::ChangeDeadLetters), "deleting a dead letter"),
 ];
 
 #[cfg(test)]

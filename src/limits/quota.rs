@@ -69,6 +69,13 @@ impl Quotas {
 #[must_use]
 pub struct Reservation(Option<(Arc<Quotas>, TenantId, u64)>);
 
+impl Reservation {
+    /// Of nothing.
+    pub fn none() -> Self {
+        Self(None)
+    }
+}
+
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some((quotas, tenant, entries)) = self.0.take() {
