@@ -18,12 +18,14 @@ mod changes;
 mod keys;
 mod lists;
 mod retired;
+mod rate_limit;
 mod roster;
 mod settings;
 mod users;
 
 pub use keys::{ApiKey, KEY_PREFIX, KeyText, NewKey};
 pub use retired::Retired;
+pub use rate_limit::RateLimit;
 pub use settings::{LogLevels, SettingsPatch, TenantSettings};
 pub use users::{NewUser, User, normal_email};
 

@@ -7,6 +7,7 @@ mod export_jobs;
 mod feed;
 mod ingest;
 mod letters;
+mod limits;
 mod lists;
 mod reads;
 mod server;
