@@ -21,8 +21,8 @@
 mod letter;
 mod name;
 mod removal;
-mod shelf;
 mod retired;
+mod shelf;
 
 pub use letter::{DeadLetter, Reason};
 pub use name::LetterFilter;
