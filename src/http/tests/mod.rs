@@ -1,6 +1,7 @@
 //! The whole surface, by `oneshot` and over real sockets, on a store that is a list: the contract's sentences one by one.
 
 mod cleanup;
+mod credentials;
 mod export;
 mod export_jobs;
 mod feed;
