@@ -3,6 +3,7 @@
 use super::recovered;
 use crate::{
     actors::{ActorWatch, broadcast::FeedHandle, sequencer::Phase as SequencerPhase},
+    auth::{Authenticator, Fetching},
     catalog::Catalog,
     error::AppError,
     http::health::{Health, Phase},
@@ -17,6 +18,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// What is looked at.
 pub struct Watched {
+    pub auth: Arc<Authenticator>,
     pub health: Arc<Health>,
     pub actors: ActorWatch,
     pub queue: EmbeddedQueue,
@@ -123,5 +125,24 @@ fn look(watched: &Watched) {
             format!("{n} objects cannot be read or are of a later version; their tenants, keys or users are unknown; the log names them"),
         ),
     }
+    look_at_issuers(watched.auth.fetching(), health);
     metrics::upkeep();
+}
+
+/// In numbers: an issuer's name may be that of a tenant. The log names it.
+fn look_at_issuers(fetching: Fetching, health: &Health) {
+    let Fetching { issuers, failing, without } = fetching;
+    match (issuers, failing, without) {
+        (0, ..) => {} // no dependency of this configuration
+        (_, 0, 0) => health.set_dependency("issuers", true, format!("the keys of {issuers} issuers are in force")),
+        (_, 0, _) => health.set_dependency("issuers", true, format!("the keys of {without} of {issuers} issuers are being fetched")),
+        (_, _, 0) => {
+            let detail = format!("the keys of {failing} of {issuers} issuers cannot be fetched; those of before stay in force");
+            health.set_dependency("issuers", false, detail);
+        }
+        _ => {
+            let detail = format!("the keys of {failing} of {issuers} issuers cannot be fetched; {without} have none yet, and their tokens are refused");
+            health.set_dependency("issuers", false, detail);
+        }
+    }
 }

@@ -4,6 +4,7 @@
 //! a part of the contract that this version does not have. Nothing downstream parses, and there are no globals: sections
 //! are handed down. This module is the only one that reads the environment.
 
+mod auth;
 mod read;
 mod source;
 mod units;
@@ -12,6 +13,7 @@ pub use read::nearest;
 pub use source::Sources;
 pub use units::{parse_size, parse_span};
 
+use crate::auth::settings::AuthSettings;
 use read::{Choice, Reader};
 use std::{
     fmt,
@@ -52,6 +54,7 @@ pub struct Settings {
     pub exports: ExportSettings,
     pub shutdown: ShutdownSettings,
     pub log: LogSettings,
+    pub auth: AuthSettings,
     /// What is in force, as `sluice check-config` prints it: key and value in the order of reading.
     effective: Vec<(&'static str, Value)>,
 }
@@ -210,6 +213,14 @@ impl fmt::Display for ConfigError {
     }
 }
 
+impl ConfigError {
+    /// What was found wrong where the settings were put to use: keys, and what is wrong with each.
+    pub fn found(wrong: Vec<(String, String)>) -> Self {
+        let problems = wrong.into_iter().map(|(key, message)| Problem { key, message });
+        Self { problems: problems.collect() }
+    }
+}
+
 impl Settings {
     /// Reads and checks all sources. Blocks to read the file.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
@@ -265,6 +276,7 @@ impl Settings {
                 drain: r.span("shutdown.drain", Duration::ZERO..=HOUR),
             },
             log: log(r),
+            auth: auth::auth(r),
             effective: Vec::new(),
         };
         settings.check_together(r);
@@ -304,17 +316,17 @@ impl Settings {
         });
     }
 
-    /// What is in force, as TOML. No setting of this version holds a secret; one that does must be shown as `"…"` here.
+    /// What is in force, as TOML. Secrets are shown as `"…"`.
     pub fn to_toml(&self) -> String {
         let mut table = Table::new();
         for (key, value) in &self.effective {
-            match key.split_once('.') {
-                None => table.insert((*key).to_owned(), value.clone()),
-                Some((section, name)) => {
-                    let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-                    section.as_table_mut().and_then(|section| section.insert(name.to_owned(), value.clone()))
-                }
-            };
+            let (sections, name) = key.rsplit_once('.').map_or((None, *key), |(sections, name)| (Some(sections), name));
+            let mut place = &mut table;
+            for section in sections.into_iter().flat_map(|sections| sections.split('.')) {
+                let inner = place.entry(section).or_insert_with(|| Value::Table(Table::new()));
+                place = inner.as_table_mut().expect("no key is the beginning of another");
+            }
+            place.insert(name.to_owned(), value.clone());
         }
         toml::to_string(&table).expect("plain values always encode")
     }

@@ -100,7 +100,7 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
         // The feed takes its credential from more places and may wait for it.
         _ if endpoint.operation == Op::Stream => None,
         Access::May(_) => {
-            let credential = access::credential(&parts, None)?.ok_or_else(access::missing)?;
+            let credential = access::credential(&parts, None, app.services.auth.takes_gateways())?.ok_or_else(access::missing)?;
             Some(access::authenticate(&app, credential, &parts.headers).await?)
         }
     };

@@ -17,13 +17,16 @@ use tokio::{sync::Notify, time::advance};
 
 const POLL: Duration = Duration::from_secs(2);
 
+/// The name of an object, and who lets its puts go.
+type Held = (String, Arc<Notify>);
+
 /// Objects that can be dead, or hold a write back.
 #[derive(Clone)]
 struct Faulty {
     inner: Arc<dyn Objects>,
     dead: Arc<AtomicBool>,
     /// A put of an object of this name waits until it is let go.
-    held: Arc<Mutex<Option<(String, Arc<Notify>)>>>,
+    held: Arc<Mutex<Option<Held>>>,
     reads: Arc<AtomicUsize>,
 }
 

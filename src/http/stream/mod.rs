@@ -54,7 +54,7 @@ struct Granted {
 pub async fn open(mut call: Call) -> Answer {
     let headers = &call.parts.headers;
     let (socket, events) = (asks_for_socket(headers), asks_for_events(headers));
-    let caller = match access::credential(&call.parts, call.query.get("token"))? {
+    let caller = match access::credential(&call.parts, call.query.get("token"), call.app.services.auth.takes_gateways())? {
         Some(credential) => Some(authorised(&call.app, credential, headers, call.endpoint).await?),
         None if socket => None,
         None => return Err(access::missing()),
