@@ -13,6 +13,8 @@ pub fn run(settings: &Settings) -> Result<Exit, AppError> {
     for warning in &credentials.warnings {
         let _ = writeln!(std::io::stderr(), "sluice: warning: {warning}"); // with stderr gone there is nobody to tell
     }
+    // A certificate that cannot be used would keep the server from starting.
+    settings.http.tls.as_ref().map(crate::app::open_tls).transpose()?;
     super::print(&settings.to_toml())?;
     Ok(Exit::Done)
 }

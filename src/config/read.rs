@@ -9,7 +9,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use toml::Value;
 
 /// Parts of the contract that this version does not have. Given, they are refused, never ignored.
-const LATER: [&str; 6] = ["http.tls", "queue.sqs", "queue.kinesis", "sources", "clickhouse", "opensearch"];
+const LATER: [&str; 5] = ["queue.sqs", "queue.kinesis", "sources", "clickhouse", "opensearch"];
 
 /// One of the names that a setting may have.
 pub struct Choice<T> {
