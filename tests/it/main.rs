@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod across;
 mod answers;
 mod answers_cloudtrail;
 mod bounds;
