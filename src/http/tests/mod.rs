@@ -1,13 +1,14 @@
 //! The whole surface, by `oneshot` and over real sockets, on a store that is a list: the contract's sentences one by one.
 
 mod cleanup;
-mod credentials;
+
 mod export;
 mod export_jobs;
 mod feed;
 mod ingest;
 mod letters;
 mod lists;
+mod logins;
 mod reads;
 mod server;
 mod settings;
