@@ -156,9 +156,9 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         interval: settings.retention.interval,
     };
     retention.start();
+    let access_log = AccessLog::start(Arc::new(queue.clone()), catalog.clone(), access_log_settings(settings));
     let (issuers, gateway) = credentials.start();
     let auth = Arc::new(Authenticator::new(secret.key(), issuers, gateway, Some(catalog.clone())));
-    let access_log = AccessLog::start(Arc::new(queue.clone()), catalog.clone(), access_log_settings(settings));
     let services = Services {
         access_log: access_log.clone(),
         eraser: eraser.clone(),

@@ -113,6 +113,7 @@ fn look(watched: &Watched) {
         ),
     }
     m.feed_sessions(watched.feed.sessions());
+    look_at_issuers(watched.auth.fetching(), health);
     match watched.catalog.damaged() {
         _ if !watched.catalog.fresh() => {
             let detail = "the objects could not be read for 5 minutes, so that nobody is let in; see the log";
@@ -125,7 +126,6 @@ fn look(watched: &Watched) {
             format!("{n} objects cannot be read or are of a later version; their tenants, keys or users are unknown; the log names them"),
         ),
     }
-    look_at_issuers(watched.auth.fetching(), health);
     metrics::upkeep();
 }
 

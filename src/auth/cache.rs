@@ -117,3 +117,48 @@ impl Cache {
         &self.shards[hash.part(0) as usize % SHARDS]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::Origin;
+
+    fn known(until: i64) -> Arc<Known> {
+        Arc::new(Known::for_test(until, Origin::Local))
+    }
+
+    fn bytes(cache: &Cache) -> usize {
+        let of = |generation: &Generation| generation.values().map(|known| ENTRY + known.bytes()).sum::<usize>();
+        cache
+            .shards
+            .iter()
+            .map(|shard| shard.read().expect("no panic"))
+            .map(|shard| of(&shard.young) + of(&shard.old))
+            .sum()
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_is_used_stays() {
+        let cache = Cache::default();
+        let used = TokenHash::of("used");
+        cache.put(used, known(100));
+        for i in 0..100_000 {
+            cache.put(TokenHash::of(&i.to_string()), known(100));
+            assert!(i % 100 != 0 || cache.get(used, 0).is_some(), "{i}");
+        }
+        assert!(bytes(&cache) <= BYTES, "{}", bytes(&cache));
+        assert!(cache.get(TokenHash::of("0"), 0).is_none(), "what nobody uses goes");
+    }
+
+    #[test]
+    fn nothing_is_remembered_beyond_its_time() {
+        let cache = Cache::default();
+        let hash = TokenHash::of("t");
+        cache.put(hash, known(100));
+        assert!(cache.get(hash, 99).is_some());
+        assert!(cache.get(hash, 100).is_none());
+        assert!(cache.get(TokenHash::of("T"), 0).is_none());
+        cache.forget(hash);
+        assert!(cache.get(hash, 0).is_none());
+    }
+}

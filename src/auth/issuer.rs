@@ -248,6 +248,19 @@ impl Known {
         })
     }
 
+    /// Somebody.
+    #[cfg(test)]
+    pub fn for_test(until: i64, origin: Origin) -> Self {
+        Self {
+            subject: "ann".into(),
+            tenants: Vec::new(),
+            roles: vec![Role::Viewer],
+            expires_at: None,
+            until,
+            origin,
+        }
+    }
+
     /// Bytes of memory beside its own size.
     pub fn bytes(&self) -> usize {
         // A tenant id: its text of at most 63 bytes, its counts, and the place in the list.

@@ -5,7 +5,7 @@ use super::{
     issuer::{Issuer, Rules},
     keys::{
         KeySet, Keys, SecretKey,
-        fetch::{Fetched, Source, is_loopback},
+        fetch::{Fetched, Pace, Source, is_loopback},
         jwks, pem,
     },
     settings::{AuthSettings, GatewaySettings, Hidden, IssuerSettings, KeySettings, Secret},
@@ -69,7 +69,7 @@ impl Loaded {
         let issuers = self.issuers.into_iter().map(|(rules, keys)| Issuer {
             keys: match keys {
                 LoadedKeys::Ready(keys) => keys,
-                LoadedKeys::Fetch(source, first) => Keys::Fetched(Fetched::start(rules.name.clone(), source, first)),
+                LoadedKeys::Fetch(source, first) => Keys::Fetched(Fetched::start(rules.name.clone(), source, first, Pace::default())),
             },
             rules,
         });

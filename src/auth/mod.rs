@@ -18,6 +18,10 @@ mod presented;
 mod provider;
 pub mod secret;
 pub mod settings;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use authenticator::{Authenticator, Fetching};

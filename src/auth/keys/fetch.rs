@@ -29,18 +29,33 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-/// How often keys are fetched without being asked for.
-const EVERY: Duration = Duration::from_secs(60);
-/// How often a file is looked at.
-const EVERY_FILE: Duration = Duration::from_secs(5);
-/// After a fetch that did not bring what a token asked for, no token makes us fetch for so long.
-const ASK_PAUSE: Duration = Duration::from_secs(60);
-/// After a failure: at first, doubled each time up to [`EVERY`].
-const RETRY: Duration = Duration::from_secs(5);
-/// For a whole answer.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
-/// A token waits for the fetch under way and for its own.
-const PATIENCE: Duration = Duration::from_secs(11);
+/// How often what happens.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// Keys of a URL are fetched so often without being asked for.
+    pub every: Duration,
+    /// A file is looked at so often.
+    pub every_file: Duration,
+    /// After a fetch that did not bring what a token asked for, no token makes us fetch for so long.
+    pub ask_pause: Duration,
+    /// After a failure: at first, doubled each time up to `every`.
+    pub retry: Duration,
+    /// For a whole answer.
+    pub timeout: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            every: Duration::from_secs(60),
+            every_file: Duration::from_secs(5),
+            ask_pause: Duration::from_secs(60),
+            retry: Duration::from_secs(5),
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
 /// Tokens that wait for keys at once.
 const WAITING: usize = 64;
 
@@ -57,6 +72,8 @@ pub enum Source {
 pub struct Fetched {
     shared: Arc<Shared>,
     asks: mpsc::Sender<Ask>,
+    /// A token waits for the fetch under way and for its own.
+    patience: Duration,
 }
 
 #[derive(Default)]
@@ -78,7 +95,7 @@ struct Ask {
 
 impl Fetched {
     /// Begins to fetch. `first` are keys that were read already. Must be called inside a tokio runtime.
-    pub fn start(issuer: Arc<str>, source: Source, first: Option<KeySet>) -> Self {
+    pub fn start(issuer: Arc<str>, source: Source, first: Option<KeySet>, pace: Pace) -> Self {
         let shared = Arc::new(Shared::default());
         if let Some(keys) = first {
             shared.publish(keys);
@@ -86,14 +103,19 @@ impl Fetched {
         let (asks, asked) = mpsc::channel(WAITING);
         let fetcher = Fetcher {
             issuer,
-            client: client(&source),
+            client: client(&source, pace.timeout),
+            pace,
             source,
             shared: shared.clone(),
             last: Vec::new(),
             failures: 0,
         };
         tokio::spawn(fetcher.run(asked));
-        Self { shared, asks }
+        Self {
+            shared,
+            asks,
+            patience: pace.timeout * 2 + Duration::from_secs(1),
+        }
     }
 
     /// The keys in force; `None` while none were ever fetched.
@@ -121,7 +143,7 @@ impl Fetched {
         };
         if self.asks.try_send(ask).is_ok() {
             // Ends either way: nobody ever sends.
-            let _ = timeout(PATIENCE, waits).await;
+            let _ = timeout(self.patience, waits).await;
         }
     }
 }
@@ -146,6 +168,7 @@ struct Fetcher {
     /// The text of the keys in force.
     last: Vec<u8>,
     failures: u32,
+    pace: Pace,
 }
 
 impl Fetcher {
@@ -168,7 +191,7 @@ impl Fetcher {
             self.fetch().await;
             due = Instant::now() + self.pause();
             if ask.is_some_and(|ask| !self.is_answered(&ask)) {
-                ask_from = Instant::now() + ASK_PAUSE;
+                ask_from = Instant::now() + self.pace.ask_pause;
             }
         }
     }
@@ -183,12 +206,12 @@ impl Fetcher {
 
     fn pause(&self) -> Duration {
         let every = match self.source {
-            Source::Url(_) => EVERY,
-            Source::File(_) => EVERY_FILE,
+            Source::Url(_) => self.pace.every,
+            Source::File(_) => self.pace.every_file,
         };
         match self.failures {
             0 => every,
-            n => every.min(RETRY * 2u32.saturating_pow(n.min(8) - 1)),
+            n => every.min(self.pace.retry * 2u32.saturating_pow(n.min(8) - 1)),
         }
     }
 
@@ -227,11 +250,11 @@ impl Fetcher {
     }
 }
 
-fn client(source: &Source) -> Result<reqwest::Client, String> {
+fn client(source: &Source, timeout: Duration) -> Result<reqwest::Client, String> {
     // Fails when somebody installed one before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
-        .timeout(FETCH_TIMEOUT)
+        .timeout(timeout)
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")));
     if matches!(source, Source::Url(url) if is_loopback(url)) {
@@ -250,7 +273,7 @@ pub fn is_loopback(url: &Url) -> bool {
 async fn download(client: &Result<reqwest::Client, String>, url: &Url) -> Result<Vec<u8>, String> {
     let client = client.as_ref().map_err(Clone::clone)?;
     let broken = |e: reqwest::Error| match e.is_timeout() {
-        true => "there was no answer within 5 s".to_owned(),
+        true => "there was no answer in time".to_owned(),
         false => format!("the connection failed: {}", e.without_url()),
     };
     let mut response = client.get(url.clone()).header("accept", "application/json").send().await.map_err(broken)?;

@@ -47,5 +47,7 @@ fn key(jwk: &Value) -> Option<PublicKey> {
         // Other curves, and `oct`: a secret that everybody can fetch is none.
         _ => return None,
     };
-    Some(key.ok()?.named(text("kid"), only))
+    // A key that is meant for an algorithm of another kind is a mistake of the set; it would check nothing.
+    let key = key.ok().filter(|key| only.is_none_or(|only| key.fits(only)))?;
+    Some(key.named(text("kid"), only))
 }
