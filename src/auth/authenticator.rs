@@ -85,6 +85,18 @@ impl Authenticator {
         self.attempt(presented, now).map_err(Refused::error)
     }
 
+    /// Who the credential speaks for, if no signature needs to be checked for it: a token that is remembered, a key, a gateway.
+    /// `None`: it must be looked at.
+    pub fn recall(&self, presented: &Presented<'_>) -> Option<Principal> {
+        let now = now();
+        match presented.credential {
+            Credential::Bearer(text) if !is_key(text) && !self.cache.get(TokenHash::of(text), now).is_some_and(|known| self.still_stands(&known.origin)) => {
+                None
+            }
+            _ => self.attempt(presented, now).ok(),
+        }
+    }
+
     /// Whether somebody who was authenticated earlier still may go on: not expired, not revoked, with the same roles. Cheap, and
     /// without I/O.
     pub fn still_good(&self, principal: &Principal) -> bool {
@@ -122,7 +134,7 @@ impl Authenticator {
             return Err(AuthError::Unavailable.into());
         }
         Ok(match presented.credential {
-            Credential::Bearer(text) if text.starts_with(crate::catalog::KEY_PREFIX) => self.api_key(text, presented.tenant, now)?,
+            Credential::Bearer(text) if is_key(text) => self.api_key(text, presented.tenant, now)?,
             Credential::Bearer(text) => self.token(text, presented.tenant, now)?,
             Credential::ApiKey(text) => self.api_key(text, presented.tenant, now)?,
             Credential::Gateway(headers) => match &self.gateway {
@@ -221,6 +233,10 @@ impl Authenticator {
     fn is_fresh(&self) -> bool {
         self.catalog.as_ref().is_none_or(Catalog::fresh)
     }
+}
+
+fn is_key(text: &str) -> bool {
+    text.starts_with(crate::catalog::KEY_PREFIX)
 }
 
 fn now() -> i64 {

@@ -1,5 +1,16 @@
 //! Why a credential was refused. No message tells whether a tenant, a key or a user exists.
 
+impl AuthError {
+    /// Whether somebody who tries credentials would hear it: the caller has shown nothing that it could not have made up.
+    pub fn is_a_guess(&self) -> bool {
+        // The first four are said to whoever has shown a good signature; with the last nothing was looked at.
+        !matches!(
+            self,
+            Self::AmbiguousTenant | Self::UnknownRole | Self::OutOfBounds | Self::NotCovered | Self::Unavailable
+        )
+    }
+}
+
 /// Why a credential was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {

@@ -62,9 +62,10 @@ pub enum Secret {
 pub struct Hidden(String);
 
 impl Hidden {
-    /// Takes any text but the empty one.
+    /// Takes any text but the empty one and `…`, as which secrets are shown: what `check-config` prints must not become a
+    /// configuration whose secret everybody knows.
     pub fn new(text: &str) -> Option<Self> {
-        (!text.is_empty()).then(|| Self(text.to_owned()))
+        (!text.is_empty() && text != "…").then(|| Self(text.to_owned()))
     }
 
     /// The text itself.

@@ -265,7 +265,7 @@ fn key_settings(mut f: Fields<'_>) -> Option<KeySettings> {
     if let Some(value) = f.take("secret") {
         match value.as_str().and_then(Hidden::new) {
             Some(secret) => found.push(KeySettings::Secret(Secret::Given(secret))),
-            None => f.wrong("secret", "must be a text that is not empty".to_owned()),
+            None => f.wrong("secret", "must be a text that is not empty and not `…`".to_owned()),
         }
     }
     found.extend(
@@ -304,7 +304,7 @@ fn tenant_secrets(f: &mut Fields<'_>, value: Value) -> Option<KeySettings> {
         match (TenantId::parse(id), secret.as_str().and_then(Hidden::new)) {
             (Ok(id), Some(secret)) => drop(secrets.insert(id, secret)),
             (Err(rule), _) => f.wrong("tenant_secrets", format!("has `{}`: {rule}", shown(&id.as_str().into()))),
-            (_, None) => f.wrong(&format!("tenant_secrets.{id}"), "must be a text that is not empty".to_owned()),
+            (_, None) => f.wrong(&format!("tenant_secrets.{id}"), "must be a text that is not empty and not `…`".to_owned()),
         }
     }
     Some(KeySettings::TenantSecrets(secrets))

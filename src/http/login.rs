@@ -32,6 +32,7 @@ pub async fn login(call: Call) -> Answer {
         tenant_id: &'a str,
     }
     let door = Door::of(&call);
+    let attempt = door.app.limits.login(door.peer)?;
     let mut fields = object(call, &["email", "password", "tenant_id"]).await?;
     let email = text(&mut fields, "email")?;
     let password = Password::new(text(&mut fields, "password")?);
@@ -46,15 +47,13 @@ pub async fn login(call: Call) -> Answer {
         tenant: tenant.as_deref(),
         from: door.peer.0.ip(),
     };
-    let done = match door.app.services.logins.login(login).await {
-        Ok(done) => done,
-        Err(error) => {
-            if let LoginError::Wrong(tried) = &error {
-                tried.iter().for_each(|user| door.tell(user, "sluice.login.failed", Severity::Warning));
-            }
-            return Err(error.into());
-        }
-    };
+    let done = door.app.services.logins.login(login).await;
+    if let Err(LoginError::Wrong(tried)) = &done {
+        tried.iter().for_each(|user| door.tell(user, "sluice.login.failed", Severity::Warning));
+    } else if let Some(attempt) = attempt {
+        attempt.good();
+    }
+    let done = done?;
     door.tell(&done.user, "sluice.login", Severity::Info);
     let mut response = json_of(&Token {
         access_token: &done.token,

@@ -84,6 +84,10 @@ impl Objects for Faulty {
         self.or_dead(self.inner.delete(key))
     }
 
+    fn clear(&self, folder: &str) -> BoxFuture<'static, Result<(), ObjectError>> {
+        self.or_dead(self.inner.clear(folder))
+    }
+
     fn list(&self, folder: &str) -> BoxFuture<'static, Result<Vec<Key>, ObjectError>> {
         self.or_dead(self.inner.list(folder))
     }
