@@ -4,7 +4,7 @@ use super::{
     Catalog, CatalogError, FOLDER, Inner, KeyText, NewKey, NewUser,
     keys::{self, ApiKey},
     normal_email,
-    roster::{Item, Roster, Stored},
+    roster::{Item, List, Roster, Stored},
     users::{StoredUser, User},
 };
 use crate::{
@@ -173,6 +173,8 @@ impl Inner {
             };
             let done = change(&mut list.items)?;
             list.revision += 1;
+            // Before it is written: what this version does not understand it must not write again.
+            let known = List::of_stored(tenant, &list).map_err(|e| CatalogError::Damaged(e.to_string().into()))?;
             match self.write(&key, list.encode().into(), when).await {
                 Err(CatalogError::Unavailable(ObjectError::Conflict)) => {} // once more, on top of theirs
                 Err(error) => return Err(error),
@@ -182,9 +184,7 @@ impl Inner {
                     return Err(CatalogError::NotFound);
                 }
                 Ok(()) => {
-                    T::roster(self)
-                        .remember(tenant, list)
-                        .map_err(|e| CatalogError::Damaged(e.to_string().into()))?;
+                    T::roster(self).remember(tenant, known);
                     return Ok(done);
                 }
             }
@@ -231,11 +231,17 @@ impl Inner {
             }
             return Ok(());
         };
-        let taken = Stored::decode(bytes).and_then(|list| roster.remember(&tenant, list).map_err(|e| e.to_string()));
-        if taken.is_err() {
-            roster.forget(&tenant); // whom it revokes cannot be known
+        let taken = Stored::decode(bytes).and_then(|list| List::of_stored(&tenant, &list).map_err(|e| e.to_string()));
+        match taken {
+            Ok(list) => {
+                roster.remember(&tenant, list);
+                Ok(())
+            }
+            Err(error) => {
+                roster.forget(&tenant); // whom it revokes cannot be known
+                Err(error)
+            }
         }
-        taken
     }
 
     /// The objects of all lists that memory has.

@@ -1,3 +1,8 @@
+//! Tenants; keys and users and what processes hear of each other are in the modules below.
+
+mod lists;
+mod sharing;
+
 use super::*;
 use crate::{
     fs::sim::{CrashMode, SimFs},
