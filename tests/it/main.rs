@@ -17,6 +17,7 @@ mod disk;
 mod duplicates;
 mod export_jobs;
 mod fuzz;
+mod idp;
 mod intake;
 mod isolation;
 mod letters;
