@@ -30,6 +30,7 @@ use crate::{
     },
     lifecycle::{
         access_log::{AccessLog, AccessLogSettings},
+        deletion::{self, Deletions},
         erasure::Eraser,
         export::{self, ExportSettings, Exports, Room},
         retention::Retention,
@@ -122,6 +123,11 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     catalog.follow(CATALOG_EVERY);
     let dead_letters = DeadLetters::open(objects.clone(), 0);
     let Opened { store, wal, book, sequencer } = recovered::open(fs.clone(), settings, &catalog, dead_letters.settled(), &health).await?;
+    // Before the first seal is applied again: see `sinks::dead_letter::retired`.
+    dead_letters.forget(sequencer.state.retired.iter().cloned());
+    for deleted in catalog.retired() {
+        dead_letters.forget([deleted.tenant_id.access_log(), deleted.tenant_id]);
+    }
     let damage_reported = store.health().damage.len();
 
     let feed = FeedHandle::new(
@@ -148,6 +154,13 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
 
     let (drain, closing) = (Drain::new(), CancellationToken::new());
     let export_jobs = export_jobs(fs, objects, Arc::new(store.clone()), catalog.clone(), settings)?;
+    let deletion = deletion::Parts {
+        catalog: catalog.clone(),
+        eraser: eraser.clone(),
+        dead_letters: dead_letters.clone(),
+        exports: export_jobs.clone(),
+    };
+    let deletions = Deletions::start(deletion, &pending.retired);
     let retention = Retention {
         eraser: eraser.clone(),
         authority: Arc::new(store.clone()),
@@ -163,6 +176,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     let services = Services {
         access_log: access_log.clone(),
         eraser: eraser.clone(),
+        deletions,
         producer: Arc::new(queue.clone()),
         authority: Arc::new(store.clone()),
         feed: feed.clone(),

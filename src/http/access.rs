@@ -131,6 +131,11 @@ pub fn denied() -> Problem {
     Problem::new(Code::Forbidden, "none of the credential's roles allows this")
 }
 
+/// 403 for the credential of a tenant that does not exist, or no more.
+pub fn unknown_tenant() -> Problem {
+    Problem::new(Code::UnknownTenant, "the tenant of the credential does not exist; a platform admin creates it")
+}
+
 /// The tenant whose entries the caller reads or writes: the one of its credential. 403 when it may not, or does not exist.
 pub fn own_tenant(app: &App, principal: &Principal, action: Action) -> Result<(TenantScope, Arc<Tenant>), Problem> {
     let id = principal.tenant.as_ref().ok_or_else(denied)?;
@@ -138,7 +143,7 @@ pub fn own_tenant(app: &App, principal: &Principal, action: Action) -> Result<(T
         return Err(denied());
     }
     let tenant = app.services.catalog.get(id);
-    let tenant = tenant.ok_or_else(|| Problem::new(Code::UnknownTenant, "the tenant of the credential does not exist; a platform admin creates it"))?;
+    let tenant = tenant.ok_or_else(unknown_tenant)?;
     Ok((TenantScope::new(id.clone()), tenant))
 }
 

@@ -212,6 +212,7 @@ async fn perform(call: Call) -> Answer {
         Op::CreateTenant => tenants::create(call).await,
         Op::GetTenant => tenants::get(&call),
         Op::UpdateTenant => tenants::update(call).await,
+        Op::DeleteTenant => tenants::delete(call).await,
         Op::Usage => tenants::usage(&call),
         Op::ListKeys => keys::list(call).await,
         Op::CreateKey => keys::create(call).await,

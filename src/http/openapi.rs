@@ -76,7 +76,7 @@ fn tag(endpoint: &Endpoint) -> &'static str {
         Op::PostLog | Op::PostBulk | Op::Cleanup => "write",
         Op::ListLogs | Op::SearchLogs | Op::GetLog | Op::Stats | Op::Stream => "read",
         Op::Export | Op::ExportJson | Op::ExportCsv | Op::CreateExport | Op::GetExport | Op::EndExport | Op::DownloadExport => "export",
-        Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::Usage => "tenants",
+        Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::DeleteTenant | Op::Usage => "tenants",
         Op::ListKeys | Op::CreateKey | Op::RevokeKey | Op::ListUsers | Op::CreateUser | Op::RemoveUser | Op::Login => "credentials",
         Op::ListDeadLetters | Op::GetDeadLetter | Op::DeleteDeadLetter | Op::ReplayDeadLetter => "dead letters",
         Op::HealthReport | Op::HealthLive | Op::HealthReady => "health",
@@ -229,6 +229,7 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::ListTenants => json!({"200": of("The tenants", "TenantList")}),
         Op::CreateTenant => json!({"201": of("The tenant", "Tenant"), "409": problem()}),
         Op::GetTenant | Op::UpdateTenant => json!({"200": of("The tenant", "Tenant")}),
+        Op::DeleteTenant => json!({"202": of("It is deleted, and what it had goes in the background", "Deletion"), "404": problem()}),
         Op::Usage => json!({"200": of("The counters", "Usage")}),
         Op::ListKeys => json!({"200": of("The keys", "KeyList")}),
         Op::CreateKey => json!({"201": of("The key; `key` is shown here and never again", "Key"), "409": problem()}),
@@ -335,7 +336,7 @@ fn schemas() -> Value {
         "before_state": object(), "after_state": object(), "metadata": object(),
         "tenant_id": {"type": ["string", "null"], "description": "Never trusted; another tenant than the credential's is an error"},
     });
-    json!({
+    let mut all = json!({
         "NewLogEntry": {
             "type": "object", "required": ["action", "resource_type", "resource_id"], "properties": new_entry,
         },
@@ -474,7 +475,11 @@ fn schemas() -> Value {
             "type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"}, "detail": {"type": "string"},
             "code": {"type": "string"}, "request_id": {"type": "string"}, "errors": {"type": "array", "items": schema("ItemError")},
         }},
-    })
+    });
+    all["Deletion"] = json!({"type": "object", "required": ["id", "tenant_id", "status", "requested_at"], "properties": {
+        "id": uuid(), "tenant_id": text(63), "status": {"type": "string", "enum": ["running"]}, "requested_at": time(),
+    }});
+    all
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::{
     actors::broadcast::FeedHandle,
     auth::{Authenticator, login::Logins},
     catalog::Catalog,
-    lifecycle::{access_log::AccessLog, erasure::Eraser, export},
+    lifecycle::{access_log::AccessLog, deletion::Deletions, erasure::Eraser, export},
     model::tenant::TenantId,
     queue::Producer,
     sinks::{Authority, dead_letter::DeadLetters},
@@ -29,6 +29,8 @@ pub struct Services {
     pub catalog: Catalog,
     /// Erases.
     pub eraser: Eraser,
+    /// Deletes tenants.
+    pub deletions: Deletions,
     /// Writes down who reads and changes what.
     pub access_log: AccessLog,
     /// What could not be stored.
@@ -91,6 +93,11 @@ impl App {
             metrics().entries(Outcome::Rejected, entries as u64);
             *self.rejected.entry(tenant.clone()).or_default() += entries as u64;
         }
+    }
+
+    /// The tenant is deleted.
+    pub fn forget(&self, tenant: &TenantId) {
+        self.rejected.remove(tenant);
     }
 
     /// How many entries of the tenant were rejected since the start.

@@ -12,6 +12,7 @@ mod commands;
 mod contract;
 mod crash;
 mod damage;
+mod deletion;
 mod differential;
 mod disk;
 mod duplicates;
