@@ -16,7 +16,7 @@ use crate::{
         sequencer::{Parts, Sequencer, SequencerSettings},
     },
     auth::{jwt::Authenticator, login::Logins, secret},
-    catalog::Catalog,
+    catalog::{Catalog, RateLimit},
     config::{Settings, TlsSettings},
     error::AppError,
     fs::{Fs, real::RealFs},
@@ -35,6 +35,7 @@ use crate::{
         export::{self, ExportSettings, Exports, Room},
         retention::Retention,
     },
+    limits::LimitSettings,
     model::time::now_ms,
     objects::{Objects, folder::FolderObjects},
     queue::{
@@ -407,6 +408,23 @@ fn actor_settings(settings: &Settings) -> ActorSettings {
     }
 }
 
+fn limit_settings(settings: &Settings) -> LimitSettings {
+    let s = &settings.limits;
+    let unless_zero = |n: u64| (n > 0).then_some(n);
+    LimitSettings {
+        tenant: RateLimit {
+            entries_per_second: unless_zero(s.entries_per_second),
+            bytes_per_second: unless_zero(s.bytes_per_second),
+            burst: unless_zero(s.burst),
+        },
+        ceiling: s.ceiling,
+        tenant_max_entries: s.tenant_max_entries,
+        unauthenticated_per_minute: s.unauthenticated_per_minute,
+        unauthenticated_burst: s.unauthenticated_burst,
+        logins_per_minute: s.logins_per_minute,
+    }
+}
+
 /// Reads the certificate: what is wrong with it is a wrong configuration.
 pub fn open_tls(files: &TlsSettings) -> Result<Tls, AppError> {
     let files = tls::Files {
@@ -424,6 +442,7 @@ fn http_settings(settings: &Settings, tls: Option<Tls>) -> HttpSettings {
         body_memory_bytes: s.body_memory_bytes,
         body_memory_tenant_bytes: s.body_memory_tenant_bytes,
         body_idle: s.body_idle,
+        limits: limit_settings(settings),
         max_connections: s.max_connections,
         header_timeout: s.header_timeout,
         write_stall: s.write_stall,

@@ -193,6 +193,7 @@ fn store_settings(settings: &Settings, volume: u64) -> StoreSettings {
         memtable_bytes: s.memtable_bytes,
         flush_after: s.flush_after,
         queries: s.queries,
+        queries_of_tenant: s.queries_of_tenant,
         query_timeout: s.query_timeout,
         ..usual
     }

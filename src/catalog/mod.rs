@@ -17,12 +17,14 @@
 mod changes;
 mod keys;
 mod lists;
+mod rate_limit;
 mod retired;
 mod roster;
 mod settings;
 mod users;
 
 pub use keys::{ApiKey, KEY_PREFIX, KeyText, NewKey};
+pub use rate_limit::RateLimit;
 pub use retired::Retired;
 pub use settings::{LogLevels, SettingsPatch, TenantSettings};
 pub use users::{NewUser, User, normal_email};

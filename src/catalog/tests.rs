@@ -110,7 +110,7 @@ async fn edits_at_once_lose_nothing() {
 async fn what_this_version_does_not_act_on_is_refused_unless_it_is_the_default() {
     let catalog = open(&SimFs::new()).await;
     catalog.create(new("acme")).await.expect("made");
-    let unbuilt = [json!({"masking": ["email"]}), json!({"rate_limit": {"entries_per_second": 5}})];
+    let unbuilt = [json!({"masking": ["email"]})];
     for settings in unbuilt {
         let name = settings.as_object().and_then(|s| s.keys().next()).cloned().expect("one");
         let field = format!("settings.{name}");
@@ -123,7 +123,7 @@ async fn what_this_version_does_not_act_on_is_refused_unless_it_is_the_default()
         };
         assert!(matches!(catalog.create(made).await, Err(CatalogError::NotImplemented(_))), "{settings}");
     }
-    let defaults = json!({"retention_days": 90, "masking": [], "rate_limit": null, "audit_reads": true, "access_retention_days": 365});
+    let defaults = json!({"retention_days": 90, "masking": [], "audit_reads": true, "access_retention_days": 365});
     catalog.update(&id("acme"), None, patch(defaults).expect("good")).await.expect("updated");
     assert_eq!(
         catalog.get(&id("acme")).expect("there").settings,
@@ -157,6 +157,13 @@ async fn bad_values_are_named() {
         json!({"rate_limit": 5}),
         json!({"rate_limit": {"per_second": 5}}),
         json!({"rate_limit": {"burst": -5}}),
+        json!({"rate_limit": {"burst": 5}}),
+        json!({"rate_limit": {"entries_per_second": 0}}),
+        json!({"rate_limit": {"entries_per_second": 1.5}}),
+        json!({"rate_limit": {"entries_per_second": "5"}}),
+        json!({"rate_limit": {"bytes_per_second": 1_u64 << 54}}),
+        json!({"rate_limit": {"entries_per_second": 5, "bursts": 5}}),
+        json!({"rate_limit": [5]}),
         json!({"keep_unknown_fields": "yes"}),
         json!({"audit_reads": 1}),
         json!({"access_retention_days": []}),

@@ -307,6 +307,7 @@ fn schemas() -> Value {
     let time = || json!({"type": "string", "format": "date-time"});
     let maybe_time = || json!({"type": ["string", "null"], "format": "date-time"});
     let uuid = || json!({"type": "string", "format": "uuid"});
+    let maybe_positive = || json!({"type": ["integer", "null"], "minimum": 1});
     let count = || json!({"type": "integer", "minimum": 0});
     let counts = || json!({"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}});
     let object = || json!({"type": ["object", "null"], "additionalProperties": true});
@@ -403,7 +404,9 @@ fn schemas() -> Value {
         }},
         "TenantSettings": {"type": "object", "properties": {
             "retention_days": count(), "log_levels": {"type": "array", "items": severity()}, "masking": {"type": "array", "items": {"type": "string"}},
-            "rate_limit": {"type": ["object", "null"]}, "keep_unknown_fields": {"type": "boolean"}, "audit_reads": {"type": "boolean"},
+            "rate_limit": {"type": ["object", "null"], "additionalProperties": false, "properties": {
+                "entries_per_second": maybe_positive(), "bytes_per_second": maybe_positive(), "burst": maybe_positive(),
+            }}, "keep_unknown_fields": {"type": "boolean"}, "audit_reads": {"type": "boolean"},
             "access_retention_days": count(),
         }},
         "NewTenant": {"type": "object", "required": ["tenant_id"], "properties": {
@@ -419,7 +422,12 @@ fn schemas() -> Value {
         "TenantList": list("Tenant"),
         "Usage": {"type": "object", "properties": {
             "accepted": count(), "stored": count(), "duplicate": count(), "dead_lettered": count(), "pending": {"type": ["integer", "null"]},
-            "erased": count(), "rejected": count(), "bytes": count(), "quota": {"type": ["integer", "null"]},
+            "erased": count(), "rejected": count(), "bytes": count(), "quota": {"type": ["object", "null"], "properties": {
+                "limit": {"type": ["integer", "null"]}, "used": count(), "rate": {"type": ["object", "null"], "properties": {
+                    "entries_per_second": maybe_positive(), "entries_burst": maybe_positive(),
+                    "bytes_per_second": maybe_positive(), "bytes_burst": maybe_positive(),
+                }},
+            }},
         }},
         "NewKey": {"type": "object", "required": ["name", "role"], "properties": {
             "name": text(200), "role": {"type": "string", "enum": ["writer", "viewer", "auditor", "admin"]}, "expires_at": maybe_time(),

@@ -1,6 +1,6 @@
 //! What the handlers share.
 
-use super::{cursor::CursorKey, export::Exports, health::Health, memory::BodyMemory, server::Drain, settings::HttpSettings};
+use super::{cursor::CursorKey, export::Exports, health::Health, limited::Limits, memory::BodyMemory, server::Drain, settings::HttpSettings};
 use crate::{
     actors::broadcast::FeedHandle,
     auth::{jwt::Authenticator, login::Logins},
@@ -57,6 +57,8 @@ pub struct App {
     pub services: Services,
     /// The memory of request bodies.
     pub memory: Arc<BodyMemory>,
+    /// Rates, quotas, and tries of addresses.
+    pub limits: Limits,
     /// Large bodies that are decoded and parsed at once: as many as there are cores, the others wait holding their budget.
     pub parsing: Arc<Semaphore>,
     /// Sockets of the live feed that have not named a credential yet.
@@ -75,6 +77,7 @@ impl App {
         let settings = &services.settings;
         Arc::new(Self {
             memory: BodyMemory::new(settings.body_memory_bytes, settings.body_memory_tenant_bytes),
+            limits: Limits::new(&settings.limits),
             parsing: Arc::new(Semaphore::new(available_parallelism().map_or(2, usize::from))),
             strangers: Arc::new(Semaphore::new(settings.feed_unauthenticated)),
             exports: Exports::new(settings),

@@ -5,6 +5,7 @@ use super::{
     dispatch::{Call, json_of},
     error::{Answer, Problem},
     fields::{invalid, object},
+    limited::Quota,
     recording,
     routes::BASE,
 };
@@ -152,10 +153,10 @@ pub fn usage(call: &Call) -> Answer {
         erased: u64,
         rejected: u64,
         bytes: u64,
-        quota: Option<u64>,
+        quota: Option<Quota>,
     }
     let (caller, action) = call.caller()?;
-    let (scope, _) = access::named_tenant(&call.app, caller, action, &call.id)?;
+    let (scope, tenant) = access::named_tenant(&call.app, caller, action, &call.id)?;
     let counters = call.app.services.producer.counters(&scope);
     Ok(json_of(&Usage {
         accepted: counters.accepted,
@@ -166,7 +167,7 @@ pub fn usage(call: &Call) -> Answer {
         erased: counters.erased,
         rejected: call.app.rejected(scope.tenant()),
         bytes: counters.bytes,
-        quota: None,
+        quota: call.app.limits.quota(&tenant, &counters),
     }))
 }
 

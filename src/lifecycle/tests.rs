@@ -24,7 +24,10 @@ use crate::{
         erasure::{Erasure, ErasureKind, Erasures},
         state::SealState,
     },
-    sinks::{Authority, ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead, dead_letter::DeadLetters},
+    sinks::{
+        Authority, ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead,
+        dead_letter::{DeadLetters, LetterFilter, tests::conflicts},
+    },
 };
 use futures_util::{
     FutureExt,
@@ -309,6 +312,21 @@ async fn retention_erases_what_each_tenant_keeps_no_longer_and_orders_nothing_el
     assert_eq!((place.visible("a"), place.visible("b"), place.orders()), (4, 2, 2));
     assert_eq!((retention.round(now).await, place.orders()), (Ok(0), 2), "nothing is erased for nothing");
     assert_eq!((retention.round(now + DAY_MS).await, place.orders()), (Ok(1 + 1), 4));
+
+    let letters = retention.dead_letters.clone();
+    for (n, name, age) in [(1, "a", 91), (2, "a", 31), (3, "b", 31), (4, "b", 5)] {
+        letters.submit(&conflicts(n, days(age), name, &[2, 4]));
+    }
+    letters.drained().await;
+    let left = async |name: &str| letters.list(&scope(name), &LetterFilter::default(), 0, 9).await.expect("listed").total;
+    assert_eq!((left("a").await, left("b").await), (4, 4));
+    assert_eq!(retention.round(now).await, Ok(0));
+    assert_eq!((left("a").await, left("b").await), (2, 2), "what was decided before the tenant's days is gone");
+    let shorter = serde_json::json!({"retention_days": 4});
+    let shorter = SettingsPatch::parse(shorter.as_object().expect("an object")).expect("good");
+    retention.catalog.update(&tenant("b"), None, shorter).await.expect("changed");
+    assert_eq!(retention.round(now).await, Ok(0));
+    assert_eq!((left("a").await, left("b").await), (2, 0), "the days hold for the next round");
 
     let eraser = retention.eraser.clone();
     retention.start();

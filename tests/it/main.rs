@@ -21,6 +21,7 @@ mod fuzz;
 mod intake;
 mod isolation;
 mod letters;
+mod limits;
 mod matrix;
 mod paging;
 mod stream;

@@ -7,6 +7,7 @@ mod export_jobs;
 mod feed;
 mod ingest;
 mod letters;
+mod limits;
 mod lists;
 mod reads;
 mod server;
@@ -82,6 +83,8 @@ struct State {
     refusal: Option<AcceptError>,
     /// There is no room, said before a body is read.
     full: Option<AcceptError>,
+    /// Entries cannot be decided and are refused.
+    poisons: bool,
     /// Packs are durable and stay undecided.
     holds: bool,
     pending: Vec<(TenantId, StoredEntry)>,
@@ -115,6 +118,7 @@ impl Shelf {
             for (i, entry) in pack.entries().enumerate() {
                 let known = state.rows.iter().find(|(t, e)| *t == tenant && e.entry().id() == entry.id());
                 let decision = match known {
+                    _ if state.poisons => Decision::Refused,
                     Some((_, e)) if e.entry().hash() == entry.hash() => Decision::Duplicate,
                     Some(_) => Decision::Conflict,
                     None => Decision::New,

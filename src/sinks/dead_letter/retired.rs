@@ -34,7 +34,9 @@ impl DeadLetters {
         while !shared.waiting(scope).is_empty() {
             let _ = settled.changed().await; // cannot fail while `self` holds the sender
         }
-        shared.objects.clear(&format!("{FOLDER}/{}", scope.tenant().folder())).await
+        let cleared = shared.objects.clear(&format!("{FOLDER}/{}", scope.tenant().folder())).await;
+        shared.shelves.forget(scope.tenant());
+        cleared
     }
 }
 

@@ -55,6 +55,11 @@ fn pack(tenant: &str, ids: &[u128]) -> Arc<Pack> {
     Arc::new(pack_of(tenant, ids))
 }
 
+/// A seal whose entries are all conflicts of one tenant; `ids` are even.
+pub(crate) fn conflicts(n: u64, sealed_at: i64, tenant: &str, ids: &[u128]) -> Arc<DecidedSeal> {
+    seal(n, sealed_at, vec![pack(tenant, ids)], None)
+}
+
 /// Submits from a thread of its own, as the sequencer's follower does.
 fn submit(letters: &DeadLetters, seals: &[Arc<DecidedSeal>]) -> thread::JoinHandle<()> {
     let (letters, seals) = (letters.clone(), seals.to_vec());
@@ -531,7 +536,7 @@ async fn a_power_cut_at_any_moment_of_a_removal_leaves_the_letter_or_takes_it_fo
                     remove(&again, "acme", letter.entry_id.as_u128()).await;
                 }
                 again.sweep(&scope("acme"), 0, 1).await.expect("swept");
-                assert!(again.bundles(&scope("acme")).await.expect("listed").is_empty());
+                assert!(again.ask(&scope("acme"), |bundles| bundles.is_empty()).await.expect("listed"));
             }
         }
     }
@@ -551,4 +556,44 @@ async fn a_letter_that_cannot_be_removed_after_its_replay_goes_when_the_disk_wor
     assert_eq!(entries(&letters, "acme").await, [2]);
     tokio::time::sleep(Duration::from_secs(60)).await; // virtual
     assert!(entries(&letters, "acme").await.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_kept_of_the_names_is_what_a_list_gives() {
+    let fs = SimFs::new();
+    let letters = open(&fs);
+    let mut dice = crate::fs::sim::Dice::new(5);
+    let mut seals = Vec::new();
+    for n in 1..=60u64 {
+        let ids: Vec<u128> = (0..1 + u128::from(dice.below(3))).map(|i| 2 * (100 * u128::from(n) + i)).collect();
+        seals.push(seal(n, SEALED_AT + n as i64 / 2, vec![pack("acme", &ids)], None));
+        submit(&letters, &seals[seals.len() - 1..]).join().expect("no panic");
+        if dice.chance(30) {
+            letters.drained().await;
+        }
+        for _ in 0..dice.below(4) {
+            let there = all(&letters, "acme").await;
+            let Some(one) = there.get(dice.below(there.len().max(1) as u64) as usize) else {
+                break;
+            };
+            remove(&letters, "acme", one.entry_id.as_u128()).await;
+        }
+        let trimmed = n / 2;
+        if dice.chance(20) {
+            letters.sweep(&scope("acme"), SEALED_AT + trimmed as i64 / 3, trimmed).await.expect("swept");
+        }
+        if dice.chance(20) {
+            submit(&letters, &seals[trimmed as usize..]).join().expect("no panic");
+        }
+        letters.drained().await;
+        let kept: Vec<String> = letters
+            .ask(&scope("acme"), |b| b.values().map(|b| format!("{b:?}")).collect())
+            .await
+            .expect("kept");
+        let listed: Vec<String> = open(&fs)
+            .ask(&scope("acme"), |b| b.values().map(|b| format!("{b:?}")).collect())
+            .await
+            .expect("listed");
+        assert_eq!(kept, listed, "after seal {n}");
+    }
 }
