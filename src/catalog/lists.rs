@@ -178,12 +178,14 @@ impl Inner {
             match self.write(&key, list.encode().into(), when).await {
                 Err(CatalogError::Unavailable(ObjectError::Conflict)) => {} // once more, on top of theirs
                 Err(error) => return Err(error),
-                Ok(()) if !self.tenants.contains_key(tenant) => {
-                    // It was deleted meanwhile, and whoever deletes its lists may have been here before.
-                    self.objects.delete(&key).await?;
-                    return Err(CatalogError::NotFound);
-                }
                 Ok(()) => {
+                    // It may have been deleted meanwhile, perhaps by another process, and whoever deletes its lists may have been
+                    // here before.
+                    self.reload(&super::key_of(tenant)).await?;
+                    if !self.tenants.contains_key(tenant) {
+                        self.objects.delete(&key).await?;
+                        return Err(CatalogError::NotFound);
+                    }
                     T::roster(self).remember(tenant, known);
                     return Ok(done);
                 }
