@@ -76,7 +76,7 @@ pub async fn open(mut call: Call) -> Answer {
     let headers = &call.parts.headers;
     let (socket, events) = (asks_for_socket(headers), asks_for_events(headers));
     let caller = match access::credential(&call.parts, call.query.get("token"))? {
-        Some(credential) => Some(authorised(&call.app, credential, headers, call.endpoint).await?),
+        Some(credential) => Some(authorised(&call.app, credential, &call.parts, &call.request_id, call.endpoint).await?),
         None if socket => None,
         None => return Err(access::missing()),
     };
@@ -140,11 +140,17 @@ fn upgrade_required() -> Problem {
 }
 
 /// Who the credential speaks for, if that is somebody who may follow a tenant's feed.
-async fn authorised(app: &App, credential: Credential<'_>, headers: &HeaderMap, endpoint: &Endpoint) -> Result<(Principal, Action), Problem> {
-    let caller = access::authenticate(app, credential, headers).await?;
+async fn authorised(app: &App, credential: Credential<'_>, parts: &Parts, request_id: &Arc<str>, endpoint: &Endpoint) -> Result<(Principal, Action), Problem> {
+    let caller = access::authenticate(app, credential, &parts.headers).await?;
     match endpoint.access {
         Access::May(action) if policy::allowed(&caller, action) => Ok((caller, action)),
-        _ => Err(access::denied()),
+        _ => {
+            let problem = access::denied();
+            if let Some(tenant) = &caller.tenant {
+                recording::denied(app, tenant, &recording::who(&caller, parts, request_id), endpoint, &problem);
+            }
+            Err(problem)
+        }
     }
 }
 
@@ -184,9 +190,8 @@ fn wanted(query: Query, headers: &HeaderMap) -> Result<Wanted, Problem> {
 async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted, parts: &Parts, request_id: &Arc<str>) -> Result<Granted, Problem> {
     let Wanted { query, filter, after, on_slow } = wanted;
     let access::Reading { scope, log } = access::reading(app, caller, action)?.of_log(app, caller, &query).await?;
-    let tenant = scope.tenant().owner();
+    let (tenant, who) = (scope.tenant().owner(), recording::who(caller, parts, request_id));
     let session = app.services.feed.subscribe(scope, filter, after, on_slow).await?;
-    let who = recording::who(caller, parts, request_id);
     app.services.access_log.record(&tenant, &who, &recording::read("sluice.stream", log, &query));
     Ok(Granted {
         session,
