@@ -6,14 +6,14 @@ use super::{
     error::{Answer, Code, Problem},
     export, export_jobs,
     health::Probe,
-    ingest,
+    ingest, keys,
     layers::RequestId,
-    letters, openapi,
+    letters, login, openapi,
     query::Query,
     reads, recording,
     routes::{Access, BASE, BOARD, ENDPOINTS, Endpoint, Operation as Op, TENANT, Verb},
     state::App,
-    stats, stream, tenants,
+    stats, stream, tenants, users,
 };
 use crate::{
     auth::{
@@ -44,6 +44,8 @@ pub struct Call {
     pub body: Body,
     /// The first parameter of the path, decoded; empty when the path has none.
     pub id: String,
+    /// The second one, likewise.
+    pub item: String,
     /// The query, its names checked.
     pub query: Query,
     /// Who calls; set unless the endpoint is open.
@@ -100,7 +102,8 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
     let endpoint = choose(endpoints, request.method())?;
     // A path that is no UTF-8 names nothing.
     let params = params.map_err(|_| Problem::not_found())?;
-    let id = params.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default();
+    let mut values = params.iter().map(|(_, value)| value.to_owned());
+    let (id, item) = (values.next().unwrap_or_default(), values.next().unwrap_or_default());
     let (parts, body) = request.into_parts();
     let caller = match endpoint.access {
         Access::Open => None,
@@ -120,6 +123,7 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
         parts,
         body,
         id,
+        item,
         query: Query::default(),
         caller,
         who: who.clone(),
@@ -206,6 +210,13 @@ async fn perform(call: Call) -> Answer {
         Op::GetTenant => tenants::get(&call),
         Op::UpdateTenant => tenants::update(call).await,
         Op::Usage => tenants::usage(&call),
+        Op::ListKeys => keys::list(call).await,
+        Op::CreateKey => keys::create(call).await,
+        Op::RevokeKey => keys::revoke(call).await,
+        Op::ListUsers => users::list(call).await,
+        Op::CreateUser => users::create(call).await,
+        Op::RemoveUser => users::remove(call).await,
+        Op::Login => login::login(call).await,
         Op::ListDeadLetters => letters::list(call).await,
         Op::GetDeadLetter => letters::get(call).await,
         Op::HealthReport => Ok(call.app.services.health.answer(Probe::Report)),

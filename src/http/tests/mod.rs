@@ -17,7 +17,10 @@ use crate::{
         broadcast::{FeedHandle, FeedSettings, Publisher},
         sequencer::Ended,
     },
-    auth::jwt::{Authenticator, NewToken, mint},
+    auth::{
+        jwt::{Authenticator, NewToken, mint},
+        login::Logins,
+    },
     catalog::{Catalog, NewTenant, SettingsPatch},
     fs::sim::SimFs,
     lifecycle::{
@@ -455,6 +458,7 @@ impl Bench {
             feed,
             access_log: AccessLog::start(shelf.clone(), catalog.clone(), AccessLogSettings::default()),
             eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
+            logins: Arc::new(Logins::new(catalog.clone(), SECRET, Duration::from_secs(3600))),
             catalog,
             export_jobs: Exports::start(jobs, ExportSettings::default()),
             dead_letters: DeadLetters::open(objects, 0),
