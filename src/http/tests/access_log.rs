@@ -323,7 +323,11 @@ async fn a_feed_session_is_told_when_it_begins_and_when_it_ends_and_follows_eith
     let mut access = open("&log=access").await;
     drop(feed);
     let followed = upto(&mut access, "sluice.stream.end").await;
-    assert_eq!(actions(&followed), ["sluice.stream", "sluice.stream", "sluice.stream.end"], "it follows its own beginning too");
+    assert_eq!(
+        actions(&followed),
+        ["sluice.stream", "sluice.stream", "sluice.stream.end"],
+        "it follows its own beginning too"
+    );
     let ended = &followed[2];
     assert_eq!((&ended["metadata"]["rows"], &ended["user_id"]), (&json!(1), &json!("ann")));
     let told = bench.told().await;
