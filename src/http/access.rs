@@ -4,11 +4,12 @@ use super::{
     error::{Code, Problem},
     query::Query,
     recording,
+    routes::{Endpoint, Operation, Verb},
     state::App,
 };
 use crate::{
     auth::{
-        Credential, Presented, Principal, Role,
+        Credential, Origin, Presented, Principal, Role,
         policy::{self, Action},
     },
     catalog::Tenant,
@@ -61,6 +62,16 @@ pub async fn authenticate(app: &App, credential: Credential<'_>, headers: &Heade
         return Err(not_covered());
     }
     Ok(app.services.auth.authenticate(&Presented { credential, tenant }).await?)
+}
+
+/// A credential that comes by itself, as a gateway's does, is for the pages of this host and of configured origins, wherever a
+/// request changes something or opens a feed: 403 for another page's. A page that only asks cannot read the answer.
+pub fn not_borrowed(app: &App, caller: &Principal, endpoint: &Endpoint, parts: &Parts) -> Result<(), Problem> {
+    let matters = endpoint.verb != Verb::Get || endpoint.operation == Operation::Stream;
+    match caller.origin == Origin::Gateway && matters {
+        true => app.services.settings.origins.check_ambient(&parts.uri, &parts.headers),
+        false => Ok(()),
+    }
 }
 
 /// 403 for a tenant that the credential does not cover, in the same words whether it exists or not.

@@ -10,7 +10,7 @@ use super::{
     layers::RequestId,
     letters, login, openapi,
     query::Query,
-    reads, recording,
+    reads, recording, replay,
     routes::{Access, BASE, BOARD, ENDPOINTS, Endpoint, Operation as Op, TENANT, Verb},
     state::App,
     stats, stream, tenants, users,
@@ -111,7 +111,9 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
         _ if endpoint.operation == Op::Stream => None,
         Access::May(_) => {
             let credential = access::credential(&parts, None)?.ok_or_else(access::missing)?;
-            Some(access::authenticate(&app, credential, &parts.headers).await?)
+            let caller = access::authenticate(&app, credential, &parts.headers).await?;
+            access::not_borrowed(&app, &caller, endpoint, &parts)?;
+            Some(caller)
         }
     };
     let request_id = parts.extensions.get::<RequestId>().map_or_else(|| "".into(), |id| id.0.clone());
@@ -219,6 +221,8 @@ async fn perform(call: Call) -> Answer {
         Op::Login => login::login(call).await,
         Op::ListDeadLetters => letters::list(call).await,
         Op::GetDeadLetter => letters::get(call).await,
+        Op::DeleteDeadLetter => letters::delete(call).await,
+        Op::ReplayDeadLetter => replay::replay(call).await,
         Op::HealthReport => Ok(call.app.services.health.answer(Probe::Report)),
         Op::HealthLive => Ok(call.app.services.health.answer(Probe::Live)),
         Op::HealthReady => Ok(call.app.services.health.answer(Probe::Ready)),

@@ -4,16 +4,25 @@ use super::{
     dispatch::{Call, json_of},
     error::{Answer, Code, Problem},
     fields::{invalid, object},
+    recording,
     server::Peer,
+    state::App,
 };
-use crate::auth::{
-    login::{Login, LoginError},
-    password::{HashError, Password},
+use crate::{
+    auth::{
+        Origin, Principal,
+        login::{Login, LoginError},
+        password::{HashError, Password},
+    },
+    catalog::{User, normal_email},
+    lifecycle::access_log::Event,
+    model::entry::Severity,
 };
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, header, request::Parts};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::time::Duration;
+use smallvec::{SmallVec, smallvec};
+use std::{sync::Arc, time::Duration};
 
 /// `POST /login`.
 pub async fn login(call: Call) -> Answer {
@@ -25,7 +34,7 @@ pub async fn login(call: Call) -> Answer {
         tenant_id: &'a str,
     }
     let from = Peer::of(&call.parts.extensions).0.ip();
-    let logins = call.app.services.logins.clone();
+    let (app, parts, request_id) = (call.app.clone(), call.parts.clone(), call.request_id.clone());
     let mut fields = object(call, &["email", "password", "tenant_id"]).await?;
     let email = text(&mut fields, "email")?;
     let password = Password::new(text(&mut fields, "password")?);
@@ -40,7 +49,19 @@ pub async fn login(call: Call) -> Answer {
         tenant: tenant.as_deref(),
         from,
     };
-    let done = logins.login(login).await?;
+    let done = app.services.logins.login(login).await;
+    let users: SmallVec<[Arc<User>; 1]> = match &done {
+        Ok(done) => smallvec![done.user.clone()],
+        Err(LoginError::Wrong) => normal_email(&email).map_or_else(SmallVec::new, |email| app.services.catalog.accounts(&email)),
+        Err(_) => SmallVec::new(),
+    };
+    for user in users
+        .iter()
+        .filter(|user| tenant.as_deref().is_none_or(|tenant| user.tenant.as_str() == tenant))
+    {
+        tell(&app, user, done.is_ok(), &parts, &request_id);
+    }
+    let done = done?;
     let mut response = json_of(&Token {
         access_token: &done.token,
         token_type: "Bearer",
@@ -49,6 +70,29 @@ pub async fn login(call: Call) -> Answer {
     });
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// Writes down in the tenant's access log that somebody came in, or tried to.
+fn tell(app: &App, user: &User, came_in: bool, parts: &Parts, request_id: &Arc<str>) {
+    let person = Principal {
+        subject: user.email.clone(),
+        tenant: Some(user.tenant.clone()),
+        roles: user.roles.to_vec(),
+        expires_at: None,
+        origin: Origin::User {
+            tenant: user.tenant.clone(),
+            user_id: (*user.user_id).into(),
+        },
+    };
+    let (action, severity) = if came_in {
+        ("sluice.login", Severity::Info)
+    } else {
+        ("sluice.login.failed", Severity::Warning)
+    };
+    let event = Event::change(action, "user", &*user.user_id).severity(severity);
+    app.services
+        .access_log
+        .record(&user.tenant, &recording::who(&person, parts, request_id), &event);
 }
 
 /// A string that must be there.

@@ -224,7 +224,7 @@ pub async fn get(call: Call) -> Answer {
 }
 
 /// Store, then pending, then the store once more: between the first two it may have moved from the one to the other.
-async fn find(app: &App, scope: &TenantScope, id: Uuid) -> Result<Option<StoredEntry>, StoreError> {
+pub async fn find(app: &App, scope: &TenantScope, id: Uuid) -> Result<Option<StoredEntry>, StoreError> {
     let services = &app.services;
     if let Some(entry) = services.authority.get(scope, id).await? {
         return Ok(Some(entry));

@@ -79,6 +79,8 @@ pub enum Operation {
     Login,
     ListDeadLetters,
     GetDeadLetter,
+    DeleteDeadLetter,
+    ReplayDeadLetter,
     HealthReport,
     HealthLive,
     HealthReady,
@@ -306,6 +308,24 @@ const FEED: &[Param] = &[
 const WAIT_SECONDS: &[Param] = &[once("wait", Form::Integer, "Wait up to so many seconds (at most 10) for the entry to appear")];
 
 const LETTERS: &[Param] = &[
+    Param {
+        repeats: true,
+        ..once(
+            "reason",
+            Form::OneOf(&["id_conflict", "tenant_deleted", "poison"]),
+            "Why it was not stored; also several with commas",
+        )
+    },
+    Param {
+        repeats: true,
+        ..once("entry_id", Form::Uuid, "Id of the entry")
+    },
+    once(
+        "from",
+        Form::Time,
+        "Letters whose `sealed_at` is this time or later: RFC 3339 with a zone, or a date (midnight UTC)",
+    ),
+    once("to", Form::Time, "Letters whose `sealed_at` is before this time"),
     once("page", Form::Integer, "From 1"),
     Param {
         aliases: &["size", "limit"],
@@ -530,6 +550,22 @@ pub const ENDPOINTS: &[Endpoint] = &[
         &[],
         "One of what could not be stored",
     ),
+    end(
+        Post,
+        "/deadletters/{id}/replay",
+        May(Action::ChangeDeadLetters),
+        Op::ReplayDeadLetter,
+        &[WAIT_STORED],
+        "Accept the entry of a dead letter once more, as it was or as the body corrects it; the letter is removed when that is durable",
+    ),
+    end(
+        Delete,
+        "/deadletters/{id}",
+        May(Action::ChangeDeadLetters),
+        Op::DeleteDeadLetter,
+        &[],
+        "Remove a dead letter for good",
+    ),
     public("/health", Op::HealthReport, "How the process is"),
     public("/healthz", Op::HealthReport, "How the process is"),
     public("/health/live", Op::HealthLive, "Whether the process answers"),
@@ -542,8 +578,6 @@ pub const ENDPOINTS: &[Endpoint] = &[
     // Of the contract, not of this version.
     later(Post, "/logs/index/bulk", May(Action::Erase), "rebuilding the search store"),
     later(Delete, "/tenants/{tenant}", May(Action::DeleteTenant), "deleting a tenant"),
-    later(Post, "/deadletters/{id}/replay", May(Action::ChangeDeadLetters), "replaying a dead letter"),
-    later(Delete, "/deadletters/{id}", May(Action::ChangeDeadLetters), "deleting a dead letter"),
 ];
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ use crate::{
     sinks::{Authority, dead_letter::DeadLetters},
     telemetry::metrics::{Outcome, metrics},
 };
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use std::{sync::Arc, thread::available_parallelism};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 /// What the HTTP surface works with. Handed over by the application.
 #[derive(Clone)]
@@ -60,6 +61,8 @@ pub struct App {
     pub strangers: Arc<Semaphore>,
     /// Exports under way.
     pub exports: Arc<Exports>,
+    /// Dead letters that are being replayed or deleted.
+    pub letters_in_hand: DashSet<(TenantId, Uuid)>,
     /// Entries rejected since the start, per tenant of the catalog: best effort, not durable.
     rejected: DashMap<TenantId, u64>,
 }
@@ -73,6 +76,7 @@ impl App {
             parsing: Arc::new(Semaphore::new(available_parallelism().map_or(2, usize::from))),
             strangers: Arc::new(Semaphore::new(settings.feed_unauthenticated)),
             exports: Exports::new(settings),
+            letters_in_hand: DashSet::new(),
             rejected: DashMap::new(),
             services,
         })

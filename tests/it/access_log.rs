@@ -16,7 +16,16 @@ fn actions(entries: &[Value]) -> Vec<&str> {
 }
 
 async fn put(server: &Server, token: &str, body: Value) -> u16 {
-    answer(server.client.put(server.url("/tenants/acme")).bearer_auth(token).json(&body)).await.0
+    answer(
+        server
+            .client
+            .put(server.url("/tenants/acme"))
+            .bearer_auth(token)
+            .header("content-type", "application/json")
+            .body(body.to_string()),
+    )
+    .await
+    .0
 }
 
 /// A counter of the metrics, by its name with its labels.

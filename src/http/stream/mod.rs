@@ -76,7 +76,11 @@ pub async fn open(mut call: Call) -> Answer {
     let headers = &call.parts.headers;
     let (socket, events) = (asks_for_socket(headers), asks_for_events(headers));
     let caller = match access::credential(&call.parts, call.query.get("token"))? {
-        Some(credential) => Some(authorised(&call.app, credential, &call.parts, &call.request_id, call.endpoint).await?),
+        Some(credential) => {
+            let (caller, action) = authorised(&call.app, credential, &call.parts, &call.request_id, call.endpoint).await?;
+            access::not_borrowed(&call.app, &caller, call.endpoint, &call.parts)?;
+            Some((caller, action))
+        }
         None if socket => None,
         None => return Err(access::missing()),
     };

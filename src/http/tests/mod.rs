@@ -6,12 +6,16 @@ mod export;
 mod export_jobs;
 mod feed;
 mod ingest;
+mod letters;
 mod lists;
 mod reads;
 mod server;
+mod settings;
 mod tenancy;
+mod tls;
+mod web;
 
-use super::{CursorKey, Drain, Health, HttpSettings, Services, dispatch, health::Phase, layers, state::App};
+use super::{CursorKey, Drain, Health, HttpSettings, Services, dispatch, health::Phase, layers, safety::Safety, state::App};
 use crate::{
     actors::{
         broadcast::{FeedHandle, FeedSettings, Publisher},
@@ -64,6 +68,7 @@ struct Shelf {
     state: Mutex<State>,
     visible: watch::Sender<u64>,
     feed: OnceLock<FeedHandle>,
+    letters: OnceLock<DeadLetters>,
 }
 
 #[derive(Default)]
@@ -93,6 +98,7 @@ impl Shelf {
             state: Mutex::default(),
             visible: watch::channel(0).0,
             feed: OnceLock::new(),
+            letters: OnceLock::new(),
         })
     }
 
@@ -165,6 +171,9 @@ impl Shelf {
             };
             (Arc::new(seal), decided)
         });
+        if let Some(letters) = self.letters.get() {
+            letters.submit(&seal); // far from the bound where it would block
+        }
         self.visible.send_replace(seal.seal.n);
         if let Some(feed) = self.feed.get() {
             feed.publish(&seal);
@@ -452,6 +461,8 @@ impl Bench {
             room: None,
             clock: now_ms,
         };
+        let dead_letters = DeadLetters::open(objects, 0);
+        assert!(shelf.letters.set(dead_letters.clone()).is_ok());
         let services = Services {
             producer: shelf.clone(),
             authority: shelf.clone(),
@@ -461,7 +472,7 @@ impl Bench {
             logins: Arc::new(Logins::new(catalog.clone(), SECRET, Duration::from_secs(3600))),
             catalog,
             export_jobs: Exports::start(jobs, ExportSettings::default()),
-            dead_letters: DeadLetters::open(objects, 0),
+            dead_letters,
             auth: Arc::new(Authenticator::local(SECRET)),
             cursors: CursorKey::derive(SECRET),
             health,
@@ -469,7 +480,7 @@ impl Bench {
             settings,
         };
         let app = App::new(services.clone());
-        let router = layers::around(dispatch::routes(app.clone()));
+        let router = layers::around(dispatch::routes(app.clone()), Safety::of(&app.services.settings));
         Self { shelf, services, app, router }
     }
 
