@@ -9,7 +9,10 @@ use super::{
     part::{Part, data_file},
 };
 use crate::{fs::Fs, model::tenant::TenantId, sinks::StoreError};
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 /// What [`verify`] found.
 #[derive(Debug, Default)]
@@ -56,7 +59,7 @@ pub fn verify(fs: &dyn Fs, dir: &Path, progress: &mut dyn FnMut(usize, usize)) -
         manifest: current.number,
         flushed: current.flushed,
         parts: current.parts.len(),
-        tenants: current.tenants.len(),
+        tenants: current.tenants.keys().map(TenantId::owner_name).collect::<BTreeSet<_>>().len(),
         ..Verified::default()
     };
     for bad in unreadable {
