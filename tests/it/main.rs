@@ -3,6 +3,7 @@
 mod harness;
 
 mod access_log;
+mod across;
 mod answers;
 mod answers_cloudtrail;
 mod bounds;
