@@ -33,8 +33,9 @@ pub async fn login(call: Call) -> Answer {
         expires_in: u64,
         tenant_id: &'a str,
     }
-    let from = Peer::of(&call.parts.extensions).0.ip();
+    let peer = Peer::of(&call.parts.extensions);
     let (app, parts, request_id) = (call.app.clone(), call.parts.clone(), call.request_id.clone());
+    let attempt = app.limits.login(peer)?;
     let mut fields = object(call, &["email", "password", "tenant_id"]).await?;
     let email = text(&mut fields, "email")?;
     let password = Password::new(text(&mut fields, "password")?);
@@ -47,7 +48,7 @@ pub async fn login(call: Call) -> Answer {
         email: &email,
         password,
         tenant: tenant.as_deref(),
-        from,
+        from: peer.0.ip(),
     };
     let done = app.services.logins.login(login).await;
     let users: SmallVec<[Arc<User>; 1]> = match &done {
@@ -60,6 +61,9 @@ pub async fn login(call: Call) -> Answer {
         .filter(|user| tenant.as_deref().is_none_or(|tenant| user.tenant.as_str() == tenant))
     {
         tell(&app, user, done.is_ok(), &parts, &request_id);
+    }
+    if let Some(attempt) = attempt.filter(|_| !matches!(done, Err(LoginError::Wrong))) {
+        attempt.good();
     }
     let done = done?;
     let mut response = json_of(&Token {
