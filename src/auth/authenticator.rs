@@ -76,19 +76,6 @@ impl Authenticator {
         }
     }
 
-    /// Who the credential speaks for, if no signature has to be checked to know it: tokens that were found good a short while ago,
-    /// API keys, gateways. Costs look-ups and one SHA-256, and gives the same answer as [`Authenticator::authenticate`]; `None`
-    /// if that might refuse it.
-    pub fn recall(&self, presented: &Presented<'_>) -> Option<Principal> {
-        match presented.credential {
-            Credential::Bearer(text) if !text.starts_with(crate::catalog::KEY_PREFIX) => {
-                let known = self.remembered(TokenHash::of(text), now()).filter(|_| self.is_fresh())?;
-                self.speaks_for(&known, presented.tenant).ok()
-            }
-            _ => self.attempt(presented, now()).ok(),
-        }
-    }
-
     /// As [`Authenticator::authenticate`], without waiting for anything: a token whose key would have to be fetched is refused.
     pub fn authenticate_now(&self, presented: &Presented<'_>) -> Result<Principal, AuthError> {
         self.authenticate_at(presented, now())

@@ -336,6 +336,42 @@ async fn retention_erases_what_each_tenant_keeps_no_longer_and_orders_nothing_el
     eraser.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn retention_of_the_access_log_goes_by_its_own_days() {
+    let now = 1_000 * DAY_MS;
+    let days = |n: i64| now - n * DAY_MS;
+    let ages = [days(366), days(91), days(8), days(0)];
+    let place = Place::with(&[("a", &ages)]);
+    let rows = place.lock().rows[&tenant("a")].clone();
+    let access = tenant("a").access_log();
+    place.lock().rows.insert(access.clone(), rows);
+    let visible = || place.count(&access, |erasures, (t, r, s)| !erasures.covers(t, r, s));
+    let objects = FolderObjects::open(Arc::new(SimFs::new()), Path::new("/objects").into()).expect("opened");
+    let objects: Arc<dyn Objects> = Arc::new(objects);
+    let catalog = Catalog::open(objects.clone()).await.expect("opened");
+    let new = NewTenant {
+        tenant_id: tenant("a"),
+        name: None,
+        settings: SettingsPatch::default(),
+    };
+    catalog.create(new).await.expect("made");
+    let retention = Retention {
+        eraser: place.eraser(),
+        authority: place.clone(),
+        catalog: catalog.clone(),
+        dead_letters: DeadLetters::open(objects, 0),
+        trimmable: watch::channel(0).1,
+        interval: Duration::from_secs(3600),
+    };
+    assert_eq!(retention.round(now).await, Ok(2 + 1));
+    assert_eq!((place.visible("a"), visible()), (2, 3), "90 days, and 365");
+    let settings = serde_json::json!({"access_retention_days": 7});
+    let settings = SettingsPatch::parse(settings.as_object().expect("an object")).expect("good");
+    catalog.update(&tenant("a"), None, settings).await.expect("updated");
+    assert_eq!(retention.round(now).await, Ok(2));
+    assert_eq!((place.visible("a"), visible()), (2, 1), "in force at once, and for this log alone");
+}
+
 /// What a deletion works with, on a disk of its own; the tenants are there.
 async fn deletion_parts(place: &Arc<Place>, disk: &SimFs) -> deletion::Parts {
     let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(Arc::new(disk.clone()), Path::new("/objects").into()).expect("opened"));

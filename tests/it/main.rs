@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod access_log;
 mod across;
 mod answers;
 mod answers_cloudtrail;
