@@ -81,7 +81,7 @@ impl Authenticator {
     /// if that might refuse it.
     pub fn recall(&self, presented: &Presented<'_>) -> Option<Principal> {
         match presented.credential {
-            Credential::Bearer(text) if !text.starts_with(crate::catalog::KEY_PREFIX) => {
+            Credential::Bearer(text) if !is_key(text) => {
                 let known = self.remembered(TokenHash::of(text), now()).filter(|_| self.is_fresh())?;
                 self.speaks_for(&known, presented.tenant).ok()
             }
@@ -96,18 +96,6 @@ impl Authenticator {
 
     pub(super) fn authenticate_at(&self, presented: &Presented<'_>, now: i64) -> Result<Principal, AuthError> {
         self.attempt(presented, now).map_err(Refused::error)
-    }
-
-    /// Who the credential speaks for, if no signature needs to be checked for it: a token that is remembered, a key, a gateway.
-    /// `None`: it must be looked at.
-    pub fn recall(&self, presented: &Presented<'_>) -> Option<Principal> {
-        let now = now();
-        match presented.credential {
-            Credential::Bearer(text) if !is_key(text) && !self.cache.get(TokenHash::of(text), now).is_some_and(|known| self.still_stands(&known.origin)) => {
-                None
-            }
-            _ => self.attempt(presented, now).ok(),
-        }
     }
 
     /// Whether somebody who was authenticated earlier still may go on: not expired, not revoked, with the same roles. Cheap, and
