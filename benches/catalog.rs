@@ -103,7 +103,7 @@ fn start(data: &Path) -> (Duration, u64) {
 fn key() {
     let text = format!("slk_{:016}_{}", 7, "a".repeat(43));
     let rounds = if SMOKE { 10 } else { 1_000_000 };
-    let catalog_like = dashmap::DashMap::from_iter([("0000000000000007", ())]);
+    let catalog_like: dashmap::DashMap<&str, ()> = dashmap::DashMap::from_iter([("0000000000000007", ())]);
     let since = Instant::now();
     for _ in 0..rounds {
         let id = ApiKey::id_in(std::hint::black_box(&text)).expect("the form");
