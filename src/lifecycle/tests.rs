@@ -249,9 +249,7 @@ async fn a_tenant_is_retired_once_and_whoever_asks_waits_until_all_is_counted() 
     place.lock().failures = u32::MAX;
     let given_up = eraser.retire(&b).now_or_never();
     assert!(given_up.is_none(), "it was dropped before its end");
-    while place.visible("b") > 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| place.visible("b") == 0).await;
     eraser.stop().await;
     assert_eq!(eraser.retire(&b).await, Err(EraseError::Stopping));
     place.lock().failures = 0;
@@ -338,6 +336,42 @@ async fn retention_erases_what_each_tenant_keeps_no_longer_and_orders_nothing_el
     eraser.stop().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn retention_of_the_access_log_goes_by_its_own_days() {
+    let now = 1_000 * DAY_MS;
+    let days = |n: i64| now - n * DAY_MS;
+    let ages = [days(366), days(91), days(8), days(0)];
+    let place = Place::with(&[("a", &ages)]);
+    let rows = place.lock().rows[&tenant("a")].clone();
+    let access = tenant("a").access_log();
+    place.lock().rows.insert(access.clone(), rows);
+    let visible = || place.count(&access, |erasures, (t, r, s)| !erasures.covers(t, r, s));
+    let objects = FolderObjects::open(Arc::new(SimFs::new()), Path::new("/objects").into()).expect("opened");
+    let objects: Arc<dyn Objects> = Arc::new(objects);
+    let catalog = Catalog::open(objects.clone()).await.expect("opened");
+    let new = NewTenant {
+        tenant_id: tenant("a"),
+        name: None,
+        settings: SettingsPatch::default(),
+    };
+    catalog.create(new).await.expect("made");
+    let retention = Retention {
+        eraser: place.eraser(),
+        authority: place.clone(),
+        catalog: catalog.clone(),
+        dead_letters: DeadLetters::open(objects, 0),
+        trimmable: watch::channel(0).1,
+        interval: Duration::from_secs(3600),
+    };
+    assert_eq!(retention.round(now).await, Ok(2 + 1));
+    assert_eq!((place.visible("a"), visible()), (2, 3), "90 days, and 365");
+    let settings = serde_json::json!({"access_retention_days": 7});
+    let settings = SettingsPatch::parse(settings.as_object().expect("an object")).expect("good");
+    catalog.update(&tenant("a"), None, settings).await.expect("updated");
+    assert_eq!(retention.round(now).await, Ok(2));
+    assert_eq!((place.visible("a"), visible()), (2, 1), "in force at once, and for this log alone");
+}
+
 /// What a deletion works with, on a disk of its own; the tenants are there.
 async fn deletion_parts(place: &Arc<Place>, disk: &SimFs) -> deletion::Parts {
     let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(Arc::new(disk.clone()), Path::new("/objects").into()).expect("opened"));
@@ -362,6 +396,16 @@ fn put(disk: &SimFs, name: &str) {
     let path = Path::new("/objects").join(name);
     disk.create_dir(path.parent().expect("a folder")).expect("made");
     crate::fs::write_atomic(disk, &path, b"secret").expect("written");
+}
+
+/// Waits an hour of virtual time at most.
+async fn until(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3600), waiting).await.expect("it comes");
 }
 
 fn objects_of(disk: &SimFs, tenant: &str) -> Vec<String> {
@@ -415,9 +459,7 @@ async fn a_deletion_takes_everything_of_its_tenant_whenever_it_is_interrupted() 
         if asked.is_err() && catalog.get(&tenant("doomed")).is_some() {
             deletions.delete(&tenant("doomed")).await.expect("asked again");
         }
-        while catalog.retired()[0].finished_at.is_none() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until(|| catalog.retired()[0].finished_at.is_some()).await;
         assert!(catalog.get(&tenant("doomed")).is_none() && catalog.get(&tenant("other")).is_some());
         assert_eq!(
             objects_of(&disk, "doomed"),
@@ -451,9 +493,7 @@ async fn a_finished_deletion_that_the_seals_do_not_know_is_done_again() {
     let eraser = parts.eraser.clone();
     // The access log's seal is there, and the other was lost by damage.
     let _deletions = Deletions::start(parts, &[tenant("doomed").access_log()].into());
-    while place.visible("doomed") > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| place.visible("doomed") == 0).await;
     eraser.stop().await;
     let parts = deletion_parts(&place, &disk).await;
     let known = place.lock().seals.retired.clone();

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod access_log;
 mod across;
 mod answers;
 mod answers_cloudtrail;
@@ -11,6 +12,7 @@ mod cloudtrail;
 mod commands;
 mod contract;
 mod crash;
+mod credentials;
 mod damage;
 mod deletion;
 mod differential;

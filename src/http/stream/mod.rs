@@ -80,7 +80,7 @@ pub async fn open(mut call: Call) -> Answer {
     let credential = access::credential(&call.parts, call.query.get("token"), call.app.services.auth.takes_gateways());
     let caller = match credential.map_err(|refused| access::counted(&call.app, &call.parts, refused))? {
         Some(credential) => {
-            let (caller, action) = authorised(&call.app, credential, &call.parts, call.endpoint).await?;
+            let (caller, action) = authorised(&call.app, credential, &call.parts, &call.request_id, call.endpoint).await?;
             access::not_borrowed(&call.app, &caller, call.endpoint, &call.parts)?;
             Some((caller, action))
         }
@@ -147,11 +147,17 @@ fn upgrade_required() -> Problem {
 }
 
 /// Who the credential speaks for, if that is somebody who may follow a tenant's feed.
-async fn authorised(app: &App, credential: Credential<'_>, parts: &Parts, endpoint: &Endpoint) -> Result<(Principal, Action), Problem> {
+async fn authorised(app: &App, credential: Credential<'_>, parts: &Parts, request_id: &Arc<str>, endpoint: &Endpoint) -> Result<(Principal, Action), Problem> {
     let caller = access::authenticate(app, credential, parts).await?;
     match endpoint.access {
         Access::May(action) if policy::allowed(&caller, action) => Ok((caller, action)),
-        _ => Err(access::denied()),
+        _ => {
+            let problem = access::denied();
+            if let Some(tenant) = &caller.tenant {
+                recording::denied(app, tenant, &recording::who(&caller, parts, request_id), endpoint, &problem);
+            }
+            Err(problem)
+        }
     }
 }
 
@@ -191,9 +197,8 @@ fn wanted(query: Query, headers: &HeaderMap) -> Result<Wanted, Problem> {
 async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted, parts: &Parts, request_id: &Arc<str>) -> Result<Granted, Problem> {
     let Wanted { query, filter, after, on_slow } = wanted;
     let access::Reading { scope, log } = access::reading(app, caller, action)?.of_log(app, caller, &query).await?;
-    let tenant = scope.tenant().owner();
+    let (tenant, who) = (scope.tenant().owner(), recording::who(caller, parts, request_id));
     let session = app.services.feed.subscribe(scope, filter, after, on_slow).await?;
-    let who = recording::who(caller, parts, request_id);
     app.services.access_log.record(&tenant, &who, &recording::read("sluice.stream", log, &query));
     Ok(Granted {
         watch: Watch::new(app, caller),

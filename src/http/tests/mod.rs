@@ -1,5 +1,6 @@
 //! The whole surface, by `oneshot` and over real sockets, on a store that is a list: the contract's sentences one by one.
 
+mod access_log;
 mod cleanup;
 mod credentials;
 mod deletion;
@@ -10,6 +11,7 @@ mod ingest;
 mod letters;
 mod limits;
 mod lists;
+mod logins;
 mod reads;
 mod server;
 mod settings;
