@@ -11,7 +11,7 @@
 
 mod settings;
 
-pub use settings::{LogLevels, SettingsPatch, TenantSettings};
+pub use settings::{LogLevels, Masking, SettingsPatch, TenantSettings};
 
 use crate::{
     model::tenant::TenantId,

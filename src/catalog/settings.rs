@@ -4,9 +4,10 @@
 //! ignored.
 
 use super::CatalogError;
-use crate::model::entry::Severity;
+use crate::model::{entry::Severity, mask::Mask};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// The settings of a tenant. All fields have a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +18,7 @@ pub struct TenantSettings {
     /// Severities that are accepted.
     pub log_levels: LogLevels,
     /// Paths and patterns that masked roles do not see.
-    pub masking: Vec<String>,
+    pub masking: Masking,
     /// Limits of intake.
     pub rate_limit: Option<Value>,
     /// Whether unknown fields of an entry move into its metadata, instead of being an error.
@@ -33,12 +34,28 @@ impl Default for TenantSettings {
         Self {
             retention_days: 90,
             log_levels: LogLevels([true; 4]),
-            masking: Vec::new(),
+            masking: Masking::default(),
             rate_limit: None,
             keep_unknown_fields: false,
             audit_reads: true,
             access_retention_days: 365,
         }
+    }
+}
+
+/// What masked roles do not see, compiled. In JSON a list of paths and patterns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Masking(pub Arc<Mask>);
+
+impl Serialize for Masking {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.paths())
+    }
+}
+
+impl<'de> Deserialize<'de> for Masking {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        masking(&Value::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
@@ -63,7 +80,7 @@ impl<'de> Deserialize<'de> for LogLevels {
 pub struct SettingsPatch {
     retention_days: Option<u32>,
     log_levels: Option<LogLevels>,
-    masking: Option<Vec<String>>,
+    masking: Option<Masking>,
     rate_limit: Option<Option<Value>>,
     keep_unknown_fields: Option<bool>,
     audit_reads: Option<bool>,
@@ -107,7 +124,6 @@ impl SettingsPatch {
     pub(super) fn apply(&self, settings: &mut TenantSettings) -> Result<(), CatalogError> {
         let default = TenantSettings::default();
         let unbuilt = [
-            ("masking", self.masking.as_ref().is_some_and(|v| *v != default.masking)),
             ("rate_limit", self.rate_limit.as_ref().is_some_and(|v| *v != default.rate_limit)),
             ("audit_reads", self.audit_reads.is_some_and(|v| v != default.audit_reads)),
             (
@@ -123,6 +139,9 @@ impl SettingsPatch {
         }
         if let Some(levels) = self.log_levels {
             settings.log_levels = levels;
+        }
+        if let Some(masking) = &self.masking {
+            settings.masking.clone_from(masking);
         }
         if let Some(keep) = self.keep_unknown_fields {
             settings.keep_unknown_fields = keep;
@@ -154,10 +173,14 @@ fn log_levels(value: &Value) -> Result<LogLevels, String> {
     Ok(LogLevels(levels))
 }
 
-fn masking(value: &Value) -> Result<Vec<String>, String> {
-    let path = |v: &Value| v.as_str().filter(|path| !path.is_empty()).map(str::to_owned);
-    let paths = value.as_array().and_then(|paths| paths.iter().map(path).collect());
-    paths.ok_or_else(|| "must be a list of field paths and patterns".to_owned())
+fn masking(value: &Value) -> Result<Masking, String> {
+    let path = |v: &Value| v.as_str().map(str::to_owned);
+    let paths: Option<Vec<String>> = value.as_array().and_then(|paths| paths.iter().map(path).collect());
+    let paths = paths.ok_or_else(|| "must be a list of field paths and patterns".to_owned())?;
+    match Mask::compile(&paths) {
+        Ok(mask) => Ok(Masking(Arc::new(mask))),
+        Err(error) => Err(format!("item {} {}", error.at, error.message)),
+    }
 }
 
 fn rate_limit(value: &Value) -> Result<Option<Value>, String> {

@@ -111,7 +111,6 @@ async fn what_this_version_does_not_act_on_is_refused_unless_it_is_the_default()
     let catalog = open(&SimFs::new()).await;
     catalog.create(new("acme")).await.expect("made");
     let unbuilt = [
-        json!({"masking": ["email"]}),
         json!({"rate_limit": {"entries_per_second": 5}}),
         json!({"audit_reads": false}),
         json!({"access_retention_days": 1}),
@@ -156,6 +155,9 @@ async fn bad_values_are_named() {
         json!({"masking": "email"}),
         json!({"masking": [""]}),
         json!({"masking": [1]}),
+        json!({"masking": ["emial"]}),
+        json!({"masking": ["sequence"]}),
+        json!({"masking": ["pattern:mail"]}),
         json!({"rate_limit": 5}),
         json!({"rate_limit": {"per_second": 5}}),
         json!({"rate_limit": {"burst": -5}}),

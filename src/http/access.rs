@@ -10,7 +10,10 @@ use crate::{
         policy::{self, Action},
     },
     catalog::Tenant,
-    model::tenant::{TenantId, TenantScope},
+    model::{
+        mask::Mask,
+        tenant::{TenantId, TenantScope},
+    },
 };
 use axum::http::{HeaderMap, header, request::Parts};
 use std::sync::Arc;
@@ -86,12 +89,22 @@ pub fn own_tenant(app: &App, principal: &Principal, action: Action) -> Result<(T
 pub struct Reading {
     /// The restriction of every read to the tenant.
     pub scope: TenantScope,
+    /// What it sees entries through.
+    pub mask: Option<Arc<Mask>>,
 }
 
 /// What the caller may read: as [`own_tenant`]. Every endpoint that shows entries begins here.
 pub fn reading(app: &App, principal: &Principal, action: Action) -> Result<Reading, Problem> {
-    let (scope, _) = own_tenant(app, principal, action)?;
-    Ok(Reading { scope })
+    let (scope, tenant) = own_tenant(app, principal, action)?;
+    let mask = mask_for(principal.masked(), &tenant);
+    Ok(Reading { scope, mask })
+}
+
+/// What a caller that is to see the tenant's entries masked sees them through, as it is set now; `None`: they are shown as
+/// they are.
+pub fn mask_for(masked: bool, tenant: &Tenant) -> Option<Arc<Mask>> {
+    let mask = masked.then(|| tenant.settings.masking.0.clone());
+    mask.filter(|mask| !mask.is_empty())
 }
 
 /// Whether the credential covers the tenant named in a path, whatever is asked for there: 403 when it does not, existing or

@@ -35,25 +35,27 @@ const LONGEST_WAIT: u64 = 10;
 /// `GET /logs`.
 pub async fn list(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
-    page(&call.app, &scope, &call.query).await
+    let reading = access::reading(&call.app, caller, action)?;
+    page(&call.app, &reading, &call.query).await
 }
 
 /// `POST /logs/search`: the same, with a body.
 pub async fn search(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
+    let reading = access::reading(&call.app, caller, action)?;
     let app = call.app.clone();
-    let query = search::parameters(call, &scope).await?;
-    page(&app, &scope, &query).await
+    let query = search::parameters(call, &reading.scope).await?;
+    page(&app, &reading, &query).await
 }
 
-async fn page(app: &App, scope: &TenantScope, query: &Query) -> Answer {
+async fn page(app: &App, reading: &access::Reading, query: &Query) -> Answer {
+    let access::Reading { scope, mask } = reading;
     let text = query.get("cursor");
     if text.is_some() && (query.get("page").is_some() || query.get("skip").is_some()) {
         return Err(cursor::invalid("give `cursor` or a page, not both; the cursor knows where to go on"));
     }
     let (filter, page) = filter::both(filter::filter(query), filter::page(query))?;
+    let filter = filter::through(mask.as_ref(), filter)?;
     let purpose = cursor::Purpose {
         tenant: scope.tenant(),
         filter: &filter,
@@ -182,7 +184,7 @@ fn pieces(tenant: TenantId, entries: Vec<StoredEntry>, meta: String) -> axum::re
 /// `GET /logs/{id}`: found as soon as the POST that made it has answered; with `wait`, waited for.
 pub async fn get(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
+    let access::Reading { scope, mask } = access::reading(&call.app, caller, action)?;
     let wait = match call.query.get("wait") {
         None => 0,
         Some(text) => text.parse().ok().filter(|seconds| *seconds <= LONGEST_WAIT).ok_or_else(|| {
@@ -198,7 +200,8 @@ pub async fn get(call: Call) -> Answer {
     let mut visible = call.app.services.authority.visible();
     loop {
         visible.mark_unchanged();
-        if let Some(entry) = find(&call.app, &scope, id).await? {
+        if let Some(found) = find(&call.app, &scope, id).await? {
+            let entry = mask.as_ref().map_or_else(|| found.clone(), |mask| mask.entry(&found));
             let mut out = Vec::with_capacity(entry.record.len() + 512);
             write_entry(&mut out, scope.tenant(), &entry);
             return Ok(json(out));

@@ -24,6 +24,8 @@ use crate::{
     model::{
         feed::{FeedItem, OnSlow},
         filter::Filter,
+        mask::Mask,
+        tenant::TenantId,
         time::now_ms,
     },
 };
@@ -31,7 +33,7 @@ use axum::{
     extract::{FromRequestParts, WebSocketUpgrade},
     http::{HeaderMap, HeaderValue, header},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Clocks may differ by so much, seconds; tokens are good for that long after their end.
@@ -47,6 +49,7 @@ struct Wanted {
 /// A feed that was granted: the session, and when the credential ends.
 struct Granted {
     session: Session,
+    sight: Sight,
     ends: Option<Instant>,
 }
 
@@ -160,13 +163,36 @@ fn wanted(query: &Query, headers: &HeaderMap) -> Result<Wanted, Problem> {
 }
 
 async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted) -> Result<Granted, Problem> {
-    let access::Reading { scope } = access::reading(app, caller, action)?;
+    let access::Reading { scope, mask } = access::reading(app, caller, action)?;
     let Wanted { filter, after, on_slow } = wanted;
+    let filter = filter::through(mask.as_ref(), filter)?;
+    let sight = Sight {
+        tenant: scope.tenant().clone(),
+        masked: caller.masked(),
+        mask,
+    };
     let session = app.services.feed.subscribe(scope, filter, after, on_slow).await?;
     Ok(Granted {
         session,
+        sight,
         ends: caller.expires_at.map(end_of),
     })
+}
+
+/// What a session sees entries through.
+struct Sight {
+    tenant: TenantId,
+    masked: bool,
+    mask: Option<Arc<Mask>>,
+}
+
+impl Sight {
+    /// Whether that is still what the tenant has set. Asked before each frame: what was masked otherwise is not sent, and the
+    /// session ends, so that the reader resumes under the new mask.
+    fn holds(&self, app: &App) -> bool {
+        let tenant = app.services.catalog.get(&self.tenant);
+        tenant.is_some_and(|tenant| access::mask_for(self.masked, &tenant) == self.mask)
+    }
 }
 
 /// When a credential ends that ends at this second. One that was taken although its time has passed (clocks differ) lives
