@@ -15,7 +15,7 @@ use crate::{
         broadcast::{FeedHandle, FeedSettings},
         sequencer::{Parts, Sequencer, SequencerSettings},
     },
-    auth::{jwt::Authenticator, secret},
+    auth::{jwt::Authenticator, login::Logins, secret},
     catalog::Catalog,
     config::Settings,
     error::AppError,
@@ -50,6 +50,8 @@ use tokio_util::sync::CancellationToken;
 /// How far above `disk.reserve` exports stop, bytes; on small volumes half of the reserve. More than the jobs at work write
 /// between two looks at the volume.
 const EXPORT_MARGIN: u64 = 256 << 20;
+/// How often the catalog is compared with its objects, so that a key revoked elsewhere opens nothing here after 10 s at most.
+const CATALOG_EVERY: Duration = Duration::from_secs(2);
 
 /// The running process. [`Running::stop`] it; dropping it lets go of everything as a crash would.
 pub struct Running {
@@ -106,10 +108,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     let fs: Arc<dyn Fs> = Arc::new(RealFs);
     let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(fs.clone(), settings.objects_dir.clone()).map_err(AppError::cannot_start)?);
     let catalog = Catalog::open(objects.clone()).await.map_err(AppError::failed)?;
-    match catalog.damaged() {
-        0 => health.set_dependency("catalog", true, "every tenant can be read"),
-        n => health.set_dependency("catalog", false, format!("{n} tenants cannot be read")),
-    }
+    catalog.follow(CATALOG_EVERY);
     let dead_letters = DeadLetters::open(objects.clone(), 0);
     let Opened { store, wal, book, sequencer } = recovered::open(fs.clone(), settings, &catalog, dead_letters.settled(), &health).await?;
     let damage_reported = store.health().damage.len();
@@ -150,7 +149,8 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         producer: Arc::new(queue.clone()),
         authority: Arc::new(store.clone()),
         feed: feed.clone(),
-        catalog,
+        logins: Arc::new(Logins::new(catalog.clone(), secret.key(), settings.login_ttl)),
+        catalog: catalog.clone(),
         dead_letters: dead_letters.clone(),
         export_jobs: export_jobs.clone(),
         auth: Arc::new(Authenticator::local(secret.key())),
@@ -169,6 +169,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         queue: queue.clone(),
         store: store.clone(),
         feed: feed.clone(),
+        catalog,
         sequencer: sequencer.phase(),
         wal,
         memory_bytes: settings.actors.memory_bytes,

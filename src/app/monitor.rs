@@ -3,6 +3,7 @@
 use super::recovered;
 use crate::{
     actors::{ActorWatch, broadcast::FeedHandle, sequencer::Phase as SequencerPhase},
+    catalog::Catalog,
     error::AppError,
     http::health::{Health, Phase},
     queue::{embedded::EmbeddedQueue, wal::Wal},
@@ -21,6 +22,7 @@ pub struct Watched {
     pub queue: EmbeddedQueue,
     pub store: EmbeddedStore,
     pub feed: FeedHandle,
+    pub catalog: Catalog,
     pub sequencer: watch::Receiver<SequencerPhase>,
     pub wal: Wal,
     /// Damage of the store that was reported already.
@@ -109,5 +111,17 @@ fn look(watched: &Watched) {
         ),
     }
     m.feed_sessions(watched.feed.sessions());
+    match watched.catalog.damaged() {
+        _ if !watched.catalog.fresh() => {
+            let detail = "the objects could not be read for 5 minutes, so that nobody is let in; see the log";
+            health.set_dependency("catalog", false, detail);
+        }
+        0 => health.set_dependency("catalog", true, "everything can be read"),
+        n => health.set_dependency(
+            "catalog",
+            false,
+            format!("{n} objects cannot be read or are of a later version; their tenants, keys or users are unknown; the log names them"),
+        ),
+    }
     metrics::upkeep();
 }

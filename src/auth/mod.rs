@@ -1,6 +1,10 @@
 //! Who asks, and what they may do: one [`Principal`], one policy table.
 
+mod attempts;
+pub(crate) mod hex;
 pub mod jwt;
+pub mod login;
+pub mod password;
 pub mod policy;
 mod presented;
 pub mod secret;
@@ -23,6 +27,36 @@ pub enum Role {
     Admin,
     /// Tenants; reads no entries.
     PlatformAdmin,
+}
+
+impl Role {
+    /// All of them, from the least.
+    pub const ALL: [Role; 5] = [Self::Writer, Self::Viewer, Self::Auditor, Self::Admin, Self::PlatformAdmin];
+
+    /// Its name in the HTTP contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Writer => "writer",
+            Self::Viewer => "viewer",
+            Self::Auditor => "auditor",
+            Self::Admin => "admin",
+            Self::PlatformAdmin => "platform_admin",
+        }
+    }
+}
+
+impl serde::Serialize for Role {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.name())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Role {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let name = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        let known = Self::ALL.into_iter().find(|role| role.name() == name);
+        known.ok_or_else(|| serde::de::Error::custom("there is no such role"))
+    }
 }
 
 /// Where a credential comes from: who vouches for the caller.

@@ -1,32 +1,51 @@
-//! The catalog: which tenants there are, and their settings. One small object per tenant, changed by compare-and-swap,
-//! cached in memory.
+//! The catalog: which tenants there are, their settings, API keys and users. Three small objects per tenant (ADR 0018), changed by
+//! compare-and-swap, cached in memory.
 //!
 //! A change is durable before it returns, and two changes at once lose nothing: each is made again on what the other
-//! left. A tenant is read from memory alone.
+//! left. Requests read from memory alone; [`Catalog::follow`] keeps it within seconds of what other processes write
+//! ([`changes`]), and [`Catalog::fresh`] says when that has failed for too long to let anybody in.
+//!
+//! An object that cannot be understood, or is of a later format, stands alone: what is in it is unknown here (its keys open
+//! nothing, its people cannot log in), nothing overwrites it, and it is counted in [`Catalog::damaged`].
 //!
 //! # Object `catalog/tenants/<tenant id>.json`, format 1
 //!
 //! `{"format": 1, "revision": N, "tenant": {tenant_id, name, settings, created_at, updated_at}}`: the tenant as the HTTP
 //! contract shows it, and how often it was written, from 1. A setting that is missing has its default.
 
+mod changes;
+mod keys;
+mod lists;
+mod roster;
 mod settings;
+mod users;
 
 pub use settings::{LogLevels, Masking, SettingsPatch, TenantSettings};
+pub use keys::{ApiKey, KEY_PREFIX, KeyText, NewKey};
+pub use users::{NewUser, User, normal_email};
 
 use crate::{
     model::tenant::TenantId,
     objects::{Key, ObjectError, Objects, Precondition},
 };
 use bytes::Bytes;
+use changes::Changes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use dashmap::DashMap;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use roster::Roster;
 use serde::{Deserialize, Serialize};
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 const FOLDER: &str = "catalog/tenants";
 const FORMAT: u32 = 1;
 /// A name is for people: longer ones are refused.
 const MAX_NAME_CHARS: usize = 256;
+/// Objects that are read at once. More wait for the same disk; with S3 it hides most of the round trips.
+const READS: usize = 16;
+/// Strangers' credentials make no more looks at the objects than one in this time.
+const CATCH_UP_EVERY: Duration = Duration::from_secs(1);
 
 /// A tenant, as the HTTP contract shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +90,20 @@ pub enum CatalogError {
         /// What would be right.
         message: String,
     },
+    /// The tenant has an account of this e-mail address (409).
+    #[error("the tenant has a user of this e-mail address")]
+    UserExists,
+    /// The tenant has as many of these as it may (409).
+    #[error("the tenant has {most} {what}, which is the most")]
+    Full {
+        /// `keys`, `users`.
+        what: &'static str,
+        /// How many.
+        most: usize,
+    },
+    /// The system gave no random numbers (503). Nothing was stored.
+    #[error("there are no random numbers: {0}")]
+    Random(Arc<str>),
     /// A setting of the contract that this version does not have yet (501). Nothing was stored.
     #[error("`{0}` is not supported by this version yet")]
     NotImplemented(String),
@@ -89,7 +122,13 @@ pub struct Catalog(Arc<Inner>);
 struct Inner {
     objects: Arc<dyn Objects>,
     tenants: DashMap<TenantId, Cached>,
-    damaged: usize,
+    keys: Roster<ApiKey>,
+    users: Roster<User>,
+    changes: Changes,
+    /// The objects that could not be understood when they were read last.
+    damaged: DashMap<Key, ()>,
+    /// Held by whoever looks at the objects; when the last look began.
+    look: tokio::sync::Mutex<Option<Instant>>,
 }
 
 struct Cached {
@@ -105,37 +144,57 @@ struct Stored {
 }
 
 impl Catalog {
-    /// Reads all tenants. Objects that cannot be understood are counted in [`Catalog::damaged`] and named in the log; the
+    /// Reads everything. Objects that cannot be understood are counted in [`Catalog::damaged`] and named in the log; the
     /// others work. Must be called inside a tokio runtime, as all methods that write.
     pub async fn open(objects: Arc<dyn Objects>) -> Result<Self, CatalogError> {
-        let (tenants, mut damaged) = (DashMap::new(), 0);
-        for key in objects.list(FOLDER).await? {
-            let Some((bytes, _)) = objects.get(&key).await? else { continue };
-            match decode(&bytes) {
-                Ok(stored) if key_of(&stored.tenant.tenant_id) == key => {
-                    let tenant = Arc::new(stored.tenant);
-                    let cached = Cached {
-                        revision: stored.revision,
-                        tenant: tenant.clone(),
-                    };
-                    tenants.insert(tenant.tenant_id.clone(), cached);
-                }
-                Ok(_) => {
-                    damaged += 1;
-                    tracing::error!(object = %key, "the object holds a tenant of another name; the tenant is unknown until it is restored");
-                }
-                Err(error) => {
-                    damaged += 1;
-                    tracing::error!(object = %key, %error, "the tenant is unknown until its object is restored");
-                }
-            }
-        }
-        Ok(Self(Arc::new(Inner { objects, tenants, damaged })))
+        let inner = Arc::new(Inner {
+            objects,
+            tenants: DashMap::new(),
+            keys: Roster::default(),
+            users: Roster::default(),
+            changes: Changes::new(),
+            damaged: DashMap::new(),
+            look: tokio::sync::Mutex::default(),
+        });
+        // What was announced before is in what is read now, or comes within the time that announced objects are looked at.
+        let now = Instant::now();
+        let due = inner.changes.due(&*inner.objects, now).await?;
+        inner.read_everything().await?;
+        inner.changes.caught_up(&due, now);
+        Ok(Self(inner))
     }
 
-    /// How many tenants could not be read at start.
+    /// From now on looks at the objects `every` so often, and sees what other processes write. Ends with the last handle.
+    pub fn follow(&self, every: Duration) {
+        let inner = Arc::downgrade(&self.0);
+        tokio::spawn(async move {
+            let mut ticks = interval(every);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let Some(inner) = inner.upgrade() else { return };
+                if let Err(error) = inner.catch_up(Duration::ZERO).await {
+                    tracing::warn!(%error, "the catalog cannot see what others change");
+                }
+            }
+        });
+    }
+
+    /// Looks at the objects now, unless that was done within the last second: for a credential that memory does not know. An
+    /// error changes nothing. Cancel-safe.
+    pub async fn catch_up(&self) -> Result<(), CatalogError> {
+        self.0.catch_up(CATCH_UP_EVERY).await
+    }
+
+    /// Whether what memory says was compared with the objects within the last five minutes. If not, nobody may be let in by it:
+    /// a key that it shows may have been revoked elsewhere.
+    pub fn fresh(&self) -> bool {
+        self.0.changes.is_fresh()
+    }
+
+    /// How many objects could not be understood when they were read last.
     pub fn damaged(&self) -> usize {
-        self.0.damaged
+        self.0.damaged.len()
     }
 
     /// The tenant, from memory.
@@ -211,15 +270,7 @@ impl Inner {
     async fn put(&self, stored: Stored, when: Precondition) -> Result<Arc<Tenant>, CatalogError> {
         let key = key_of(&stored.tenant.tenant_id);
         let bytes = serde_json::to_vec(&stored).expect("a tenant always encodes");
-        if let Err(error) = self.objects.put(&key, Bytes::from(bytes), when).await {
-            // Somebody else's content may be there, or ours after all: memory is to show what is stored.
-            if let Ok(Some((bytes, _))) = self.objects.get(&key).await
-                && let Ok(found) = decode(&bytes)
-            {
-                self.remember(found);
-            }
-            return Err(error.into());
-        }
+        self.write(&key, bytes.into(), when).await?;
         Ok(self.remember(stored))
     }
 
@@ -236,6 +287,69 @@ impl Inner {
             *slot = cached(revision);
         }
         tenant.clone()
+    }
+}
+
+impl Inner {
+    /// Announces an edit and writes it. After an error memory shows what is stored: somebody else's, or ours after all.
+    async fn write(&self, key: &Key, bytes: Bytes, when: Precondition) -> Result<(), CatalogError> {
+        self.changes.announce(&*self.objects, key).await?;
+        let since = Instant::now();
+        if let Err(error) = self.objects.put(key, bytes, when).await {
+            let _ = self.reload(key).await; // if that fails too, the next look at the objects tries again
+            return Err(error.into());
+        }
+        if since.elapsed() > changes::SETTLING / 2 {
+            // Others may have looked for the last time before it was there.
+            self.changes.announce(&*self.objects, key).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the objects, unless somebody began to do so within `since`.
+    async fn catch_up(self: &Arc<Self>, since: Duration) -> Result<(), CatalogError> {
+        let mut last = self.look.lock().await;
+        let now = Instant::now();
+        if last.is_some_and(|last| now.duration_since(last) < since) {
+            return Ok(());
+        }
+        *last = Some(now);
+        let due = self.changes.due(&*self.objects, now).await?;
+        match due.everything {
+            true => self.read_everything().await?,
+            false => self.read_all(due.keys.clone()).await?,
+        }
+        self.changes.caught_up(&due, now);
+        Ok(())
+    }
+
+    async fn read_everything(self: &Arc<Self>) -> Result<(), CatalogError> {
+        let mut found = Vec::new();
+        for folder in lists::FOLDERS {
+            found.extend(self.objects.list(folder).await?);
+        }
+        // Gone objects too: those of tenants that were deleted.
+        let known = self.known();
+        let gone: Vec<Key> = known.into_iter().filter(|key| found.binary_search(key).is_err()).collect();
+        self.read_all(found.into_iter().chain(gone).collect()).await
+    }
+
+    async fn read_all(self: &Arc<Self>, keys: Vec<Key>) -> Result<(), CatalogError> {
+        let reads = stream::iter(keys).map(|key| {
+            let inner = self.clone();
+            async move { inner.reload(&key).await }
+        });
+        Ok(reads.buffer_unordered(READS).try_collect::<()>().await?)
+    }
+
+    /// Takes a tenant's object into memory; what is gone or cannot be understood leaves memory as it was.
+    fn take_tenant(&self, key: &Key, bytes: &[u8]) -> Result<(), String> {
+        let stored = decode(bytes)?;
+        if key_of(&stored.tenant.tenant_id) != *key {
+            return Err("it holds a tenant of another name".to_owned());
+        }
+        self.remember(stored);
+        Ok(())
     }
 }
 

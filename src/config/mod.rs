@@ -27,6 +27,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -39,6 +40,8 @@ pub struct Settings {
     pub admin: AdminSettings,
     /// Folder of the objects.
     pub objects_dir: PathBuf,
+    /// How long the token of a login is good.
+    pub login_ttl: Duration,
     pub disk: DiskSettings,
     pub wal: WalSettings,
     pub store: StoreSettings,
@@ -228,6 +231,7 @@ impl Settings {
             },
             objects_dir: objects(r, &data_dir),
             data_dir,
+            login_ttl: r.span("auth.login_ttl", MINUTE..=7 * DAY),
             disk: DiskSettings {
                 reserve: r.size_or_auto("disk.reserve"),
             },

@@ -30,7 +30,7 @@ pub(super) fn line(out: &mut Vec<u8>, tenant: &TenantId, entry: &StoredEntry, sa
     out.extend_from_slice(record.id().hyphenated().encode_lower(&mut [0; 36]).as_bytes());
     out.push(b',');
     // A tenant's name has letters, digits, `-` and `_`, and begins with none of the latter.
-    out.extend_from_slice(tenant.as_str().as_bytes());
+    out.extend_from_slice(tenant.owner_name().as_bytes());
     out.push(b',');
     write_rfc3339(record.timestamp(), out);
     out.push(b',');

@@ -6,14 +6,14 @@ use super::{
     error::{Answer, Code, Problem},
     export, export_jobs,
     health::Probe,
-    ingest,
+    ingest, keys,
     layers::RequestId,
-    letters, openapi,
+    letters, login, openapi,
     query::Query,
     reads,
     routes::{Access, BASE, BOARD, ENDPOINTS, Endpoint, Operation as Op, TENANT, Verb},
     state::App,
-    stats, stream, tenants,
+    stats, stream, tenants, users,
 };
 use crate::auth::{
     Principal,
@@ -41,6 +41,8 @@ pub struct Call {
     pub body: Body,
     /// The first parameter of the path, decoded; empty when the path has none.
     pub id: String,
+    /// The second one, likewise.
+    pub item: String,
     /// The query, its names checked.
     pub query: Query,
     /// Who calls; set unless the endpoint is open.
@@ -90,7 +92,8 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
     let endpoint = choose(endpoints, request.method())?;
     // A path that is no UTF-8 names nothing.
     let params = params.map_err(|_| Problem::not_found())?;
-    let id = params.iter().next().map(|(_, value)| value.to_owned()).unwrap_or_default();
+    let mut values = params.iter().map(|(_, value)| value.to_owned());
+    let (id, item) = (values.next().unwrap_or_default(), values.next().unwrap_or_default());
     let (parts, body) = request.into_parts();
     let caller = match endpoint.access {
         Access::Open => None,
@@ -101,14 +104,16 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
             Some(access::authenticate(&app, credential, &parts.headers).await?)
         }
     };
-    if let Some(caller) = caller.as_ref().filter(|_| endpoint.path.starts_with(TENANT)) {
-        // Before the role, so that the answer is the same for whatever stands below a tenant.
-        access::reaches(&app, caller, &id)?;
-    }
-    if let (Some(caller), Access::May(action)) = (&caller, endpoint.access)
-        && !policy::allowed(caller, action)
-    {
-        return Err(access::denied());
+    if let (Some(caller), Access::May(action)) = (&caller, endpoint.access) {
+        let may = if endpoint.path.starts_with(TENANT) {
+            // Reach before role, so that the answer is the same for whatever stands below a tenant.
+            policy::allowed_on(caller, action, &access::reaches(&app, caller, &id)?)
+        } else {
+            policy::allowed(caller, action)
+        };
+        if !may {
+            return Err(access::denied());
+        }
     }
     let query = match endpoint.params {
         Some(_) => Query::parse(parts.uri.query())?,
@@ -124,6 +129,7 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
         parts,
         body,
         id,
+        item,
         query,
         caller,
         request_id,
@@ -167,6 +173,13 @@ async fn perform(call: Call) -> Answer {
         Op::GetTenant => tenants::get(&call),
         Op::UpdateTenant => tenants::update(call).await,
         Op::Usage => tenants::usage(&call),
+        Op::ListKeys => keys::list(call).await,
+        Op::CreateKey => keys::create(call).await,
+        Op::RevokeKey => keys::revoke(call).await,
+        Op::ListUsers => users::list(call).await,
+        Op::CreateUser => users::create(call).await,
+        Op::RemoveUser => users::remove(call).await,
+        Op::Login => login::login(call).await,
         Op::ListDeadLetters => letters::list(call).await,
         Op::GetDeadLetter => letters::get(call).await,
         Op::HealthReport => Ok(call.app.services.health.answer(Probe::Report)),

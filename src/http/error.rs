@@ -36,6 +36,9 @@ pub enum Code {
     ExpiredCredential,
     InvalidTenantClaim,
     AmbiguousCredential,
+    InvalidLogin,
+    TenantRequired,
+    TooManyAttempts,
     UnknownRole,
     Forbidden,
     UnknownTenant,
@@ -79,6 +82,9 @@ impl Code {
             Self::InvalidTenantClaim => (StatusCode::UNAUTHORIZED, "invalid_tenant_claim", "The credential names no tenant"),
             Self::UnknownRole => (StatusCode::FORBIDDEN, "unknown_role", "The credential names no known role"),
             Self::AmbiguousCredential => (StatusCode::UNAUTHORIZED, "ambiguous_credential", "More than one credential"),
+            Self::InvalidLogin => (StatusCode::UNAUTHORIZED, "invalid_login", "The login is not valid"),
+            Self::TenantRequired => (StatusCode::UNPROCESSABLE_ENTITY, "tenant_required", "A tenant must be chosen"),
+            Self::TooManyAttempts => (StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many attempts"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "The credential does not allow this"),
             Self::UnknownTenant => (StatusCode::FORBIDDEN, "unknown_tenant", "The tenant does not exist"),
             Self::FieldMasked => (StatusCode::FORBIDDEN, "field_masked", "The field is hidden from this role"),
@@ -359,6 +365,12 @@ impl From<CatalogError> for Problem {
     fn from(error: CatalogError) -> Self {
         match error {
             CatalogError::Exists => Self::new(Code::Conflict, "a tenant of this id exists already, or existed once; choose another id"),
+            CatalogError::UserExists => Self::new(Code::Conflict, "the tenant has a user of this e-mail address already; remove it first"),
+            CatalogError::Full { what, most } => Self::new(Code::Conflict, format!("the tenant has {most} {what}, which is the most; remove some first")),
+            CatalogError::Random(_) => {
+                tracing::error!(%error, "no key can be made");
+                Self::new(Code::Unavailable, "no secrets can be made at the moment; nothing was kept").retry_after(Duration::from_secs(5))
+            }
             CatalogError::NotFound => Self::not_found(),
             CatalogError::Invalid { field, message } => {
                 let detail = format!("`{field}`: {message}");

@@ -23,9 +23,11 @@ mod fields;
 mod filter;
 pub mod health;
 mod ingest;
+mod keys;
 mod layers;
 mod leftover;
 mod letters;
+mod login;
 mod memory;
 mod openapi;
 mod query;
@@ -39,6 +41,7 @@ mod state;
 mod stats;
 mod stream;
 mod tenants;
+mod users;
 
 #[cfg(test)]
 mod tests;

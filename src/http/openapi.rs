@@ -77,6 +77,7 @@ fn tag(endpoint: &Endpoint) -> &'static str {
         Op::ListLogs | Op::SearchLogs | Op::GetLog | Op::Stats | Op::Stream => "read",
         Op::Export | Op::ExportJson | Op::ExportCsv | Op::CreateExport | Op::GetExport | Op::EndExport | Op::DownloadExport => "export",
         Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::Usage => "tenants",
+        Op::ListKeys | Op::CreateKey | Op::RevokeKey | Op::ListUsers | Op::CreateUser | Op::RemoveUser | Op::Login => "credentials",
         Op::ListDeadLetters | Op::GetDeadLetter => "dead letters",
         Op::HealthReport | Op::HealthLive | Op::HealthReady => "health",
         Op::OpenApi | Op::Board | Op::SwaggerUi | Op::ReDoc | Op::Asset | Op::Unbuilt => "documentation",
@@ -179,6 +180,9 @@ fn request_body(operation: Op) -> Option<Value> {
         Op::SearchLogs => Some(json!({"required": false, "content": {"application/json": {"schema": schema("Search")}}})),
         Op::CreateTenant => body(json!({"application/json": {"schema": schema("NewTenant")}})),
         Op::UpdateTenant => body(json!({"application/json": {"schema": schema("TenantChange")}})),
+        Op::CreateKey => body(json!({"application/json": {"schema": schema("NewKey")}})),
+        Op::CreateUser => body(json!({"application/json": {"schema": schema("NewUser")}})),
+        Op::Login => body(json!({"application/json": {"schema": schema("Login")}})),
         _ => None,
     }
 }
@@ -222,6 +226,12 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::CreateTenant => json!({"201": of("The tenant", "Tenant"), "409": problem()}),
         Op::GetTenant | Op::UpdateTenant => json!({"200": of("The tenant", "Tenant")}),
         Op::Usage => json!({"200": of("The counters", "Usage")}),
+        Op::ListKeys => json!({"200": of("The keys", "KeyList")}),
+        Op::CreateKey => json!({"201": of("The key; `key` is shown here and never again", "Key"), "409": problem()}),
+        Op::ListUsers => json!({"200": of("The people", "UserList")}),
+        Op::CreateUser => json!({"201": of("The person", "User"), "409": problem()}),
+        Op::RevokeKey | Op::RemoveUser => json!({"204": {"description": "It is gone, and ends at once here, within 10 s everywhere"}, "404": problem()}),
+        Op::Login => json!({"200": of("A token", "Token")}),
         Op::ListDeadLetters => json!({"200": of("The dead letters", "DeadLetterList")}),
         Op::GetDeadLetter => json!({"200": of("The dead letter", "DeadLetter")}),
         Op::HealthReport | Op::HealthLive | Op::HealthReady => json!({"200": of("It works", "Health"), "503": of("It does not", "Health")}),
@@ -240,6 +250,11 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::GetLog | Op::GetDeadLetter => &["401", "403", "404", "422", "503"],
         Op::Stream | Op::ListDeadLetters => &["401", "403", "422", "503"],
         Op::Cleanup => &["401", "403", "422", "429", "503", "504"],
+        Op::ListKeys | Op::ListUsers => &["401", "403", "404", "422", "503"],
+        Op::RevokeKey | Op::RemoveUser => &["401", "403", "422", "503"],
+        Op::CreateKey => &["401", "403", "404", "413", "415", "422", "503"],
+        Op::CreateUser => &["401", "403", "404", "413", "415", "422", "429", "503"],
+        Op::Login => &["401", "413", "415", "422", "429", "503"],
         Op::ListTenants => &["401", "403", "422"],
         Op::CreateTenant => &["401", "403", "413", "415", "422", "501", "503"],
         Op::GetTenant | Op::Usage => &["401", "403", "404", "422"],
@@ -394,6 +409,34 @@ fn schemas() -> Value {
         "Usage": {"type": "object", "properties": {
             "accepted": count(), "stored": count(), "duplicate": count(), "dead_lettered": count(), "pending": {"type": ["integer", "null"]},
             "erased": count(), "rejected": count(), "bytes": count(), "quota": {"type": ["integer", "null"]},
+        }},
+        "NewKey": {"type": "object", "required": ["name", "role"], "properties": {
+            "name": text(200), "role": {"type": "string", "enum": ["writer", "viewer", "auditor", "admin"]}, "expires_at": maybe_time(),
+        }},
+        "Key": {"type": "object", "required": ["key_id", "name", "role", "created_at", "expires_at"], "properties": {
+            "key_id": {"type": "string"}, "key": {"type": "string", "description": "`slk_…`, in the answer to POST alone"}, "name": text(200),
+            "role": {"type": "string"}, "created_at": time(), "expires_at": maybe_time(),
+        }},
+        "KeyList": list("Key"),
+        "NewUser": {
+            "type": "object", "required": ["email", "password"], "description": "With `role` or `roles`; `user` stands for writer and viewer",
+            "properties": {
+                "email": {"type": "string", "format": "email", "maxLength": 254},
+                "password": {"type": "string", "format": "password", "minLength": 12, "maxLength": 1024}, "name": maybe(256),
+                "role": {"type": "string", "enum": ["writer", "viewer", "auditor", "admin", "user"]}, "roles": {"type": "array", "items": {"type": "string"}},
+            },
+        },
+        "User": {"type": "object", "required": ["user_id", "email", "name", "roles", "created_at"], "properties": {
+            "user_id": uuid(), "email": {"type": "string"}, "name": maybe(256), "roles": {"type": "array", "items": {"type": "string"}}, "created_at": time(),
+        }},
+        "UserList": list("User"),
+        "Login": {"type": "object", "required": ["email", "password"], "properties": {
+            "email": {"type": "string"}, "password": {"type": "string", "format": "password"},
+            "tenant_id": {"type": ["string", "null"], "description": "Which account, for somebody with one password in several tenants"},
+        }},
+        "Token": {"type": "object", "required": ["access_token", "token_type", "expires_in", "tenant_id"], "properties": {
+            "access_token": {"type": "string"}, "token_type": {"type": "string", "enum": ["Bearer"]},
+            "expires_in": {"type": "integer", "description": "Seconds"}, "tenant_id": text(63),
         }},
         "DeadLetter": {"type": "object", "required": ["id", "reason", "entry_id", "entry"], "properties": {
             "id": uuid(), "reason": {"type": "string", "enum": ["id_conflict", "tenant_deleted", "poison"]}, "entry_id": uuid(),

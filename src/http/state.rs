@@ -3,7 +3,7 @@
 use super::{cursor::CursorKey, export::Exports, health::Health, memory::BodyMemory, server::Drain, settings::HttpSettings};
 use crate::{
     actors::broadcast::FeedHandle,
-    auth::jwt::Authenticator,
+    auth::{jwt::Authenticator, login::Logins},
     catalog::Catalog,
     lifecycle::erasure::Eraser,
     lifecycle::export,
@@ -35,6 +35,8 @@ pub struct Services {
     pub export_jobs: export::Exports,
     /// Checks credentials.
     pub auth: Arc<Authenticator>,
+    /// Lets people in by their password.
+    pub logins: Arc<Logins>,
     /// Signs the cursors of lists.
     pub cursors: CursorKey,
     /// How the process is.

@@ -122,7 +122,7 @@ impl Pack {
             at = next;
             text.ok_or(PackError::Malformed("its header is no text"))
         };
-        let tenant = TenantId::parse(text(44)?).map_err(|_| PackError::Malformed("its tenant is no tenant id"))?;
+        let tenant = TenantId::decode(text(44)?).map_err(|_| PackError::Malformed("its tenant is no tenant id"))?;
         let (actor, request_id) = (text(46)?.into(), text(48)?.into());
         for i in 0..len as usize {
             let start = u32_at(&bytes, HEADER_LEN + 4 * i) as usize;
@@ -319,7 +319,7 @@ pub(crate) mod tests {
                 fields,
             });
         }
-        let tenant = TenantId::parse(tenant).expect("a tenant");
+        let tenant = TenantId::decode(tenant).expect("a log");
         let header = PackHeader {
             pack_id: Uuid::now_v7(),
             tenant,
@@ -344,6 +344,13 @@ pub(crate) mod tests {
             assert_eq!(a.as_bytes(), b.as_bytes());
             assert_eq!(&again.record(i)[..], a.as_bytes());
         }
+    }
+
+    #[test]
+    fn a_pack_of_the_longest_access_log_reads_back() {
+        let name = ["x".repeat(63), ".access".to_owned()].concat();
+        let again = Pack::decode(pack_of(&name, &[5]).bytes().clone()).expect("well formed");
+        assert_eq!(again.tenant().as_str(), name);
     }
 
     #[test]

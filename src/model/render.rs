@@ -10,7 +10,8 @@ use super::{
 use std::io::Write;
 
 /// Appends the entry's JSON object: every field of the contract is there, in the order of its table, `null` where there
-/// is none; objects are as stored. `tenant` is the one whose log the entry is in.
+/// is none; objects are as stored. `tenant` is the one whose log the entry is in; an
+/// access log shows its owner.
 pub fn write_entry(out: &mut Vec<u8>, tenant: &TenantId, entry: &StoredEntry) {
     let record = entry.entry();
     // Names, quotes and commas take about 350 bytes.
@@ -18,7 +19,7 @@ pub fn write_entry(out: &mut Vec<u8>, tenant: &TenantId, entry: &StoredEntry) {
     out.extend_from_slice(b"{\"id\":\"");
     out.extend_from_slice(record.id().hyphenated().encode_lower(&mut [0; 36]).as_bytes());
     out.extend_from_slice(b"\",\"tenant_id\":");
-    write_str(out, tenant.as_str());
+    write_str(out, tenant.owner_name());
     out.extend_from_slice(b",\"timestamp\":\"");
     write_rfc3339(record.timestamp(), out);
     out.extend_from_slice(b"\",\"received_at\":\"");

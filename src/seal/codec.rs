@@ -221,7 +221,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Seal, u32), SealError> {
 fn read_tenant(from: &mut Reader<'_>) -> Result<SealTenant, SealError> {
     let len = from.byte()?;
     let text = std::str::from_utf8(from.take(usize::from(len))?).map_err(|_| SealError::Malformed("a tenant is no text"))?;
-    let tenant = TenantId::parse(text).map_err(|_| SealError::Malformed("a tenant is no tenant id"))?;
+    let tenant = TenantId::decode(text).map_err(|_| SealError::Malformed("a tenant is no tenant id"))?;
     let head = from.varint()?;
     let void = match from.byte()? {
         0 => None,
@@ -376,7 +376,7 @@ mod tests {
 
     fn sample() -> Seal {
         let tenant = |name: &str, head, void| SealTenant {
-            tenant: TenantId::parse(name).expect("a tenant"),
+            tenant: TenantId::decode(name).expect("a log"),
             head,
             void,
             stored: 2,
@@ -391,7 +391,10 @@ mod tests {
             owner: Uuid::from_u128(1),
             sealed_at: -3,
             chain_break: true,
-            tenants: vec![tenant("acme", 1 << 21, Some((6, 1 << 20))), tenant("b", u64::MAX, None)],
+            tenants: vec![
+                tenant("acme", 1 << 21, Some((6, 1 << 20))),
+                tenant(&["x".repeat(63), ".access".to_owned()].concat(), u64::MAX, None),
+            ],
             packs: vec![SealPack {
                 pack_id: Uuid::from_u128(2),
                 tenant: 1,

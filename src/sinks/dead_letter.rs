@@ -9,7 +9,7 @@
 //!
 //! # Object `deadletters/<tenant>/<t>-<n>-<c>.json`, format 1
 //!
-//! t: `sealed_at` in milliseconds, 15 digits; n: number of the seal, 20 digits; c: how many letters it holds. So a sorted
+//! An access log's letters lie in `deadletters/_access/<tenant>/`. t: `sealed_at` in milliseconds, 15 digits; n: number of the seal, 20 digits; c: how many letters it holds. So a sorted
 //! list of names is enough to count, to page and to find a letter by its id. Contents: `{"format": 1, "dead_letters": [...]}`,
 //! sorted by id, each as the HTTP contract shows it.
 //!
@@ -233,7 +233,7 @@ impl DeadLetters {
     async fn names(&self, scope: &TenantScope) -> Result<Vec<Name>, ObjectError> {
         // Those that wait are looked at first: what is written meanwhile is then seen twice, not never.
         let mut keys: Vec<Key> = self.0.shared.waiting(scope).map_keys();
-        keys.extend(self.0.shared.objects.list(&format!("{FOLDER}/{}", scope.tenant())).await?);
+        keys.extend(self.0.shared.objects.list(&format!("{FOLDER}/{}", scope.tenant().folder())).await?);
         keys.sort_unstable();
         keys.dedup();
         Ok(keys.into_iter().filter_map(Name::parse).collect())
@@ -352,7 +352,7 @@ fn objects_of(seal: &DecidedSeal) -> Vec<Object> {
         let stored = Stored { format: FORMAT, dead_letters };
         Object {
             tenant: tenant.clone(),
-            key: Key::parse(&format!("{FOLDER}/{tenant}/{name}")).expect("a tenant id and digits make a key"),
+            key: Key::parse(&format!("{FOLDER}/{}/{name}", tenant.folder())).expect("a tenant id and digits make a key"),
             bytes: serde_json::to_vec(&stored).expect("letters always encode").into(),
         }
     };

@@ -16,7 +16,10 @@ use crate::{
         broadcast::{FeedHandle, FeedSettings, Publisher},
         sequencer::Ended,
     },
-    auth::jwt::{Authenticator, NewToken, mint},
+    auth::{
+        jwt::{Authenticator, NewToken, mint},
+        login::Logins,
+    },
     catalog::{Catalog, NewTenant, SettingsPatch},
     fs::sim::SimFs,
     lifecycle::{
@@ -442,6 +445,7 @@ impl Bench {
             authority: shelf.clone(),
             feed,
             eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
+            logins: Arc::new(Logins::new(catalog.clone(), SECRET, Duration::from_secs(3600))),
             catalog,
             export_jobs: Exports::start(jobs, ExportSettings::default()),
             dead_letters: DeadLetters::open(objects, 0),

@@ -33,7 +33,7 @@ use crate::{
         state::{SealState, TenantState},
     },
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::{
     collections::BTreeMap,
     io,
@@ -75,7 +75,15 @@ pub(super) struct Manifest {
     /// The parts, in the order of their seals.
     pub parts: Vec<PartMeta>,
     /// Every tenant that a seal up to `flushed` has touched.
+    #[serde(deserialize_with = "read_tenants")]
     pub tenants: BTreeMap<TenantId, TenantEntry>,
+}
+
+/// Reads the names of tenants and of their access logs.
+fn read_tenants<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<TenantId, TenantEntry>, D::Error> {
+    let named = <BTreeMap<String, TenantEntry>>::deserialize(from)?;
+    let decode = |(name, entry): (String, TenantEntry)| Ok((TenantId::decode(&name).map_err(D::Error::custom)?, entry));
+    named.into_iter().map(decode).collect()
 }
 
 impl Manifest {
@@ -237,6 +245,14 @@ mod tests {
             parts: vec![],
             tenants: BTreeMap::from([(TenantId::parse("a").unwrap(), entry)]),
         }
+    }
+
+    #[test]
+    fn an_access_log_is_a_name_like_the_others() {
+        let mut manifest = manifest(3);
+        let (tenant, entry) = manifest.tenants.first_key_value().map(|(t, e)| (t.access_log(), e.clone())).unwrap();
+        manifest.tenants.insert(tenant, entry);
+        assert_eq!(Manifest::decode(&manifest.encode(), 3).unwrap(), manifest);
     }
 
     #[test]

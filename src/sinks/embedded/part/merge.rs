@@ -636,7 +636,7 @@ impl Part {
     pub(super) fn tenant_names(&self) -> impl Iterator<Item = Result<TenantId, PartError>> + '_ {
         (0..self.sidecar().tenants()).map(|i| {
             let name = self.sidecar().name(i).and_then(|name| std::str::from_utf8(name).ok());
-            let name = name.and_then(|name| TenantId::parse(name).ok());
+            let name = name.and_then(|name| TenantId::decode(name).ok());
             name.ok_or_else(|| self.undecodable(&odd("a tenant's name is none")))
         })
     }

@@ -1,0 +1,86 @@
+//! `POST /login`: an e-mail address and a password for a token.
+
+use super::{
+    dispatch::{Call, json_of},
+    error::{Answer, Code, Problem},
+    fields::{invalid, object},
+    server::Peer,
+};
+use crate::auth::{
+    login::{Login, LoginError},
+    password::{HashError, Password},
+};
+use axum::http::{HeaderValue, header};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// `POST /login`.
+pub async fn login(call: Call) -> Answer {
+    #[derive(Serialize)]
+    struct Token<'a> {
+        access_token: &'a str,
+        token_type: &'static str,
+        expires_in: u64,
+        tenant_id: &'a str,
+    }
+    let from = Peer::of(&call.parts.extensions).0.ip();
+    let logins = call.app.services.logins.clone();
+    let mut fields = object(call, &["email", "password", "tenant_id"]).await?;
+    let email = text(&mut fields, "email")?;
+    let password = Password::new(text(&mut fields, "password")?);
+    let tenant = match fields.remove("tenant_id") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(tenant)) => Some(tenant),
+        Some(_) => return Err(invalid("tenant_id", "wrong_type", "`tenant_id` is a string")),
+    };
+    let login = Login {
+        email: &email,
+        password,
+        tenant: tenant.as_deref(),
+        from,
+    };
+    let done = logins.login(login).await?;
+    let mut response = json_of(&Token {
+        access_token: &done.token,
+        token_type: "Bearer",
+        expires_in: done.ttl.as_secs(),
+        tenant_id: done.user.tenant.as_str(),
+    });
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+/// A string that must be there.
+pub fn text(fields: &mut Map<String, Value>, name: &'static str) -> Result<String, Problem> {
+    match fields.remove(name) {
+        Some(Value::String(text)) => Ok(text),
+        None | Some(Value::Null) => Err(invalid(name, "required", format!("`{name}` is required"))),
+        Some(_) => Err(invalid(name, "wrong_type", format!("`{name}` is a string"))),
+    }
+}
+
+impl From<LoginError> for Problem {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Wrong => Self::new(Code::InvalidLogin, "the e-mail address or the password is wrong"),
+            LoginError::Several(tenants) => {
+                let detail = "the password is right for several tenants; send the `tenant_id` of one of them too";
+                let tenants: Vec<_> = tenants.iter().map(|tenant| Value::from(tenant.as_str())).collect();
+                Self::new(Code::TenantRequired, detail).with("tenants", tenants)
+            }
+            LoginError::Wait(left) => Self::new(Code::TooManyAttempts, "too many attempts for this account; wait before the next one").retry_after(left),
+            LoginError::Busy => HashError::Busy.into(),
+            LoginError::Unavailable => HashError::Failed.into(),
+        }
+    }
+}
+
+impl From<HashError> for Problem {
+    fn from(error: HashError) -> Self {
+        match error {
+            HashError::Busy => Self::new(Code::Overloaded, "too many passwords are being checked at once; try again").retry_after(Duration::from_secs(1)),
+            HashError::Failed => Self::new(Code::Unavailable, "passwords cannot be checked at the moment").retry_after(Duration::from_secs(5)),
+        }
+    }
+}
