@@ -20,8 +20,8 @@ mod roster;
 mod settings;
 mod users;
 
-pub use settings::{LogLevels, Masking, SettingsPatch, TenantSettings};
 pub use keys::{ApiKey, KEY_PREFIX, KeyText, NewKey};
+pub use settings::{LogLevels, Masking, SettingsPatch, TenantSettings};
 pub use users::{NewUser, User, normal_email};
 
 use crate::{

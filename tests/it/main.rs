@@ -18,6 +18,7 @@ mod export_jobs;
 mod fuzz;
 mod intake;
 mod isolation;
+mod masking;
 mod matrix;
 mod paging;
 mod stream;

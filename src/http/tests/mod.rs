@@ -6,6 +6,7 @@ mod export_jobs;
 mod feed;
 mod ingest;
 mod lists;
+mod masking;
 mod reads;
 mod server;
 mod tenancy;
@@ -191,7 +192,7 @@ fn matching(state: &State, scope: &TenantScope, filter: &Filter) -> Vec<StoredEn
         };
         filter.matches(&e.entry(), around)
     })
-    .cloned()
+    .map(|e| filter.mask.as_ref().map_or_else(|| e.clone(), |mask| mask.entry(e)))
     .collect()
 }
 
