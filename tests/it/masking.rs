@@ -3,8 +3,28 @@
 
 use crate::harness::{Server, Site};
 use serde_json::{Value, json};
-use sluice::fs::sim::Dice;
 use uuid::Uuid;
+
+/// Splitmix64.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut x = self.0;
+        x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (x ^ (x >> 31)) % n
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    fn of(&mut self, list: &[&str]) -> String {
+        list[self.below(list.len() as u64) as usize].to_owned()
+    }
+}
 
 const MASKING: [&str; 12] = [
     "email",
@@ -24,7 +44,6 @@ const ENTRIES: usize = 240;
 
 /// Two secrets of a kind: one for each log, as long as each other or not.
 fn secret(dice: &mut Dice, twin: usize) -> String {
-    let n = dice.below(4);
     let kinds: [[&str; 2]; 8] = [
         ["ann.lee@example.com", "robert@corp.example.org"],
         ["zebra@quagga.net", "okapi@gnu.io"],
@@ -35,36 +54,33 @@ fn secret(dice: &mut Dice, twin: usize) -> String {
         ["DE89370400440532013000", "GB29 NWBK 6016 1331 9268 19"],
         ["password=zebra", "password=okapi1"],
     ];
-    let [a, b] = kinds[dice.below(8) as usize];
-    let both = [a, b];
-    both[(twin + usize::from(n > 9)) % 2].to_owned()
+    kinds[dice.below(8) as usize][twin].to_owned()
 }
 
 /// Entry `i` of a log: the same in both but for what is masked.
 fn entry(i: usize, twin: usize) -> Value {
-    let mut dice = Dice::new(i as u64 + 1);
-    let of = |dice: &mut Dice, list: &[&str]| list[dice.below(list.len() as u64) as usize].to_owned();
+    let mut dice = Dice(i as u64 + 1);
     let own = ["zebra", "okapi"][twin];
     let pattern = secret(&mut dice, twin);
     let user = if dice.chance(50) {
-        of(&mut dice, &["u1", "u2", "u3"])
+        dice.of(&["u1", "u2", "u3"])
     } else {
         secret(&mut dice, twin)
     };
-    let (word, n) = (of(&mut dice, &["alpha", "beta", "gamma"]), dice.below(5));
-    let wrapped = format!("{word} by {pattern}, then {}", of(&mut dice, &["alpha", "delta"]));
+    let (word, n) = (dice.of(&["alpha", "beta", "gamma"]), dice.below(5));
+    let wrapped = format!("{word} by {pattern}, then {}", dice.of(&["alpha", "delta"]));
     json!({
         "id": Uuid::from_u128(0x0190_a3b4_0000_7000_8000_0000_0000_0000 + i as u128).to_string(),
         "timestamp": format!("2024-01-{:02}T00:00:{:02}Z", 1 + i / 60, i % 60),
-        "action": if dice.chance(80) { of(&mut dice, &["LOGIN", "CREATE"]) } else { pattern.clone() },
-        "resource_type": of(&mut dice, &["doc", "session"]),
+        "action": if dice.chance(80) { dice.of(&["LOGIN", "CREATE"]) } else { pattern.clone() },
+        "resource_type": dice.of(&["doc", "session"]),
         "resource_id": format!("r-{n}"),
         "user_id": user,
         "session_id": format!("{own}-{}", i + twin),
         "email": format!("{own}{i}"),
         "ip_address": format!("10.0.{twin}.{i}"),
         "user_agent": if dice.chance(30) { wrapped.clone() } else { "curl/8".to_owned() },
-        "severity": of(&mut dice, &["INFO", "ERROR"]),
+        "severity": dice.of(&["INFO", "ERROR"]),
         "message": wrapped,
         "before_state": {"a": {"ssn": if twin == 0 { json!(i) } else { json!([own]) }}, "text": pattern, "n": n},
         "after_state": {own: own, "k": [i, twin]},
@@ -77,39 +93,35 @@ fn entry(i: usize, twin: usize) -> Value {
 
 /// Something that a curious viewer may ask.
 fn question(dice: &mut Dice) -> String {
-    let of = |dice: &mut Dice, list: &[&str]| list[dice.below(list.len() as u64) as usize].to_owned();
     let mut parts = Vec::new();
     for _ in 0..1 + dice.below(3) {
         parts.push(match dice.below(12) {
             0 => format!(
                 "user_id={}",
-                of(
-                    dice,
-                    &[
-                        "u1",
-                        "***",
-                        "ann.lee%40example.com",
-                        "4111111111111111",
-                        "okapi%40gnu.io",
-                        "password=zebra",
-                        "password=***"
-                    ]
-                )
+                dice.of(&[
+                    "u1",
+                    "***",
+                    "ann.lee%40example.com",
+                    "4111111111111111",
+                    "okapi%40gnu.io",
+                    "password=zebra",
+                    "password=***"
+                ])
             ),
             1 => format!(
                 "action={}",
-                of(dice, &["LOGIN", "***", "ann.lee%40example.com", "password=zebra", "password=***,login"])
+                dice.of(&["LOGIN", "***", "ann.lee%40example.com", "password=zebra", "password=***,login"])
             ),
-            2 => format!("metadata.who={}", of(dice, &["u1", "***", "zebra%40quagga.net", "%2B15551234567"])),
+            2 => format!("metadata.who={}", dice.of(&["u1", "***", "zebra%40quagga.net", "%2B15551234567"])),
             3 => format!(
                 "metadata.{}=1",
-                of(dice, &["n", "***", "ann\\.lee%40example\\.com", "list.y", "password=zebra", "okapi%40gnu\\.io"])
+                dice.of(&["n", "***", "ann\\.lee%40example\\.com", "list.y", "password=zebra", "okapi%40gnu\\.io"])
             ),
-            4 => format!("metadata.{}=zebra", of(dice, &["card", "api_key", "list.x", "card.deep", "open"])),
-            5 => format!("{}=zebra", of(dice, &["email", "session_id", "request_id", "resource_id", "actor"])),
+            4 => format!("metadata.{}=zebra", dice.of(&["card", "api_key", "list.x", "card.deep", "open"])),
+            5 => format!("{}=zebra", dice.of(&["email", "session_id", "request_id", "resource_id", "actor"])),
             6 => format!("ip_address=10.0.{}.0/24", dice.below(2)),
-            7 => format!("user_agent={}", of(dice, &["curl", "zebra", "alpha", "4111111111111111"])),
-            8 => format!("severity={}", of(dice, &["ERROR", "INFO", "ERROR,INFO"])),
+            7 => format!("user_agent={}", dice.of(&["curl", "zebra", "alpha", "4111111111111111"])),
+            8 => format!("severity={}", dice.of(&["ERROR", "INFO", "ERROR,INFO"])),
             _ => {
                 const TERMS: [&str; 30] = [
                     "alpha",
@@ -143,9 +155,9 @@ fn question(dice: &mut Dice) -> String {
                     "ip_address:10.0.0.0/24",
                     "DE89370400440532013000",
                 ];
-                let mut text = of(dice, &TERMS);
+                let mut text = dice.of(&TERMS);
                 for _ in 0..dice.below(3) {
-                    text = format!("{text} {}{}", of(dice, &["", "OR "]), of(dice, &TERMS));
+                    text = format!("{text} {}{}", dice.of(&["", "OR "]), dice.of(&TERMS));
                 }
                 format!("search={}", text.replace('%', "%25").replace('+', "%2B").replace(' ', "+").replace('"', "%22"))
             }
@@ -153,21 +165,18 @@ fn question(dice: &mut Dice) -> String {
     }
     let (path, more) = match dice.below(3) {
         0 => {
-            let keys = of(
-                dice,
-                &[
-                    "action",
-                    "user_id",
-                    "metadata.who",
-                    "metadata.card",
-                    "session_id",
-                    "ip_address",
-                    "metadata.n,action",
-                    "resource_id",
-                    "metadata.list.x",
-                    "metadata.***",
-                ],
-            );
+            let keys = dice.of(&[
+                "action",
+                "user_id",
+                "metadata.who",
+                "metadata.card",
+                "session_id",
+                "ip_address",
+                "metadata.n,action",
+                "resource_id",
+                "metadata.list.x",
+                "metadata.***",
+            ]);
             ("/logs/stats", format!("group_by={keys}&interval=1d"))
         }
         1 => (
@@ -175,7 +184,7 @@ fn question(dice: &mut Dice) -> String {
             format!(
                 "total=exact&page_size={}&sort={}",
                 1 + dice.below(40),
-                of(dice, &["timestamp:desc", "sequence:asc"])
+                dice.of(&["timestamp:desc", "sequence:asc"])
             ),
         ),
         _ => ("/logs", format!("skip={}&page_size=7", dice.below(30))),
@@ -220,7 +229,7 @@ const OWN: [&str; 13] = [
 async fn ask(server: &Server, questions: usize, seed: u64) {
     let viewers = ["first", "second"].map(|name| (name, server.token(Some(name), &["viewer"])));
     let auditors = ["first", "second"].map(|name| (name, server.token(Some(name), &["auditor"])));
-    let mut dice = Dice::new(seed);
+    let mut dice = Dice(seed);
     let (mut found, mut told_apart, mut refused) = (0, 0, 0);
     for _ in 0..questions {
         let path = question(&mut dice);
