@@ -14,13 +14,17 @@ export function signOut() {
   token = "";
 }
 
-/** The tenant that a JWT names, as far as it is one; the server decides what it is worth. */
-export function tenantOf(text) {
+/**
+ * What a token says about itself, as far as it is a JWT: tenant, subject, when it ends (milliseconds, or null). For people to read; the
+ * server decides what it is worth.
+ */
+export function about(text) {
   try {
     const claims = JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(text.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0))));
-    return typeof claims.tenant === "string" ? claims.tenant : "";
+    const named = (claim) => (typeof claim === "string" ? claim : "");
+    return { tenant: named(claims.tenant), subject: named(claims.sub), ends: typeof claims.exp === "number" ? claims.exp * 1000 : null };
   } catch {
-    return "";
+    return { tenant: "", subject: "", ends: null };
   }
 }
 
@@ -49,14 +53,16 @@ export class Problem extends Error {
     this.status = status;
     this.code = body?.code ?? "";
     this.errors = Array.isArray(body?.errors) ? body.errors : [];
+    /** The tenants to choose among, where a password is right for several. */
+    this.tenants = Array.isArray(body?.tenants) ? body.tenants : [];
   }
 }
 
-export async function get(path, query, signal) {
-  const used = token;
+async function ask(path, options) {
   let answer;
   try {
-    answer = await fetch(`${BASE}${path}${query?.size ? `?${query}` : ""}`, { headers: { Authorization: `Bearer ${used}` }, cache: "no-store", signal });
+    // Nothing that the browser would add by itself: the credential is the one in this page.
+    answer = await fetch(`${BASE}${path}`, { cache: "no-store", credentials: "same-origin", redirect: "error", ...options });
   } catch (error) {
     throw error.name === "AbortError" ? error : new Problem(0, { detail: "The server cannot be reached." });
   }
@@ -68,9 +74,23 @@ export async function get(path, query, signal) {
   } catch {
     // Something between us and the server has answered.
   }
-  const problem = new Problem(answer.status, body);
-  if (answer.status === 401 && used === token) onSignedOut(problem.message);
-  throw problem;
+  throw new Problem(answer.status, body);
+}
+
+export async function get(path, query, signal) {
+  const used = token;
+  try {
+    return await ask(`${path}${query?.size ? `?${query}` : ""}`, { headers: { Authorization: `Bearer ${used}` }, signal });
+  } catch (error) {
+    if (error.status === 401 && used === token) onSignedOut(error.message);
+    throw error;
+  }
+}
+
+/** A password for a token: {access_token, expires_in, tenant_id}. */
+export function logIn(email, password, tenant) {
+  const body = JSON.stringify({ email, password, ...(tenant ? { tenant_id: tenant } : {}) });
+  return ask("/login", { method: "POST", headers: { "Content-Type": "application/json" }, body });
 }
 
 /**

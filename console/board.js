@@ -2,9 +2,9 @@
 //
 // One view (search, filters, time range, order) gives four things: a list that is read by cursor, statistics with a histogram, facets to
 // filter by, and a feed that begins exactly where the list was read (`as_of`), so that nothing is missing between them and nothing is twice.
-import { Feed, Problem, get, signIn, signOut, tenantOf } from "./api.js";
+import { Feed, Problem, about, get, logIn, signIn, signOut } from "./api.js";
 import { Chart } from "./chart.js";
-import { $, count, make, time } from "./dom.js";
+import { $, count, make, time, visible } from "./dom.js";
 import { detail } from "./entry.js";
 import { FIELDS, GROUPS, SEVERITIES, View, intervalFor, milliseconds } from "./view.js";
 
@@ -12,6 +12,8 @@ const PAGE = 50;
 const MOST_LIVE_ROWS = 500;
 const REFRESH = 3000;
 const TOP = 8;
+/** So long before its end a credential is said to end. */
+const WARN = 5 * 60e3;
 
 let view = new View();
 let entries = [];
@@ -28,6 +30,7 @@ let busy = 0;
 let timer = 0;
 let counting = null;
 let signedIn = false;
+let ends = null;
 
 const chart = new Chart($("histogram"), (from, to) => {
   zoomed.push(view.range);
@@ -37,32 +40,58 @@ const chart = new Chart($("histogram"), (from, to) => {
 
 // ---- signing in and out
 
-function login(text) {
+/** Takes a credential; `known` is what the answer to a login says about it, else a token says it itself. */
+function login(text, known = about(text)) {
   signIn(text, (why) => logout(why));
   signedIn = true;
-  $("tenant").textContent = tenantOf(text);
-  $("tenant").hidden = !$("tenant").textContent;
+  ends = known.ends;
+  named("tenant", known.tenant);
+  named("who", known.subject);
+  for (const form of [$("with-password"), $("with-token")]) form.reset();
+  $("tenants").hidden = true;
   $("login").hidden = true;
+  $("login-error").textContent = "";
   $("board").hidden = $("sign-out").hidden = false;
+  ending();
   refresh();
 }
 
+function named(id, text) {
+  $(id).textContent = visible(text);
+  $(id).hidden = !text;
+}
+
+/** Everything of the session goes; the view stays, in the address too, for whoever signs in next. */
 function logout(why = "") {
   signedIn = false;
+  ends = null;
   signOut();
   stopFeed();
   work.abort();
   clearTimeout(timer);
   [entries, fresh, cursor] = [[], [], null];
-  $("rows").replaceChildren();
-  $("facets").replaceChildren();
+  for (const id of ["rows", "facets", "group-head", "group-rows", "detail-body", "detail-title"]) $(id).replaceChildren();
+  for (const id of ["total", "users", "errors", "extent"]) $(id).textContent = "–";
+  chart.show([], "1m");
   if ($("detail").open) $("detail").close();
-  $("detail-body").replaceChildren();
-  $("board").hidden = $("sign-out").hidden = $("tenant").hidden = true;
+  $("problem").hidden = $("notice").hidden = true;
+  $("board").hidden = $("sign-out").hidden = $("ending").hidden = true;
+  named("tenant", "");
+  named("who", "");
   $("login").hidden = false;
-  $("login-error").textContent = why;
+  $("login-error").textContent = visible(why);
   state("", "");
-  $("token").focus();
+  $("email").focus();
+}
+
+/** Says in time that the credential ends, and ends with it. */
+function ending() {
+  const left = ends === null ? Infinity : ends - Date.now();
+  if (signedIn && left <= 0) return logout("Your sign-in has ended. Sign in again; what you were looking at is kept.");
+  $("ending").hidden = !signedIn || left > WARN;
+  const minutes = Math.ceil(left / 60e3);
+  const text = `Your sign-in ends in ${minutes === 1 ? "less than a minute" : `${minutes} minutes`}.`;
+  if (!$("ending").hidden && $("ending").textContent !== text) $("ending").textContent = text;
 }
 
 function state(text, kind) {
@@ -134,6 +163,8 @@ async function page() {
   if (!answer) return;
   if (first) $("rows").replaceChildren();
   entries.push(...answer.data);
+  // An API key does not say whose it is; its entries do.
+  if ($("tenant").hidden && entries.length) named("tenant", entries[0].tenant_id);
   cursor = answer.meta.next_cursor;
   $("rows").append(...answer.data.map(row));
   if (answer.meta.degraded) notice("The store lags or is damaged: newer entries may be missing.");
@@ -363,11 +394,28 @@ function controls() {
 for (const [name, label] of Object.entries(FIELDS)) $("add-name").append(make("option", { value: name }, label));
 for (const [name, label] of Object.entries(GROUPS)) $("group-by").append(make("option", { value: name }, label));
 
-$("login").onsubmit = (event) => {
+$("with-token").onsubmit = (event) => {
   event.preventDefault();
-  const text = $("token").value;
-  $("token").value = "";
-  login(text);
+  login($("token").value);
+};
+$("with-password").onsubmit = async (event) => {
+  event.preventDefault();
+  const button = $("with-password").querySelector("button");
+  if (button.disabled) return;
+  $("login-error").textContent = "";
+  button.disabled = true;
+  const email = $("email").value.trim();
+  try {
+    const answer = await logIn(email, $("password").value, $("tenants").hidden ? "" : $("tenant-choice").value);
+    login(answer.access_token, { tenant: answer.tenant_id, subject: email, ends: Date.now() + answer.expires_in * 1000 });
+  } catch (error) {
+    $("tenants").hidden = !error.tenants?.length;
+    $("tenant-choice").replaceChildren(...(error.tenants ?? []).map((tenant) => make("option", { value: tenant }, tenant)));
+    $("login-error").textContent = $("tenants").hidden ? visible(error.message) : "Choose the tenant.";
+    $($("tenants").hidden ? "password" : "tenant-choice").focus();
+  } finally {
+    button.disabled = false;
+  }
 };
 $("sign-out").onclick = () => logout();
 $("query").onsubmit = (event) => {
@@ -453,14 +501,25 @@ document.addEventListener("keydown", (event) => {
 setInterval(() => {
   $("rate").textContent = feed ? count(Math.round(arrivals.reduce((sum, n) => sum + n, 0) / arrivals.length)) : "–";
   arrivals = [...arrivals.slice(1), 0];
+  ending();
 }, 1000);
 requestAnimationFrame(draw);
 
-// The fragment may bring a token (it is taken out at once) and a view.
-const fragment = new URLSearchParams(location.hash.slice(1));
-const given = fragment.get("token");
-fragment.delete("token");
-view = View.fromFragment(fragment);
-history.replaceState(null, "", `${location.pathname}${view.toFragment() ? `#${view.toFragment()}` : ""}`);
+// The fragment may bring a token (it is taken out at once, so that neither history nor a shared screen keeps it) and a view.
+function arrive() {
+  const fragment = new URLSearchParams(location.hash.slice(1));
+  const given = fragment.get("token");
+  fragment.delete("token");
+  view = View.fromFragment(fragment);
+  history.replaceState(null, "", `${location.pathname}${view.toFragment() ? `#${view.toFragment()}` : ""}`);
+  return given;
+}
+addEventListener("hashchange", () => {
+  const given = arrive();
+  // A link does not take over somebody's session.
+  if (signedIn) refresh();
+  else if (given) login(given);
+});
+const given = arrive();
 if (given) login(given);
 else logout();

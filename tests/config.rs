@@ -1,6 +1,6 @@
 //! Configuration: layers, types, and all problems at once. The environment is handed in, so nothing here is process-global.
 
-use sluice::config::{ConfigError, LogFormat, Settings, Sources};
+use sluice::config::{ConfigError, LogFormat, Settings, Sources, TlsSettings};
 use std::{ffi::OsString, fs, os::unix::ffi::OsStringExt, path::PathBuf, time::Duration};
 
 fn environment(variables: &[(&str, &str)]) -> Sources {
@@ -112,6 +112,36 @@ fn what_is_in_force_can_be_used_as_a_file() {
 }
 
 #[test]
+fn tls_and_origins_come_from_a_file_and_from_the_environment() {
+    let want = TlsSettings {
+        cert_file: "c.pem".into(),
+        key_file: "k.pem".into(),
+    };
+    let (_dir, of_file) = file(
+        "[http]\ntls = { cert_file = \"c.pem\", key_file = \"k.pem\" }\ncors.origins = [\"https://app.example\", \"http://localhost:3000\", \"http://[::1]:3000\"]\n",
+    );
+    let of_environment = environment(&[
+        ("SLUICE__HTTP__TLS", r#"{"cert_file": "c.pem", "key_file": "k.pem"}"#),
+        (
+            "SLUICE__HTTP__CORS__ORIGINS",
+            r#"["https://app.example", "http://localhost:3000", "http://[::1]:3000"]"#,
+        ),
+    ]);
+    for sources in [of_file, of_environment] {
+        let settings = Settings::load(&sources).expect("good");
+        assert_eq!(settings.http.tls.as_ref(), Some(&want));
+        assert_eq!(
+            settings.http.cors_origins,
+            ["https://app.example", "http://localhost:3000", "http://[::1]:3000"]
+        );
+        let (_dir, again) = file(&settings.to_toml());
+        assert_eq!(Settings::load(&again).expect("good").to_toml(), settings.to_toml());
+    }
+    let defaults = Settings::load(&Sources::default()).expect("good");
+    assert!(defaults.http.tls.is_none() && defaults.http.cors_origins.is_empty());
+}
+
+#[test]
 fn every_bad_value_is_named_with_its_rule() {
     let table = [
         ("SLUICE__DATA_DIR", "", "data_dir", "must be a path"),
@@ -142,6 +172,30 @@ fn every_bad_value_is_named_with_its_rule() {
         ("SLUICE__SHUTDOWN__DRAIN", "30s", "shutdown.drain", "less than `shutdown.deadline` (30s)"),
         ("SLUICE__DISK__RESERVE", "5%", "disk.reserve", "\"auto\""),
         ("SLUICE__LOG__LEVEL", "loud=shout", "log.level", "must be a level"),
+        ("SLUICE__HTTP__TLS", r#"{"cert_file": "c.pem"}"#, "http.tls.key_file", "TLS needs both"),
+        ("SLUICE__HTTP__TLS__KEY_FILE", "k.pem", "http.tls.cert_file", "TLS needs both"),
+        ("SLUICE__HTTP__TLS__CERT", "c.pem", "http.tls.cert", "no such setting"),
+        ("SLUICE__HTTP__TLS", "c.pem", "http.tls", "no such setting"),
+        ("SLUICE__HTTP__HSTS", "forever", "http.hsts", "must be a time"),
+        ("SLUICE__HTTP__CORS__ORIGINS", "https://app.example", "http.cors.origins", "list of origins"),
+        ("SLUICE__HTTP__CORS__ORIGINS", r#"["*"]"#, "http.cors.origins", "no `*`"),
+        ("SLUICE__HTTP__CORS__ORIGINS", r#"["https://*.example"]"#, "http.cors.origins", "no `*`"),
+        ("SLUICE__HTTP__CORS__ORIGINS", r#"["null"]"#, "http.cors.origins", "list of origins"),
+        ("SLUICE__HTTP__CORS__ORIGINS", r#"["https://app.example/"]"#, "http.cors.origins", "no path"),
+        ("SLUICE__HTTP__CORS__ORIGINS", r#"["https://App.example"]"#, "http.cors.origins", "lower case"),
+        ("SLUICE__HTTP__CORS__ORIGINS", r#"["https://app.example:443"]"#, "http.cors.origins", "unless"),
+        ("SLUICE__HTTP__CORS__ORIGINS", r#"["https://app.example:080"]"#, "http.cors.origins", "unless"),
+        (
+            "SLUICE__HTTP__CORS__ORIGINS",
+            r#"["https://u@app.example"]"#,
+            "http.cors.origins",
+            "scheme and host",
+        ),
+        ("SLUICE__HTTP__CORS__ORIGINS", r#"["ftp://app.example"]"#, "http.cors.origins", "scheme"),
+        ("SLUICE__HTTP__CORS__ORIGINS", r#"["https://[::1"]"#, "http.cors.origins", "scheme"),
+        ("SLUICE__HTTP__CORS__ORIGINS", r#"["https://[0:0::1]"]"#, "http.cors.origins", "scheme"),
+        ("SLUICE__HTTP__CORS__ORIGINS", r#"["https://"]"#, "http.cors.origins", "scheme"),
+        ("SLUICE__HTTP__CORS__ORIGINS", "[1]", "http.cors.origins", "list of origins"),
         ("SLUICE__LOG__FORMAT", "xml", "log.format", "`text`, `json`"),
         ("SLUICE__WAL__SEGMENT_SIZE", "1MiB", "wal.segment_size", "did you mean `wal.segment_bytes`?"),
         ("SLUICE__DATADIR", "x", "datadir", "did you mean `data_dir`?"),
@@ -163,8 +217,6 @@ name = "partner"
 secret = "hunter2"
 [auth.gateway]
 enabled = false
-[http.tls]
-cert = "hunter2"
 [queue.sqs]
 urls = ["hunter2"]
 [clickhouse]
@@ -183,7 +235,6 @@ kind = "sqs"
             "auth.gateway.enabled",
             "auth.issuers",
             "clickhouse.password",
-            "http.tls.cert",
             "opensearch.url",
             "queue.sqs.urls",
             "sources"

@@ -39,19 +39,39 @@ const entry = (i) => ({
   metadata: { region: { zone: `z${i % 4}` }, tags: ["a", "b.c"] },
 });
 const evil = "<img src=x onerror=\"document.title='owned'\"> \u202eturned";
+// In every place that the console shows: as text in all of them.
+const hostile = {
+  action: "<script>document.title='owned'</script>",
+  resource_type: "<svg/onload=document.title='owned'>",
+  resource_id: "javascript:document.title='owned'",
+  user_id: "\"><img src=x onerror=document.title='owned'>\u2066",
+  session_id: "data:text/html,<script>alert(1)</script>",
+  user_agent: "{{constructor.constructor('alert(1)')()}}",
+  metadata: { "<b onmouseover=document.title='owned'>key</b>": "<iframe srcdoc='<script>top.document.title=1</script>'>", link: "javascript:alert(1)", ["__proto__"]: { polluted: "yes" } },
+  before_state: { "<i>k</i>": "<a href='javascript:alert(1)'>old</a>" },
+  after_state: { "<i>k</i>": "\u202e<style>*{display:none}</style>" },
+};
+const email = "ada@example.com";
+const password = "correct horse battery staple";
 let failed = null;
 let browser;
 try {
   const admin = token("--tenant", "acme", "--role", "admin");
   await post("/tenants", token("--role", "platform_admin"), { tenant_id: "acme" });
   const entries = Array.from({ length: 240 }, (_, i) => entry(i));
+  entries[238] = { ...entries[238], ...hostile };
   entries[239] = { ...entries[239], action: "CHANGE", message: evil, before_state: { plan: "free", seats: 1, old: true, same: "x" }, after_state: { plan: "team", seats: 1, new: [1, 2], same: "x" } };
   await post("/logs/bulk?wait=stored", admin, entries);
+  await post("/tenants/acme/users", admin, { email, password, role: "auditor" });
 
   browser = await chromium.launch({ executablePath: CHROMIUM, args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"] });
   const page = await (await browser.newContext({ viewport: { width: 1440, height: 900 } })).newPage();
   const complaints = [];
+  const elsewhere = [];
   let refused = 0;
+  // What breaks a content policy says so in each page.
+  await page.addInitScript(() => addEventListener("securitypolicyviolation", (event) => console.error(`breach of ${event.violatedDirective} by ${event.blockedURI}`)));
+  page.on("request", (request) => !request.url().startsWith(base) && !/^(data|blob):/.test(request.url()) && elsewhere.push(request.url()));
   page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
   page.on("pageerror", (error) => complaints.push(error.message));
   page.on("response", (answer) => answer.status() === 422 && (refused += 1));
@@ -74,6 +94,21 @@ try {
   // What is in an entry is text.
   assert.equal(await rows.first().locator("td.message").textContent(), evil.replace("\u202e", "\ufffd"));
   assert.equal(await page.title(), "Sluice");
+  const shown = (text) => text.replace(/[\u202e\u2066]/g, "\ufffd");
+  assert.deepEqual(await rows.nth(1).locator("td").allTextContents(), ["2026-03-01 11:59:00.000", "INFO", hostile.action, shown(hostile.user_id), `${hostile.resource_type} ${hostile.resource_id}`, "fine number 238"]);
+  await rows.nth(1).click();
+  await page.locator("#detail .raw summary").click();
+  for (const value of [hostile.action, hostile.resource_id, shown(hostile.user_id), hostile.user_agent, "__proto__.polluted", Object.keys(hostile.metadata)[0], Object.values(hostile.metadata)[0], hostile.before_state["<i>k</i>"], shown(hostile.after_state["<i>k</i>"])]) {
+    assert((await text("#detail")).includes(value), value);
+  }
+  assert.deepEqual(await page.evaluate(() => [document.querySelectorAll("main img, main script, main svg svg, dialog :is(a, img, iframe, i, style, script)").length, document.title, {}.polluted]), [0, "Sluice", undefined]);
+  await shot("hostile");
+  await page.click("#close");
+  await page.locator(`#facets .facet`, { hasText: hostile.action }).click();
+  await until("one entry", () => document.querySelectorAll("#rows tr").length === 1);
+  await page.locator(".chip", { hasText: hostile.action }).click();
+  await until("all again", () => document.querySelectorAll("#rows tr").length === 50);
+  await until("a live feed", () => document.getElementById("state").textContent === "live");
 
   // Live: an entry that is written now is on top.
   await post("/logs", admin, { ...entry(1), timestamp: undefined, action: "NOW", metadata: undefined });
@@ -154,13 +189,87 @@ try {
   await page.setViewportSize({ width: 420, height: 800 });
   assert(await page.evaluate(() => document.documentElement.scrollWidth <= window.innerWidth), "nothing sticks out on a telephone");
   await shot("narrow");
+  await page.setViewportSize({ width: 1440, height: 900 });
+
+  // A token in a link does not take over a session, and is taken out of the address all the same.
+  await page.evaluate(() => (location.hash = "token=somebody.elses.token"));
+  await until("a clean address", () => !location.href.includes("token"));
+  assert.equal(await text("#tenant"), "acme");
+
+  // Signed out: nothing of the tenant is left, in the page or where other scripts could look.
   await page.click("#sign-out");
   assert.equal(await rows.count(), 0);
+  const left = await page.evaluate(() => document.body.textContent);
+  for (const word of ["acme", "user1", "LOGIN", "document"]) assert(!left.includes(word), word);
+  await shot("login-dark");
+  await page.emulateMedia({ colorScheme: "light" });
+  await shot("login-light");
   await page.fill("#token", "not.a.token");
-  await page.click("#login button");
+  await page.press("#token", "Enter");
   await until("the refusal", () => document.getElementById("login-error").textContent !== "" && !document.getElementById("login").hidden);
-  const stored = await page.evaluate(() => [localStorage.length, sessionStorage.length, document.cookie]);
-  assert.deepEqual(stored, [0, 0, ""]);
+
+  // By keyboard: e-mail, password, wrong and right.
+  await page.focus("#email");
+  await page.keyboard.type(email);
+  await page.keyboard.press("Tab");
+  await page.keyboard.type("wrong");
+  await page.keyboard.press("Enter");
+  await until("the refusal", () => /password/.test(document.getElementById("login-error").textContent));
+  assert.equal(await page.evaluate(() => document.activeElement.id), "password");
+  await shot("login-wrong");
+  await page.fill("#password", password);
+  await page.keyboard.press("Enter");
+  await until("the log", () => document.querySelectorAll("#rows tr").length > 0);
+  assert.deepEqual([await text("#tenant"), await text("#who")], ["acme", email]);
+  assert.equal(await page.inputValue("#password"), "");
+  const stored = () => page.evaluate(() => [localStorage.length, sessionStorage.length, document.cookie, indexedDB.databases ? 0 : 0]);
+  assert.deepEqual(await stored(), [0, 0, "", 0]);
+  await shot("signed-in");
+
+  // The end of a sign-in is said in time, and is the end.
+  await page.click("#sign-out");
+  await page.clock.install();
+  await page.goto(`${base}/#token=${token("--tenant", "acme", "--role", "viewer", "--ttl", "10m")}`);
+  await page.reload();
+  assert(await page.locator("#login").isVisible(), "a reload forgets");
+  await page.fill("#token", token("--tenant", "acme", "--role", "viewer", "--ttl", "10m"));
+  await page.press("#token", "Enter");
+  await until("the log", () => document.querySelectorAll("#rows tr").length > 0);
+  assert(await page.locator("#ending").isHidden());
+  await page.clock.fastForward("06:00");
+  await page.clock.runFor(2000);
+  assert.match(await text("#ending"), /ends in 4 minutes/);
+  await shot("ending");
+  await page.clock.fastForward("04:00");
+  await page.clock.runFor(2000);
+  assert.match(await text("#login-error"), /has ended/);
+  assert.equal(await rows.count(), 0);
+
+  // An API key says nothing about itself; the tenant is read from the entries.
+  const made = await fetch(`${base}/api/v1/tenants/acme/keys`, { method: "POST", headers: { authorization: `Bearer ${admin}`, "content-type": "application/json" }, body: JSON.stringify({ name: "board", role: "viewer" }) });
+  assert.equal(made.status, 201);
+  await page.fill("#token", (await made.json()).key);
+  await page.press("#token", "Enter");
+  await until("the log", () => document.querySelectorAll("#rows tr").length > 0);
+  assert.equal(await text("#tenant"), "acme");
+  assert.deepEqual(await stored(), [0, 0, "", 0]);
+
+  // The documentation, as strict.
+  await page.goto(`${base}/docs`);
+  await page.locator(".opblock-summary", { hasText: "/api/v1/health" }).first().click();
+  await page.locator(".try-out__btn").first().click();
+  await page.locator(".execute").first().click();
+  await page.locator(".live-responses-table .response-col_status", { hasText: "200" }).waitFor();
+  await page.locator(".btn.authorize").first().click();
+  await page.locator(".auth-container input").first().fill("a-token");
+  await page.locator(".auth-btn-wrapper .authorize").first().click();
+  assert.deepEqual(await stored(), [0, 0, "", 0]);
+  await shot("docs");
+  await page.goto(`${base}/redoc`);
+  await page.locator('[role="search"] input, input[placeholder="Search..."]').first().fill("tenant");
+  await page.locator('[data-role="search:results"] li, [data-role="search:results"] label').first().waitFor();
+  await shot("redoc");
+  assert.deepEqual(elsewhere, [], "nothing is loaded from elsewhere");
 
   // Chromium writes a line for each 4xx; there is nothing else to complain of, such as a breach of the content policy.
   const other = complaints.filter((line) => !/status of (422|401)|WebSocket connection/.test(line));

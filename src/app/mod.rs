@@ -17,16 +17,19 @@ use crate::{
     },
     auth::{jwt::Authenticator, login::Logins, secret},
     catalog::Catalog,
-    config::Settings,
+    config::{Settings, TlsSettings},
     error::AppError,
     fs::{Fs, real::RealFs},
     http::{
         self, Services,
         health::{Health, Phase},
+        origin::Origins,
         server::Drain,
         settings::HttpSettings,
+        tls::{self, Tls},
     },
     lifecycle::{
+        access_log::{AccessLog, AccessLogSettings},
         erasure::Eraser,
         export::{self, ExportSettings, Exports, Room},
         retention::Retention,
@@ -64,6 +67,7 @@ pub struct Running {
     closing: CancellationToken,
     servers: [JoinHandle<()>; 2],
     feed: FeedHandle,
+    access_log: AccessLog,
     eraser: Eraser,
     actors: Actors,
     sequencer: Sequencer,
@@ -103,7 +107,11 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         bind("http.listen", settings.http.listen).await?,
         bind("admin.listen", settings.admin.listen).await?,
     ];
+    let tls = settings.http.tls.as_ref().map(open_tls).transpose()?;
     let health = Arc::new(Health::new());
+    if let Some(tls) = &tls {
+        tls.look(&health, now_ms());
+    }
 
     let fs: Arc<dyn Fs> = Arc::new(RealFs);
     let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(fs.clone(), settings.objects_dir.clone()).map_err(AppError::cannot_start)?);
@@ -141,10 +149,14 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         eraser: eraser.clone(),
         authority: Arc::new(store.clone()),
         catalog: catalog.clone(),
+        dead_letters: dead_letters.clone(),
+        trimmable: crate::sinks::SealFollower::trimmable(&store),
         interval: settings.retention.interval,
     };
     retention.start();
+    let access_log = AccessLog::start(Arc::new(queue.clone()), catalog.clone(), access_log_settings(settings));
     let services = Services {
+        access_log: access_log.clone(),
         eraser: eraser.clone(),
         producer: Arc::new(queue.clone()),
         authority: Arc::new(store.clone()),
@@ -157,11 +169,11 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         cursors: http::CursorKey::derive(secret.key()),
         health: health.clone(),
         drain: drain.clone(),
-        settings: http_settings(settings),
+        settings: http_settings(settings, tls),
     };
     let [http, admin] = &listeners;
     let addresses = (address(http)?, address(admin)?);
-    let servers = serve(listeners, services, &drain, &closing, settings);
+    let servers = serve(listeners, services, &drain, &closing);
     let (monitor, failure) = monitor::start(monitor::Watched {
         damage_reported,
         health: health.clone(),
@@ -184,6 +196,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         closing,
         servers,
         feed,
+        access_log,
         eraser,
         actors,
         sequencer,
@@ -224,16 +237,20 @@ fn export_jobs(fs: Arc<dyn Fs>, objects: Arc<dyn Objects>, authority: Arc<dyn Au
     Ok(Exports::start(parts, settings))
 }
 
-fn serve(listeners: [TcpListener; 2], services: Services, drain: &Drain, closing: &CancellationToken, settings: &Settings) -> [JoinHandle<()>; 2] {
+fn serve(listeners: [TcpListener; 2], services: Services, drain: &Drain, closing: &CancellationToken) -> [JoinHandle<()>; 2] {
     let [http, admin] = listeners;
-    let limits = http_settings(settings);
+    let limits = services.settings.clone();
+    let plain = HttpSettings { tls: None, ..limits.clone() };
+    if let Some(tls) = &limits.tls {
+        tokio::spawn(tls.clone().watch(services.health.clone()));
+    }
     let admin_router = http::admin_router(services.health.clone(), Arc::new(telemetry::metrics::render));
     let router = http::router(services);
     let stopped = |token: &CancellationToken| token.clone().cancelled_owned();
     [
-        tokio::spawn(http::server::serve(http, router, limits.clone(), drain.clone(), stopped(closing))),
+        tokio::spawn(http::server::serve(http, router, limits, drain.clone(), stopped(closing))),
         // Answers health and metrics until the very end; it is ended with the process.
-        tokio::spawn(http::server::serve(admin, admin_router, limits, Drain::new(), std::future::pending())),
+        tokio::spawn(http::server::serve(admin, admin_router, plain, Drain::new(), std::future::pending())),
     ]
 }
 
@@ -264,7 +281,7 @@ impl Running {
     }
 
     /// Stops in order, under one deadline: not ready · no new requests · sessions closed · export jobs stop at their last chunk ·
-    /// erasures end · deliveries end, tenants hand over ·
+    /// the access log is written · erasures end · deliveries end, tenants hand over ·
     /// the last seal is applied · dead letters and store are flushed · the log is closed. What a phase that ran out of time
     /// leaves is delivered or applied again at the next start.
     pub async fn stop(self) -> Result<(), AppError> {
@@ -274,6 +291,7 @@ impl Running {
             closing,
             servers: [http, admin],
             feed,
+            access_log,
             eraser,
             actors,
             sequencer,
@@ -294,6 +312,7 @@ impl Running {
             .phase("exports", async move { export_jobs.stop().await }, || "export jobs".into())
             .await;
         shutdown.phase("requests", http, || "requests in hand".into()).await;
+        shutdown.phase("access log", access_log.stop(), || "the access log".into()).await;
         shutdown.phase("erasures", eraser.stop(), || "erasures".into()).await;
         queue.stop_accepting();
         queue.stop_delivery();
@@ -352,6 +371,15 @@ fn sequencer_settings(settings: &Settings) -> SequencerSettings {
     }
 }
 
+fn access_log_settings(settings: &Settings) -> AccessLogSettings {
+    let s = &settings.access_log;
+    AccessLogSettings {
+        memory_bytes: s.memory_bytes,
+        tenant_bytes: s.memory_bytes / 8,
+        linger: s.linger,
+    }
+}
+
 fn actor_settings(settings: &Settings) -> ActorSettings {
     let s = &settings.actors;
     ActorSettings {
@@ -365,7 +393,16 @@ fn actor_settings(settings: &Settings) -> ActorSettings {
     }
 }
 
-fn http_settings(settings: &Settings) -> HttpSettings {
+/// Reads the certificate: what is wrong with it is a wrong configuration.
+pub fn open_tls(files: &TlsSettings) -> Result<Tls, AppError> {
+    let files = tls::Files {
+        cert_file: files.cert_file.clone(),
+        key_file: files.key_file.clone(),
+    };
+    Tls::open(files.clone()).map_err(|error| AppError::usage(format!("configuration: {error} (`{}`)", files.of(error.key).display())))
+}
+
+fn http_settings(settings: &Settings, tls: Option<Tls>) -> HttpSettings {
     let s = &settings.http;
     HttpSettings {
         max_body_bytes: s.max_body_bytes,
@@ -376,6 +413,9 @@ fn http_settings(settings: &Settings) -> HttpSettings {
         max_connections: s.max_connections,
         header_timeout: s.header_timeout,
         write_stall: s.write_stall,
+        tls,
+        hsts: s.hsts,
+        origins: Origins::new(s.cors_origins.clone()),
         ..HttpSettings::default()
     }
 }

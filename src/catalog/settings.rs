@@ -123,14 +123,7 @@ impl SettingsPatch {
     /// Makes the changes. What this version would store and ignore is refused, unless it is the default.
     pub(super) fn apply(&self, settings: &mut TenantSettings) -> Result<(), CatalogError> {
         let default = TenantSettings::default();
-        let unbuilt = [
-            ("rate_limit", self.rate_limit.as_ref().is_some_and(|v| *v != default.rate_limit)),
-            ("audit_reads", self.audit_reads.is_some_and(|v| v != default.audit_reads)),
-            (
-                "access_retention_days",
-                self.access_retention_days.is_some_and(|v| v != default.access_retention_days),
-            ),
-        ];
+        let unbuilt = [("rate_limit", self.rate_limit.as_ref().is_some_and(|v| *v != default.rate_limit))];
         if let Some((name, _)) = unbuilt.iter().find(|(_, differs)| *differs) {
             return Err(CatalogError::NotImplemented(format!("settings.{name}")));
         }
@@ -145,6 +138,12 @@ impl SettingsPatch {
         }
         if let Some(keep) = self.keep_unknown_fields {
             settings.keep_unknown_fields = keep;
+        }
+        if let Some(audit) = self.audit_reads {
+            settings.audit_reads = audit;
+        }
+        if let Some(days) = self.access_retention_days {
+            settings.access_retention_days = days;
         }
         Ok(())
     }

@@ -7,6 +7,8 @@ use crate::{
 
 /// Prints the settings, which were checked when they were read.
 pub fn run(settings: &Settings) -> Result<Exit, AppError> {
+    // A certificate that cannot be used would keep the server from starting.
+    settings.http.tls.as_ref().map(crate::app::open_tls).transpose()?;
     super::print(&settings.to_toml())?;
     Ok(Exit::Done)
 }

@@ -10,8 +10,8 @@ use crate::{
     error::AppError,
     model::tenant::TenantId,
 };
-use reqwest::{Method, RequestBuilder, Url};
-use std::time::Duration;
+use reqwest::{Certificate, Method, RequestBuilder, Url};
+use std::{fs, path::Path, time::Duration};
 
 /// How long a token that we make is good. It is made new for each command and again at half of its time.
 const TOKEN_SECONDS: i64 = 3600;
@@ -41,16 +41,32 @@ enum Credential {
 
 /// A bare HTTP client that follows no redirects and has no limit on how long an answer may take (the live feed has no end).
 pub fn plain() -> reqwest::Result<reqwest::Client> {
-    builder().build()
+    builder(None).build()
 }
 
-fn builder() -> reqwest::ClientBuilder {
+/// Trusts the certificates given, and those of the system only where none are given.
+fn builder(trusted: Option<Vec<Certificate>>) -> reqwest::ClientBuilder {
     // Fails when somebody installed one before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder()
+    let builder = match trusted {
+        Some(certificates) => reqwest::Client::builder().tls_certs_only(certificates),
+        None => reqwest::Client::builder(),
+    };
+    builder
         .connect_timeout(CONNECT)
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")))
+}
+
+/// The certificates of `--ca-file`. Blocks.
+fn trusted(path: &Path) -> Result<Vec<Certificate>, AppError> {
+    let bad = |why: String| AppError::usage(format!("`--ca-file` `{}`: {why}", path.display()));
+    let pem = fs::read(path).map_err(|e| bad(e.to_string()))?;
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|_| bad("is not PEM".to_owned()))?;
+    if certificates.is_empty() {
+        return Err(bad("holds no certificate; PEM is needed".to_owned()));
+    }
+    Ok(certificates)
 }
 
 impl Client {
@@ -71,7 +87,7 @@ impl Client {
             },
         };
         Ok(Self {
-            http: builder()
+            http: builder(args.ca_file.as_deref().map(trusted).transpose()?)
                 .timeout(REQUEST)
                 .build()
                 .map_err(|e| AppError::failed(format!("no HTTP client: {e}")))?,
@@ -208,6 +224,7 @@ mod tests {
         let args = |url: &str, token: Option<&str>| ClientArgs {
             url: url.to_owned(),
             token: token.map(str::to_owned),
+            ca_file: None,
         };
         let tenant = TenantId::parse("acme").expect("good");
         let client = Client::new(&args("http://h:1/", Some("")), &settings, Some(&tenant), &["writer"]).expect("made");

@@ -50,6 +50,7 @@ pub struct Settings {
     pub retention: RetentionSettings,
     pub feed: FeedSettings,
     pub exports: ExportSettings,
+    pub access_log: AccessLogSettings,
     pub shutdown: ShutdownSettings,
     pub log: LogSettings,
     /// What is in force, as `sluice check-config` prints it: key and value in the order of reading.
@@ -69,6 +70,18 @@ pub struct HttpSettings {
     pub max_connections: usize,
     pub header_timeout: Duration,
     pub write_stall: Duration,
+    pub tls: Option<TlsSettings>,
+    pub hsts: Duration,
+    /// Each as browsers write it: scheme, host, port unless it is the scheme's own.
+    pub cors_origins: Vec<String>,
+}
+
+/// `[http.tls]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct TlsSettings {
+    pub cert_file: PathBuf,
+    pub key_file: PathBuf,
 }
 
 /// `[admin]`
@@ -150,6 +163,14 @@ pub struct ExportSettings {
     pub queue: usize,
     pub per_tenant: usize,
     pub keep: Duration,
+}
+
+/// `[access_log]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct AccessLogSettings {
+    pub memory_bytes: usize,
+    pub linger: Duration,
 }
 
 /// `[shutdown]`
@@ -260,6 +281,10 @@ impl Settings {
                 per_tenant: r.count("exports.per_tenant", 1..=10_000),
                 keep: r.span("exports.keep", SECOND..=365 * DAY),
             },
+            access_log: AccessLogSettings {
+                memory_bytes: r.size("access_log.memory_bytes", 8 * MIB..=GIB) as usize,
+                linger: r.span("access_log.linger", Duration::from_millis(1)..=Duration::from_secs(10)),
+            },
             shutdown: ShutdownSettings {
                 deadline: r.span("shutdown.deadline", SECOND..=HOUR),
                 drain: r.span("shutdown.drain", Duration::ZERO..=HOUR),
@@ -308,13 +333,13 @@ impl Settings {
     pub fn to_toml(&self) -> String {
         let mut table = Table::new();
         for (key, value) in &self.effective {
-            match key.split_once('.') {
-                None => table.insert((*key).to_owned(), value.clone()),
-                Some((section, name)) => {
-                    let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-                    section.as_table_mut().and_then(|section| section.insert(name.to_owned(), value.clone()))
-                }
-            };
+            let (sections, name) = key.rsplit_once('.').map_or((None, *key), |(sections, name)| (Some(sections), name));
+            let mut place = &mut table;
+            for section in sections.into_iter().flat_map(|sections| sections.split('.')) {
+                let inner = place.entry(section).or_insert_with(|| Value::Table(Table::new()));
+                place = inner.as_table_mut().expect("no key is the beginning of another");
+            }
+            place.insert(name.to_owned(), value.clone());
         }
         toml::to_string(&table).expect("plain values always encode")
     }
@@ -343,7 +368,51 @@ fn http(r: &mut Reader) -> HttpSettings {
         max_connections: r.count("http.max_connections", 1..=1_000_000),
         header_timeout: r.span("http.header_timeout", 100 * MS..=HOUR),
         write_stall: r.span("http.write_stall", 100 * MS..=HOUR),
+        tls: tls(r),
+        hsts: r.span("http.hsts", Duration::ZERO..=3650 * DAY),
+        cors_origins: r.list("http.cors.origins", ORIGIN_RULE, |text| is_origin(text).then(|| text.to_owned())),
     }
+}
+
+const ORIGIN_RULE: &str = "must be a list of origins as browsers write them, such as [\"https://app.example\"]: scheme and host in lower case, \
+                           a port unless it is the scheme's own, no path, no `*`";
+
+/// `scheme://host[:port]`, exactly as a browser writes it into `Origin`; anything else would never match.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme @ ("http" | "https"), place)) = text.split_once("://") else {
+        return false;
+    };
+    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => match address.parse::<std::net::Ipv6Addr>() {
+            Ok(parsed) if parsed.to_string() == address => ("h", rest.strip_prefix(':').or((!rest.is_empty()).then_some("?"))),
+            _ => return false,
+        },
+        None => place.split_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+    };
+    let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
+    let own = if scheme == "https" { 443 } else { 80 };
+    let port_is_good = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|n| n != 0 && n != own && n.to_string() == port));
+    (1..=253).contains(&host.len()) && host.bytes().all(known) && port_is_good
+}
+
+fn tls(r: &mut Reader) -> Option<TlsSettings> {
+    const KEYS: [&str; 2] = ["http.tls.cert_file", "http.tls.key_file"];
+    let [cert_file, key_file] = KEYS.map(|key| {
+        let path = r.text(key, "must be the path of a PEM file, or \"\"", |text| {
+            (!text.contains('\0')).then(|| PathBuf::from(text))
+        });
+        path.filter(|path| !path.as_os_str().is_empty())
+    });
+    for (key, other, alone) in [
+        (KEYS[0], KEYS[1], cert_file.is_none() && key_file.is_some()),
+        (KEYS[1], KEYS[0], cert_file.is_some() && key_file.is_none()),
+    ] {
+        r.require([key, other], !alone, || format!("is missing, but `{other}` is set: TLS needs both"));
+    }
+    Some(TlsSettings {
+        cert_file: cert_file?,
+        key_file: key_file?,
+    })
 }
 
 fn objects(r: &mut Reader, data_dir: &Path) -> PathBuf {

@@ -9,7 +9,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use toml::Value;
 
 /// Parts of the contract that this version does not have. Given, they are refused, never ignored.
-const LATER: [&str; 7] = ["auth", "http.tls", "queue.sqs", "queue.kinesis", "sources", "clickhouse", "opensearch"];
+const LATER: [&str; 6] = ["auth", "queue.sqs", "queue.kinesis", "sources", "clickhouse", "opensearch"];
 
 /// One of the names that a setting may have.
 pub struct Choice<T> {
@@ -109,6 +109,21 @@ impl Reader {
         let (text, meaning) = both.unzip();
         self.keep(key, text.map(Value::String));
         meaning
+    }
+
+    /// A list of texts that `good` accepts, each once; from the environment as JSON.
+    pub fn list<T>(&mut self, key: &'static str, rule: &str, good: impl Fn(&str) -> Option<T>) -> Vec<T> {
+        let both = self.value(key, rule, |value| {
+            let texts: Vec<String> = match value {
+                Value::String(json) => serde_json::from_str(json).ok()?,
+                value => value.clone().try_into().ok()?,
+            };
+            let meanings = texts.iter().map(|text| good(text)).collect::<Option<Vec<T>>>()?;
+            Some((Value::from(texts), meanings))
+        });
+        let (texts, meanings) = both.unzip();
+        self.keep(key, texts);
+        meanings.unwrap_or_default()
     }
 
     /// One of several names.

@@ -2,17 +2,20 @@
 
 use super::{
     error::{Code, Problem},
+    query::Query,
+    recording,
+    routes::{Endpoint, Operation, Verb},
     state::App,
 };
 use crate::{
     auth::{
-        Credential, Presented, Principal, Role,
+        Credential, Origin, Presented, Principal, Role,
         policy::{self, Action},
     },
     catalog::Tenant,
     model::{
         mask::Mask,
-        tenant::{TenantId, TenantScope},
+        tenant::{Log, TenantId, TenantScope},
     },
 };
 use axum::http::{HeaderMap, header, request::Parts};
@@ -64,6 +67,16 @@ pub async fn authenticate(app: &App, credential: Credential<'_>, headers: &Heade
     Ok(app.services.auth.authenticate(&Presented { credential, tenant }).await?)
 }
 
+/// A credential that comes by itself, as a gateway's does, is for the pages of this host and of configured origins, wherever a
+/// request changes something or opens a feed: 403 for another page's. A page that only asks cannot read the answer.
+pub fn not_borrowed(app: &App, caller: &Principal, endpoint: &Endpoint, parts: &Parts) -> Result<(), Problem> {
+    let matters = endpoint.verb != Verb::Get || endpoint.operation == Operation::Stream;
+    match caller.origin == Origin::Gateway && matters {
+        true => app.services.settings.origins.check_ambient(&parts.uri, &parts.headers),
+        false => Ok(()),
+    }
+}
+
 /// 403 for a tenant that the credential does not cover, in the same words whether it exists or not.
 pub fn not_covered() -> Problem {
     Problem::new(Code::Forbidden, "the credential does not cover this tenant")
@@ -87,17 +100,21 @@ pub fn own_tenant(app: &App, principal: &Principal, action: Action) -> Result<(T
 
 /// A read of the caller's tenant: what it may see of which log.
 pub struct Reading {
-    /// The restriction of every read to the tenant.
+    /// The restriction of every read to the tenant's log.
     pub scope: TenantScope,
     /// What it sees entries through.
     pub mask: Option<Arc<Mask>>,
+    /// Which of the tenant's logs is read.
+    pub log: Log,
 }
 
-/// What the caller may read: as [`own_tenant`]. Every endpoint that shows entries begins here.
+/// What the caller may read: as [`own_tenant`]. Every endpoint that shows entries begins here. It is the audit log, until
+/// [`Reading::of_log`] has looked at the parameters.
 pub fn reading(app: &App, principal: &Principal, action: Action) -> Result<Reading, Problem> {
     let (scope, tenant) = own_tenant(app, principal, action)?;
     let mask = mask_for(principal.masked(), &tenant);
-    Ok(Reading { scope, mask })
+    let log = Log::Audit;
+    Ok(Reading { scope, log, mask })
 }
 
 /// What a caller that is to see the tenant's entries masked sees them through, as it is set now; `None`: they are shown as
@@ -105,6 +122,27 @@ pub fn reading(app: &App, principal: &Principal, action: Action) -> Result<Readi
 pub fn mask_for(masked: bool, tenant: &Tenant) -> Option<Arc<Mask>> {
     let mask = masked.then(|| tenant.settings.masking.0.clone());
     mask.filter(|mask| !mask.is_empty())
+}
+
+impl Reading {
+    /// The log that the parameters ask for: 422 when there is no such log, 403 when the caller may not read it. Waits a moment
+    /// until what was recorded in an access log before this call is there to be read.
+    pub async fn of_log(self, app: &App, principal: &Principal, query: &Query) -> Result<Self, Problem> {
+        match query.get("log").map(Log::parse) {
+            None | Some(Some(Log::Audit)) => Ok(self),
+            Some(None) => Err(Problem::parameter("log", "invalid_value", "`log` is `audit` or `access`")),
+            Some(Some(Log::Access)) => {
+                let tenant = self.scope.tenant();
+                if !policy::allowed_on(principal, Action::ReadAccessLog, tenant) {
+                    return Err(denied());
+                }
+                let scope = TenantScope::new(tenant.access_log());
+                recording::caught_up(app, &scope).await;
+                let log = Log::Access;
+                Ok(Self { scope, log, ..self })
+            }
+        }
+    }
 }
 
 /// Whether the credential covers the tenant named in a path, whatever is asked for there: 403 when it does not, existing or

@@ -1,7 +1,9 @@
 //! The pages, compiled in: the console and the API documentation. They work offline and load nothing from elsewhere.
 //!
-//! Their `Content-Security-Policy` allows scripts only from this server, none inline. Inline styles are for the documentation tools
-//! alone, which set them from their scripts.
+//! Their `Content-Security-Policy` allows scripts and styles only from this server and nothing inline: what an entry or the
+//! document holds can be shown, never run. The console is stricter still: its scripts cannot make markup from text at all (Trusted
+//! Types). ReDoc makes two style elements from its script, which never change; they are allowed by their hashes.
+//! `console/test/` looks at all pages in a browser and fails on any breach that is reported.
 
 use super::{
     error::{Answer, Problem},
@@ -9,17 +11,26 @@ use super::{
 };
 use axum::{
     body::Body,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::Response,
 };
 use bytes::Bytes;
+use std::sync::LazyLock;
 
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; \
-                      connect-src 'self'; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-
-/// The console's own: nothing inline at all.
-const STRICT: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
-                      form-action 'none'; frame-ancestors 'none'";
+/// The console.
+const CONSOLE: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; \
+                       form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+/// Swagger UI: its pictures are in its style sheet.
+const SWAGGER: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self' data:; connect-src 'self'; \
+                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// ReDoc: the first hash is that of an empty element, which its script fills with rules one by one, the second its scroll bar's.
+const REDOC: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=' \
+                     'sha256-QMIg+bpjm3JdElJ388KYke01izlUW0UoNOeKjpMxdgc='; img-src 'self' data:; font-src 'self' data:; connect-src 'self'; \
+                     worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Pages use no device. The console copies an entry when asked.
+const PERMISSIONS: &str = "accelerometer=(), autoplay=(), camera=(), clipboard-read=(), clipboard-write=(self), display-capture=(), encrypted-media=(), \
+                           fullscreen=(), geolocation=(), gyroscope=(), magnetometer=(), microphone=(), midi=(), payment=(), \
+                           publickey-credentials-get=(), screen-wake-lock=(), usb=()";
 
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
@@ -29,6 +40,13 @@ const SWAGGER_INIT: &[u8] = br##"window.addEventListener("load", () => {
   SwaggerUIBundle({ url: "/api/v1/openapi.json", dom_id: "#swagger-ui", deepLinking: true, validatorUrl: null });
 });
 "##;
+
+/// ReDoc as it is published, but for a picture that it would fetch from its maker's servers: an empty one stands in for it.
+static REDOC_SCRIPT: LazyLock<Bytes> = LazyLock::new(|| {
+    const EMPTY: &str = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==";
+    let script = include_str!("../../console/vendor/redoc/redoc.standalone.js");
+    script.replace("https://cdn.redoc.ly/redoc/logo-mini.svg", EMPTY).into()
+});
 
 /// File name, media type, contents.
 const ASSETS: &[(&str, &str, &[u8])] = &[
@@ -47,12 +65,11 @@ const ASSETS: &[(&str, &str, &[u8])] = &[
     ("view.js", SCRIPT, include_bytes!("../../console/view.js")),
     ("board.css", STYLE, include_bytes!("../../console/board.css")),
     ("favicon.svg", "image/svg+xml", include_bytes!("../../console/favicon.svg")),
-    ("redoc.standalone.js", SCRIPT, include_bytes!("../../console/vendor/redoc/redoc.standalone.js")),
 ];
 
 /// `/logs/board` and `/`: the console. It holds no data; the browser asks for that with a token.
 pub fn board() -> Response {
-    page(include_str!("../../console/board.html").to_owned(), STRICT)
+    page(include_str!("../../console/board.html").to_owned(), CONSOLE)
 }
 
 /// `/docs`.
@@ -63,7 +80,7 @@ pub fn swagger_ui() -> Response {
          <link rel=\"icon\" href=\"data:,\"><link rel=\"stylesheet\" href=\"{BASE}/docs/assets/swagger-ui.css\"></head><body><div id=\"swagger-ui\"></div>\
          <script src=\"{BASE}/docs/assets/swagger-ui-bundle.js\"></script><script src=\"{BASE}/docs/assets/swagger-init.js\"></script></body></html>"
         ),
-        POLICY,
+        SWAGGER,
     )
 }
 
@@ -74,25 +91,33 @@ pub fn redoc() -> Response {
             "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>Sluice API</title><link rel=\"icon\" href=\"data:,\"></head><body>\
          <redoc spec-url=\"{BASE}/openapi.json\"></redoc><script src=\"{BASE}/docs/assets/redoc.standalone.js\"></script></body></html>"
         ),
-        POLICY,
+        REDOC,
     )
 }
 
+/// Media type and contents of a file.
+fn file(name: &str) -> Option<(&'static str, Bytes)> {
+    if name == "redoc.standalone.js" {
+        return Some((SCRIPT, REDOC_SCRIPT.clone()));
+    }
+    let (_, media, contents) = ASSETS.iter().find(|(known, ..)| *known == name)?;
+    Some((media, Bytes::from_static(contents)))
+}
+
 /// One of the scripts and styles. Their tag is made from what is in them, so that no browser mixes files of two versions.
-pub fn asset(file: &str, headers: &HeaderMap) -> Answer {
-    let (_, media, contents) = ASSETS.iter().find(|(name, ..)| *name == file).ok_or_else(Problem::not_found)?;
-    let tag = format!("\"{:016x}\"", xxhash_rust::xxh3::xxh3_64(contents));
+pub fn asset(name: &str, headers: &HeaderMap) -> Answer {
+    let (media, contents) = file(name).ok_or_else(Problem::not_found)?;
+    let tag = format!("\"{:016x}\"", xxhash_rust::xxh3::xxh3_64(&contents));
     let known = headers.get(header::IF_NONE_MATCH).is_some_and(|given| given.as_bytes() == tag.as_bytes());
     let mut response = if known {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
         response
     } else {
-        Response::new(Body::from(Bytes::from_static(contents)))
+        Response::new(Body::from(contents))
     };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::ETAG, HeaderValue::from_str(&tag).expect("hexadecimal digits in quotes"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     Ok(response)
@@ -103,8 +128,7 @@ fn page(html: String, policy: &'static str) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(HTML));
     headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(HeaderName::from_static("permissions-policy"), HeaderValue::from_static(PERMISSIONS));
     response
 }
 
@@ -149,8 +173,15 @@ mod tests {
             !page.split_whitespace().any(inline) && !page.contains("<style"),
             "the policy refuses what is inline"
         );
-        let policy = board().headers()[header::CONTENT_SECURITY_POLICY].to_str().expect("ASCII").to_owned();
-        assert!(!policy.contains("unsafe") && policy.starts_with("default-src 'none'"), "{policy}");
+        let policy = |response: Response| response.headers()[header::CONTENT_SECURITY_POLICY].to_str().expect("ASCII").to_owned();
+        for policy in [policy(board()), policy(swagger_ui()), policy(redoc())] {
+            assert!(
+                !policy.contains("unsafe") && !policy.contains("http") && policy.starts_with("default-src 'none'"),
+                "{policy}"
+            );
+        }
+        assert!(policy(board()).contains("require-trusted-types-for 'script'"));
+        assert!(!REDOC_SCRIPT.windows(11).any(|part| part == b"https://cdn"), "nothing is loaded from elsewhere");
     }
 
     #[test]

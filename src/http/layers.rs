@@ -7,11 +7,15 @@
 //! 4. **unread bodies** ([`leftover`]): outside of everything that may refuse a request before its body;
 //! 5. **request id and problems**: inside of compression, because a problem's JSON is compressed too and names the id; outside
 //!    of everything that can fail, so that every answer has an id and is counted;
-//! 6. **panics** become a 500 problem without internals: inside 5, which renders it; outside the handlers, which cause it.
+//! 6. **browsers** ([`safety`], [`origin`]): headers that keep browsers from guessing and framing, and the configured origins;
+//!    inside of 5, so that preflights have an id too; outside of 7 and 8, so that their answers have the headers;
+//! 7. **heads** beyond 64 KiB are refused;
+//! 8. **panics** become a 500 problem without internals: inside 5, which renders it; outside the handlers, which cause it.
 
 use super::{
     error::{Code, Problem},
-    leftover,
+    leftover, origin,
+    safety::{self, Safety},
 };
 use crate::telemetry::metrics::metrics;
 use axum::{
@@ -19,7 +23,7 @@ use axum::{
     body::{Body, Bytes},
     extract::Request,
     http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header},
-    middleware::{Next, from_fn, map_request},
+    middleware::{Next, from_fn, from_fn_with_state, map_request},
     response::{IntoResponse, Response},
 };
 use std::{any::Any, convert::Infallible, sync::Arc};
@@ -40,12 +44,15 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Shorter answers are not worth compressing.
 const COMPRESS_ABOVE: u64 = 256;
 
+/// Largest head of a request, bytes: a token and a long query fit.
+const HEAD_BYTES: usize = 64 << 10;
+
 /// The id of the request, in its extensions.
 #[derive(Debug, Clone)]
 pub struct RequestId(pub Arc<str>);
 
 /// Puts the layers around the routes.
-pub fn around(routes: Router) -> Router {
+pub fn around(routes: Router, safety: Safety) -> Router {
     // Middleware of axum runs after routing; as a service inside an empty router it runs before.
     let inner = ServiceBuilder::new()
         .layer(from_fn(head))
@@ -61,6 +68,9 @@ pub fn around(routes: Router) -> Router {
         .layer(map_request(strip_slash))
         .layer(from_fn(leftover::clear))
         .layer(from_fn(identify))
+        .layer(from_fn_with_state(safety.origins.clone(), origin::share))
+        .layer(from_fn_with_state(Arc::new(safety), safety::keep))
+        .layer(from_fn(small_head))
         .layer(CatchPanicLayer::custom(panicked))
         .service(routes);
     Router::new().fallback_service(inner)
@@ -133,6 +143,18 @@ fn callers_id(headers: &HeaderMap) -> Option<&str> {
     let id = headers.get(X_REQUEST_ID)?.to_str().ok()?;
     let sane = |b: u8| b.is_ascii_alphanumeric() || b"-_.:/+=@".contains(&b);
     (1..=128).contains(&id.len()).then_some(id).filter(|id| id.bytes().all(sane))
+}
+
+/// What is beyond our bound and within that of the HTTP library, which would answer without a word.
+async fn small_head(request: Request, next: Next) -> Response {
+    let (uri, headers) = (request.uri(), request.headers());
+    let line = uri.path().len() + uri.query().map_or(0, str::len);
+    let head = headers.iter().fold(line, |sum, (name, value)| sum + name.as_str().len() + value.len() + 4);
+    if head > HEAD_BYTES {
+        let detail = "request line and headers together may have 64 KiB";
+        return Problem::new(Code::HeadTooLarge, detail).into_response();
+    }
+    next.run(request).await
 }
 
 fn panicked(_payload: Box<dyn Any + Send>) -> Response {

@@ -21,6 +21,7 @@ mod export;
 mod export_jobs;
 mod fields;
 mod filter;
+mod guarded;
 pub mod health;
 mod ingest;
 mod keys;
@@ -30,10 +31,14 @@ mod letters;
 mod login;
 mod memory;
 mod openapi;
+pub mod origin;
 mod query;
 mod ranges;
 mod reads;
+mod recording;
+mod replay;
 mod routes;
+mod safety;
 mod search;
 pub mod server;
 pub mod settings;
@@ -41,6 +46,7 @@ mod state;
 mod stats;
 mod stream;
 mod tenants;
+pub mod tls;
 mod users;
 
 #[cfg(test)]
@@ -56,7 +62,7 @@ pub use self::{
     state::Services,
 };
 
-use self::{error::Problem, health::Probe, state::App};
+use self::{error::Problem, health::Probe, safety::Safety, state::App};
 use axum::{
     Router,
     http::{HeaderValue, header},
@@ -67,7 +73,8 @@ use std::sync::Arc;
 
 /// Everything that the main listener answers.
 pub fn router(services: Services) -> Router {
-    layers::around(dispatch::routes(App::new(services)))
+    let safety = Safety::of(&services.settings);
+    layers::around(dispatch::routes(App::new(services)), safety)
 }
 
 /// Everything that the admin listener answers: health, and the metrics that `render` writes in Prometheus' text format.
@@ -92,5 +99,5 @@ pub fn admin_router(health: Arc<Health>, render: Arc<dyn Fn() -> String + Send +
             routes = routes.route(&format!("{base}{path}"), get(move || async move { health.answer(probe) }));
         }
     }
-    layers::around(routes.fallback(|| async { Problem::not_found() }))
+    layers::around(routes.fallback(|| async { Problem::not_found() }), Safety::default())
 }

@@ -1,37 +1,38 @@
-//! The accept loop: HTTP/1.1 and HTTP/2 with prior knowledge on one port, bounded connections, slow clients cut off, and a
-//! shutdown that waits for the work in hand.
+//! The accept loop: HTTP/1.1 and HTTP/2 on one port, in the clear (with prior knowledge) or over TLS, bounded connections, slow
+//! clients cut off, and a shutdown that waits for the work in hand.
 //!
 //! | bound | by |
 //! |---|---|
 //! | connections | a permit each; without one nothing is accepted, and the kernel's backlog fills |
 //! | a client that sends no request | `header_timeout`, from the connection's first moment, and again between requests (HTTP/1.1) |
+//! | a TLS handshake | 10 s or `header_timeout`, in the connection's own task: it never holds the next accept |
 //! | a client that reads no answer | `write_stall` |
-//! | heads of requests | 64 KiB |
+//! | heads of requests | 64 KiB get a problem ([`super::layers`]); beyond 96 KiB the HTTP library itself answers 431 without a body |
 
-use super::settings::HttpSettings;
+use super::{guarded::GuardedIo, settings::HttpSettings, tls};
 use axum::{Router, extract::Request, http::Extensions};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use std::{
     future::Future,
     io,
     net::{Ipv4Addr, SocketAddr},
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::Sleep,
 };
 use tokio_util::{
     sync::CancellationToken,
@@ -39,8 +40,9 @@ use tokio_util::{
 };
 use tower::ServiceExt;
 
-/// Largest head of a request, bytes: a token and a long query fit, memory per idle connection stays small.
-const HEAD_BYTES: usize = 64 << 10;
+/// What is read of the head of a request, bytes: more than [`super::layers`] takes, so that a head that is merely too large gets an
+/// answer with a body; little enough that memory per connection stays small.
+const HEAD_BYTES: usize = 96 << 10;
 /// What a stream and a connection of HTTP/2 may send ahead of being read, bytes.
 const H2_STREAM_WINDOW: u32 = 256 << 10;
 const H2_CONNECTION_WINDOW: u32 = 1 << 20;
@@ -106,8 +108,9 @@ pub async fn serve(listener: TcpListener, router: Router, settings: HttpSettings
     let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(settings.max_connections));
     let connections = TaskTracker::new();
-    let closing = CancellationToken::new();
+    let (closing, greeting) = (CancellationToken::new(), CancellationToken::new());
     let _close_on_drop = closing.clone().drop_guard();
+    let settings = Arc::new(settings);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let (stream, peer, permit) = tokio::select! {
@@ -119,29 +122,74 @@ pub async fn serve(listener: TcpListener, router: Router, settings: HttpSettings
         if stream.set_nodelay(true).is_err() {
             continue; // it is gone already
         }
-        let seen = Arc::new(AtomicBool::new(false));
-        let io = TokioIo::new(GuardedIo::new(stream, &settings, seen.clone()));
-        let router = router.clone();
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            seen.store(true, Ordering::Relaxed);
-            request.extensions_mut().insert(peer);
-            router.clone().oneshot(request.map(axum::body::Body::new))
-        });
-        let connection = builder(&settings).serve_connection_with_upgrades(io, service).into_owned();
-        let connection = graceful.watch(connection);
-        let closing = closing.clone();
+        let connection = Connection {
+            peer,
+            router: router.clone(),
+            settings: settings.clone(),
+            watcher: graceful.watcher(),
+        };
+        let (closing, greeting) = (closing.clone(), greeting.clone());
         connections.spawn(async move {
             let _permit = permit;
             tokio::select! {
-                done = connection => if let Err(error) = done { tracing::debug!(%error, "a connection broke") },
+                () = connection.run(stream, greeting) => {}
                 () = closing.cancelled() => {}
             }
         });
     }
     drop(listener);
     drain.stop();
+    // Who has not finished the handshake has asked for nothing.
+    greeting.cancel();
     connections.close();
     tokio::join!(graceful.shutdown(), connections.wait(), drain.finished());
+}
+
+/// One connection and what it needs.
+struct Connection {
+    peer: Peer,
+    router: Router,
+    settings: Arc<HttpSettings>,
+    watcher: Watcher,
+}
+
+impl Connection {
+    /// Serves it to its end; `greeting` ends a handshake that is under way.
+    async fn run(self, stream: TcpStream, greeting: CancellationToken) {
+        let seen = Arc::new(AtomicBool::new(false));
+        let socket = GuardedIo::new(stream, &self.settings, seen.clone());
+        let Some(tls) = self.settings.tls.clone() else {
+            return self.converse(socket, seen).await;
+        };
+        let patience = tls::HANDSHAKE.min(self.settings.header_timeout);
+        let greeted = tokio::select! {
+            biased;
+            () = greeting.cancelled() => return,
+            greeted = tls.greet(socket, patience) => greeted,
+        };
+        match greeted {
+            Ok(secured) => self.converse(secured, seen).await,
+            Err(error) => tracing::debug!(%error, "a handshake broke"),
+        }
+    }
+
+    async fn converse(self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, seen: Arc<AtomicBool>) {
+        let Self {
+            peer,
+            router,
+            settings,
+            watcher,
+        } = self;
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            seen.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(peer);
+            router.clone().oneshot(request.map(axum::body::Body::new))
+        });
+        let connection = builder(&settings).serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(%error, "a connection broke");
+        }
+    }
 }
 
 async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, Peer, tokio::sync::OwnedSemaphorePermit) {
@@ -179,78 +227,4 @@ fn builder(settings: &HttpSettings) -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(H2_STREAMS)
         .max_header_list_size(HEAD_BYTES as u32);
     builder
-}
-
-/// A socket that fails when its first request does not come in time, or when its reader takes nothing for too long.
-struct GuardedIo {
-    stream: TcpStream,
-    /// Until the first request: hyper's own timer starts only when it knows the HTTP version.
-    first: Option<Pin<Box<Sleep>>>,
-    seen: Arc<AtomicBool>,
-    stall: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
-}
-
-impl GuardedIo {
-    fn new(stream: TcpStream, settings: &HttpSettings, seen: Arc<AtomicBool>) -> Self {
-        Self {
-            stream,
-            first: Some(Box::pin(tokio::time::sleep(settings.header_timeout))),
-            seen,
-            stall: settings.write_stall,
-            stalled: None,
-        }
-    }
-
-    fn watch<T>(&mut self, cx: &mut Context<'_>, write: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if write.is_ready() {
-            self.stalled = None;
-            return write;
-        }
-        let stall = self.stall;
-        let timer = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-    }
-}
-
-impl AsyncRead for GuardedIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if this.seen.load(Ordering::Relaxed) {
-            this.first = None;
-        }
-        match (&read, &mut this.first) {
-            (Poll::Pending, Some(timer)) => {
-                ready!(timer.as_mut().poll(cx));
-                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
-            }
-            _ => read,
-        }
-    }
-}
-
-impl AsyncWrite for GuardedIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let write = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.watch(cx, write)
-    }
-
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let write = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.watch(cx, write)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
 }

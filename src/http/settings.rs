@@ -1,5 +1,6 @@
 //! Limits and times of the HTTP surface. Each has a default that fits one small machine; `config/default.toml` names the keys.
 
+use super::{origin::Origins, tls::Tls};
 use std::time::Duration;
 
 /// What the HTTP surface may use. Sizes in bytes.
@@ -27,6 +28,12 @@ pub struct HttpSettings {
     pub header_timeout: Duration,
     /// A client that takes no byte of its answer for this long is disconnected.
     pub write_stall: Duration,
+    /// TLS of the listener; `None`: in the clear.
+    pub tls: Option<Tls>,
+    /// How long browsers shall use nothing but TLS for this host; zero: they are not told. Only sent over TLS.
+    pub hsts: Duration,
+    /// Which pages of other origins may use the API.
+    pub origins: Origins,
     /// Export streams at once.
     pub exports: usize,
     /// Those of them that may be one tenant's.
@@ -58,6 +65,9 @@ impl Default for HttpSettings {
             max_connections: 4096,
             header_timeout: Duration::from_secs(30),
             write_stall: Duration::from_secs(60),
+            tls: None,
+            hsts: Duration::ZERO,
+            origins: Origins::default(),
             exports: 8,
             exports_of_tenant: 4,
             wait_stored: Duration::from_secs(10),

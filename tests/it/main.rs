@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod across;
 mod answers;
 mod answers_cloudtrail;
 mod bounds;
@@ -18,8 +19,10 @@ mod export_jobs;
 mod fuzz;
 mod intake;
 mod isolation;
+mod letters;
 mod masking;
 mod matrix;
 mod paging;
 mod stream;
 mod terminal;
+mod tls;

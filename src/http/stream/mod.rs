@@ -12,6 +12,7 @@ use super::{
     error::{Answer, Code, FieldError, Problem},
     filter,
     query::Query,
+    recording,
     routes::{Access, Endpoint},
     state::App,
 };
@@ -21,17 +22,18 @@ use crate::{
         Credential, Principal,
         policy::{self, Action},
     },
+    lifecycle::access_log::{AccessLog, Event, Who},
     model::{
         feed::{FeedItem, OnSlow},
         filter::Filter,
         mask::Mask,
-        tenant::TenantId,
+        tenant::{Log, TenantId},
         time::now_ms,
     },
 };
 use axum::{
     extract::{FromRequestParts, WebSocketUpgrade},
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header, request::Parts},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -41,6 +43,7 @@ const LEEWAY: i64 = 60;
 
 /// What a reader asks for.
 struct Wanted {
+    query: Query,
     filter: Filter,
     after: Option<u64>,
     on_slow: OnSlow,
@@ -50,7 +53,24 @@ struct Wanted {
 struct Granted {
     session: Session,
     sight: Sight,
+    told: Told,
     ends: Option<Instant>,
+}
+
+/// What the access log is told when a session ends, however it does.
+struct Told {
+    access_log: AccessLog,
+    tenant: TenantId,
+    who: Arc<Who>,
+    log: Log,
+    rows: u64,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let event = Event::read("sluice.stream.end", "log", self.log.name()).text("log", self.log.name());
+        self.access_log.record(&self.tenant, &self.who, &event.number("rows", self.rows));
+    }
 }
 
 /// Opens a feed.
@@ -58,18 +78,22 @@ pub async fn open(mut call: Call) -> Answer {
     let headers = &call.parts.headers;
     let (socket, events) = (asks_for_socket(headers), asks_for_events(headers));
     let caller = match access::credential(&call.parts, call.query.get("token"))? {
-        Some(credential) => Some(authorised(&call.app, credential, headers, call.endpoint).await?),
+        Some(credential) => {
+            let (caller, action) = authorised(&call.app, credential, headers, call.endpoint).await?;
+            access::not_borrowed(&call.app, &caller, call.endpoint, &call.parts)?;
+            Some((caller, action))
+        }
         None if socket => None,
         None => return Err(access::missing()),
     };
     call.query.check(call.endpoint)?;
-    let wanted = wanted(&call.query, headers)?;
+    let wanted = wanted(std::mem::take(&mut call.query), &call.parts.headers)?;
     if !socket && !events {
         return Err(upgrade_required());
     }
     if !socket {
         let (caller, action) = caller.ok_or_else(access::missing)?;
-        let granted = subscribe(&call.app, &caller, action, wanted).await?;
+        let granted = subscribe(&call.app, &caller, action, wanted, &call.parts, &call.request_id).await?;
         return Ok(sse::answer(&call.app, granted));
     }
     // The handshake is checked before the session is made, so that a broken one costs nothing.
@@ -77,7 +101,7 @@ pub async fn open(mut call: Call) -> Answer {
     let upgrade = upgrade.map_err(|_broken| upgrade_required())?;
     match caller {
         Some((caller, action)) => {
-            let granted = subscribe(&call.app, &caller, action, wanted).await?;
+            let granted = subscribe(&call.app, &caller, action, wanted, &call.parts, &call.request_id).await?;
             Ok(ws::answer(&call.app, upgrade, granted))
         }
         None => {
@@ -91,7 +115,8 @@ pub async fn open(mut call: Call) -> Answer {
             })?;
             let stranger = ws::Stranger {
                 wanted,
-                headers: call.parts.headers,
+                parts: call.parts,
+                request_id: call.request_id,
                 endpoint: call.endpoint,
                 place,
             };
@@ -129,7 +154,7 @@ async fn authorised(app: &App, credential: Credential<'_>, headers: &HeaderMap, 
     }
 }
 
-fn wanted(query: &Query, headers: &HeaderMap) -> Result<Wanted, Problem> {
+fn wanted(query: Query, headers: &HeaderMap) -> Result<Wanted, Problem> {
     let mut errors = Vec::new();
     // A browser that reconnects repeats its URL and adds the header, so the header is newer.
     let last = headers.get("last-event-id").map(|v| v.to_str().unwrap_or("?")).filter(|v| !v.is_empty());
@@ -158,23 +183,33 @@ fn wanted(query: &Query, headers: &HeaderMap) -> Result<Wanted, Problem> {
         }
     };
     let own = if errors.is_empty() { Ok(()) } else { Err(Problem::parameters(errors)) };
-    let (filter, ()) = filter::both(filter::filter(query), own)?;
-    Ok(Wanted { filter, after, on_slow })
+    let (filter, ()) = filter::both(filter::filter(&query), own)?;
+    Ok(Wanted { query, filter, after, on_slow })
 }
 
-async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted) -> Result<Granted, Problem> {
-    let access::Reading { scope, mask } = access::reading(app, caller, action)?;
-    let Wanted { filter, after, on_slow } = wanted;
+async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted, parts: &Parts, request_id: &Arc<str>) -> Result<Granted, Problem> {
+    let Wanted { query, filter, after, on_slow } = wanted;
+    let access::Reading { scope, log, mask } = access::reading(app, caller, action)?.of_log(app, caller, &query).await?;
+    let tenant = scope.tenant().owner();
     let filter = filter::through(mask.as_ref(), filter)?;
     let sight = Sight {
-        tenant: scope.tenant().clone(),
+        tenant: tenant.clone(),
         masked: caller.masked(),
         mask,
     };
     let session = app.services.feed.subscribe(scope, filter, after, on_slow).await?;
+    let who = recording::who(caller, parts, request_id);
+    app.services.access_log.record(&tenant, &who, &recording::read("sluice.stream", log, &query));
     Ok(Granted {
         session,
         sight,
+        told: Told {
+            access_log: app.services.access_log.clone(),
+            tenant,
+            who,
+            log,
+            rows: 0,
+        },
         ends: caller.expires_at.map(end_of),
     })
 }
@@ -219,6 +254,15 @@ async fn at(instant: Option<Instant>) {
 /// The text of a frame that is no entry.
 fn span(kind: &str, from: u64, to: u64) -> String {
     format!("{{\"type\":\"{kind}\",\"from\":{from},\"to\":{to}}}")
+}
+
+impl Granted {
+    /// The next thing to send. Cancel-safe.
+    async fn next(&mut self) -> Frame {
+        let item = self.session.next().await;
+        self.told.rows += u64::from(matches!(item, FeedItem::Entry { .. }));
+        frame(item)
+    }
 }
 
 /// What the feed sends, as text and with the number that a reader resumes after.
