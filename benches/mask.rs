@@ -45,6 +45,7 @@ fn mask(criterion: &mut Criterion) {
         log_levels: [true; 4],
         keep_unknown_fields: false,
         idempotency_key: None,
+        resent: None,
         max_entries: 10_000,
         max_entry_bytes: 256 << 10,
     };

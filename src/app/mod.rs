@@ -15,9 +15,9 @@ use crate::{
         broadcast::{FeedHandle, FeedSettings},
         sequencer::{Parts, Sequencer, SequencerSettings},
     },
-    auth::{jwt::Authenticator, login::Logins, secret},
-    catalog::Catalog,
-    config::{Settings, TlsSettings},
+    auth::{Authenticator, load, login::Logins, secret},
+    catalog::{Catalog, RateLimit},
+    config::{ConfigError, Settings, TlsSettings},
     error::AppError,
     fs::{Fs, real::RealFs},
     http::{
@@ -30,10 +30,12 @@ use crate::{
     },
     lifecycle::{
         access_log::{AccessLog, AccessLogSettings},
+        deletion::{self, Deletions},
         erasure::Eraser,
         export::{self, ExportSettings, Exports, Room},
         retention::Retention,
     },
+    limits::LimitSettings,
     model::time::now_ms,
     objects::{Objects, folder::FolderObjects},
     queue::{
@@ -101,6 +103,8 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
 
 /// Builds everything and begins to listen. What fails here has written nothing but what a start always writes.
 pub async fn start(settings: &Settings) -> Result<Running, AppError> {
+    let credentials = load::load(&settings.auth).map_err(|wrong| AppError::usage(ConfigError::found(wrong)))?;
+    credentials.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let lock = folder::lock(&settings.data_dir)?;
     let secret = secret::read_or_create(&settings.data_dir).map_err(crate::cli::token::secret_error)?;
     let listeners = [
@@ -119,6 +123,11 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     catalog.follow(CATALOG_EVERY);
     let dead_letters = DeadLetters::open(objects.clone(), 0);
     let Opened { store, wal, book, sequencer } = recovered::open(fs.clone(), settings, &catalog, dead_letters.settled(), &health).await?;
+    // Before the first seal is applied again: see `sinks::dead_letter::retired`.
+    dead_letters.forget(sequencer.state.retired.iter().cloned());
+    for deleted in catalog.retired() {
+        dead_letters.forget([deleted.tenant_id.access_log(), deleted.tenant_id]);
+    }
     let damage_reported = store.health().damage.len();
 
     let feed = FeedHandle::new(
@@ -145,6 +154,13 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
 
     let (drain, closing) = (Drain::new(), CancellationToken::new());
     let export_jobs = export_jobs(fs, objects, Arc::new(store.clone()), catalog.clone(), settings)?;
+    let deletion = deletion::Parts {
+        catalog: catalog.clone(),
+        eraser: eraser.clone(),
+        dead_letters: dead_letters.clone(),
+        exports: export_jobs.clone(),
+    };
+    let deletions = Deletions::start(deletion, &pending.retired);
     let retention = Retention {
         eraser: eraser.clone(),
         authority: Arc::new(store.clone()),
@@ -155,9 +171,12 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     };
     retention.start();
     let access_log = AccessLog::start(Arc::new(queue.clone()), catalog.clone(), access_log_settings(settings));
+    let (issuers, gateway) = credentials.start();
+    let auth = Arc::new(Authenticator::new(secret.key(), issuers, gateway, Some(catalog.clone())));
     let services = Services {
         access_log: access_log.clone(),
         eraser: eraser.clone(),
+        deletions,
         producer: Arc::new(queue.clone()),
         authority: Arc::new(store.clone()),
         feed: feed.clone(),
@@ -165,7 +184,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         catalog: catalog.clone(),
         dead_letters: dead_letters.clone(),
         export_jobs: export_jobs.clone(),
-        auth: Arc::new(Authenticator::local(secret.key())),
+        auth: auth.clone(),
         cursors: http::CursorKey::derive(secret.key()),
         health: health.clone(),
         drain: drain.clone(),
@@ -176,6 +195,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     let servers = serve(listeners, services, &drain, &closing);
     let (monitor, failure) = monitor::start(monitor::Watched {
         damage_reported,
+        auth,
         health: health.clone(),
         actors: actors.watch(),
         queue: queue.clone(),
@@ -393,6 +413,23 @@ fn actor_settings(settings: &Settings) -> ActorSettings {
     }
 }
 
+fn limit_settings(settings: &Settings) -> LimitSettings {
+    let s = &settings.limits;
+    let unless_zero = |n: u64| (n > 0).then_some(n);
+    LimitSettings {
+        tenant: RateLimit {
+            entries_per_second: unless_zero(s.entries_per_second),
+            bytes_per_second: unless_zero(s.bytes_per_second),
+            burst: unless_zero(s.burst),
+        },
+        ceiling: s.ceiling,
+        tenant_max_entries: s.tenant_max_entries,
+        unauthenticated_per_minute: s.unauthenticated_per_minute,
+        unauthenticated_burst: s.unauthenticated_burst,
+        logins_per_minute: s.logins_per_minute,
+    }
+}
+
 /// Reads the certificate: what is wrong with it is a wrong configuration.
 pub fn open_tls(files: &TlsSettings) -> Result<Tls, AppError> {
     let files = tls::Files {
@@ -410,6 +447,7 @@ fn http_settings(settings: &Settings, tls: Option<Tls>) -> HttpSettings {
         body_memory_bytes: s.body_memory_bytes,
         body_memory_tenant_bytes: s.body_memory_tenant_bytes,
         body_idle: s.body_idle,
+        limits: limit_settings(settings),
         max_connections: s.max_connections,
         header_timeout: s.header_timeout,
         write_stall: s.write_stall,

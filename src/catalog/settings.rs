@@ -1,9 +1,6 @@
 //! What can be set for a tenant, and changes of it.
-//!
-//! A setting of the contract that this version does not act on yet can only be set to its default: it is never stored and
-//! ignored.
 
-use super::CatalogError;
+use super::{CatalogError, RateLimit};
 use crate::model::{entry::Severity, mask::Mask};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -19,8 +16,8 @@ pub struct TenantSettings {
     pub log_levels: LogLevels,
     /// Paths and patterns that masked roles do not see.
     pub masking: Masking,
-    /// Limits of intake.
-    pub rate_limit: Option<Value>,
+    /// Limits of intake; `None`: those of the configuration.
+    pub rate_limit: Option<RateLimit>,
     /// Whether unknown fields of an entry move into its metadata, instead of being an error.
     pub keep_unknown_fields: bool,
     /// Whether reads are entries of the access log.
@@ -81,7 +78,7 @@ pub struct SettingsPatch {
     retention_days: Option<u32>,
     log_levels: Option<LogLevels>,
     masking: Option<Masking>,
-    rate_limit: Option<Option<Value>>,
+    rate_limit: Option<Option<RateLimit>>,
     keep_unknown_fields: Option<bool>,
     audit_reads: Option<bool>,
     access_retention_days: Option<u32>,
@@ -105,7 +102,7 @@ impl SettingsPatch {
             "retention_days" => self.retention_days = Some(days(value)?),
             "log_levels" => self.log_levels = Some(log_levels(value)?),
             "masking" => self.masking = Some(masking(value)?),
-            "rate_limit" => self.rate_limit = Some(rate_limit(value)?),
+            "rate_limit" => self.rate_limit = Some(RateLimit::parse(value)?),
             "keep_unknown_fields" => self.keep_unknown_fields = Some(boolean(value)?),
             "audit_reads" => self.audit_reads = Some(boolean(value)?),
             "access_retention_days" => self.access_retention_days = Some(days(value)?),
@@ -120,13 +117,8 @@ impl SettingsPatch {
         Ok(())
     }
 
-    /// Makes the changes. What this version would store and ignore is refused, unless it is the default.
-    pub(super) fn apply(&self, settings: &mut TenantSettings) -> Result<(), CatalogError> {
-        let default = TenantSettings::default();
-        let unbuilt = [("rate_limit", self.rate_limit.as_ref().is_some_and(|v| *v != default.rate_limit))];
-        if let Some((name, _)) = unbuilt.iter().find(|(_, differs)| *differs) {
-            return Err(CatalogError::NotImplemented(format!("settings.{name}")));
-        }
+    /// Makes the changes.
+    pub(super) fn apply(&self, settings: &mut TenantSettings) {
         if let Some(days) = self.retention_days {
             settings.retention_days = days;
         }
@@ -135,6 +127,9 @@ impl SettingsPatch {
         }
         if let Some(masking) = &self.masking {
             settings.masking.clone_from(masking);
+        }
+        if let Some(limit) = self.rate_limit {
+            settings.rate_limit = limit;
         }
         if let Some(keep) = self.keep_unknown_fields {
             settings.keep_unknown_fields = keep;
@@ -145,7 +140,6 @@ impl SettingsPatch {
         if let Some(days) = self.access_retention_days {
             settings.access_retention_days = days;
         }
-        Ok(())
     }
 }
 
@@ -179,15 +173,5 @@ fn masking(value: &Value) -> Result<Masking, String> {
     match Mask::compile(&paths) {
         Ok(mask) => Ok(Masking(Arc::new(mask))),
         Err(error) => Err(format!("item {} {}", error.at, error.message)),
-    }
-}
-
-fn rate_limit(value: &Value) -> Result<Option<Value>, String> {
-    const NAMES: [&str; 3] = ["entries_per_second", "bytes_per_second", "burst"];
-    let good = |limit: &Map<String, Value>| limit.iter().all(|(name, value)| NAMES.contains(&name.as_str()) && value.as_u64().is_some());
-    match value {
-        Value::Null => Ok(None),
-        Value::Object(limit) if good(limit) => Ok(Some(value.clone())),
-        _ => Err("must be null, or an object of whole numbers `entries_per_second`, `bytes_per_second`, `burst`".to_owned()),
     }
 }

@@ -1,3 +1,8 @@
+//! Tenants; keys and users and what processes hear of each other are in the modules below.
+
+mod lists;
+mod sharing;
+
 use super::*;
 use crate::{
     fs::sim::{CrashMode, SimFs},
@@ -107,30 +112,19 @@ async fn edits_at_once_lose_nothing() {
 }
 
 #[tokio::test]
-async fn what_this_version_does_not_act_on_is_refused_unless_it_is_the_default() {
+async fn every_setting_can_be_set_to_its_default_and_is_acted_on() {
     let catalog = open(&SimFs::new()).await;
     catalog.create(new("acme")).await.expect("made");
-    let unbuilt = [json!({"rate_limit": {"entries_per_second": 5}})];
-    for settings in unbuilt {
-        let name = settings.as_object().and_then(|s| s.keys().next()).cloned().expect("one");
-        let field = format!("settings.{name}");
-        let both = json!({"keep_unknown_fields": true, &name: settings[&name]});
-        let done = catalog.update(&id("acme"), None, patch(both).expect("good values")).await;
-        assert!(matches!(done, Err(CatalogError::NotImplemented(f)) if f == field), "{settings}");
-        let made = NewTenant {
-            settings: patch(settings.clone()).expect("good values"),
-            ..new("other")
-        };
-        assert!(matches!(catalog.create(made).await, Err(CatalogError::NotImplemented(_))), "{settings}");
-    }
-    let defaults = json!({"retention_days": 90, "masking": [], "rate_limit": null, "audit_reads": true, "access_retention_days": 365});
+    let defaults = json!({"retention_days": 90, "masking": [], "audit_reads": true, "access_retention_days": 365});
     catalog.update(&id("acme"), None, patch(defaults).expect("good")).await.expect("updated");
     assert_eq!(
         catalog.get(&id("acme")).expect("there").settings,
         TenantSettings::default(),
-        "nothing of it was stored"
+        "these are the defaults"
     );
-    assert!(catalog.get(&id("other")).is_none());
+    let masked = patch(json!({"masking": ["email", "pattern:card", "email"]})).expect("good");
+    let masked = catalog.update(&id("acme"), None, masked).await.expect("it is acted on");
+    assert_eq!(masked.settings.masking.0.paths(), ["email", "pattern:card"]);
     let access = patch(json!({"audit_reads": false, "access_retention_days": 1})).expect("good");
     let access = catalog.update(&id("acme"), None, access).await.expect("it is acted on");
     assert_eq!((access.settings.audit_reads, access.settings.access_retention_days), (false, 1));
@@ -160,6 +154,13 @@ async fn bad_values_are_named() {
         json!({"rate_limit": 5}),
         json!({"rate_limit": {"per_second": 5}}),
         json!({"rate_limit": {"burst": -5}}),
+        json!({"rate_limit": {"burst": 5}}),
+        json!({"rate_limit": {"entries_per_second": 0}}),
+        json!({"rate_limit": {"entries_per_second": 1.5}}),
+        json!({"rate_limit": {"entries_per_second": "5"}}),
+        json!({"rate_limit": {"bytes_per_second": 1_u64 << 54}}),
+        json!({"rate_limit": {"entries_per_second": 5, "bursts": 5}}),
+        json!({"rate_limit": [5]}),
         json!({"keep_unknown_fields": "yes"}),
         json!({"audit_reads": 1}),
         json!({"access_retention_days": []}),
@@ -237,4 +238,73 @@ async fn a_write_that_failed_leaves_memory_with_what_is_stored() {
     assert!(matches!(catalog.create(new("acme")).await, Err(CatalogError::Unavailable(ObjectError::Io(_)))));
     assert!(catalog.get(&id("acme")).is_none());
     catalog.create(new("acme")).await.expect("made");
+}
+
+#[tokio::test]
+async fn a_retired_tenant_is_unknown_for_good_and_its_id_is_taken() {
+    let fs = SimFs::new();
+    let catalog = open(&fs).await;
+    for tenant in ["acme", "globex"] {
+        catalog.create(new(tenant)).await.expect("made");
+    }
+    catalog
+        .update(&id("acme"), Some("Acme Ltd".to_owned()), SettingsPatch::default())
+        .await
+        .expect("updated");
+    let retired = catalog.retire(&id("acme")).await.expect("retired");
+    assert_eq!((&retired.tenant_id, &retired.finished_at), (&id("acme"), &None));
+    let stored = fs.bytes(std::path::Path::new("/data/objects/catalog/tenants/acme.json"));
+    assert!(!String::from_utf8_lossy(&stored).contains("Acme Ltd"), "nothing is left of it but the id");
+    for (catalog, finished) in [(catalog, false), (open(&fs.crash(0, CrashMode::Lose)).await, true)] {
+        assert!(catalog.get(&id("acme")).is_none());
+        assert_eq!(catalog.list().len(), 1);
+        assert!(matches!(catalog.create(new("acme")).await, Err(CatalogError::Exists)));
+        let updated = catalog.update(&id("acme"), None, SettingsPatch::default()).await;
+        assert!(matches!(updated, Err(CatalogError::NotFound)), "{updated:?}");
+        assert!(matches!(catalog.retire(&id("acme")).await, Err(CatalogError::NotFound)));
+        assert!(matches!(catalog.retire(&id("ghost")).await, Err(CatalogError::NotFound)));
+        assert_eq!(catalog.retired(), std::slice::from_ref(&retired));
+        if finished {
+            catalog.finish(&id("acme")).await.expect("noted");
+            catalog.finish(&id("acme")).await.expect("again");
+            assert!(matches!(catalog.finish(&id("globex")).await, Err(CatalogError::NotFound)), "it is not deleted");
+            assert!(catalog.retired()[0].finished_at.is_some());
+        }
+        assert_eq!(catalog.damaged(), 0);
+    }
+}
+
+#[tokio::test]
+async fn nobody_who_comes_late_brings_a_retired_tenant_back() {
+    let shared = objects(&SimFs::new());
+    let one = Catalog::open(shared.clone()).await.expect("opened");
+    one.create(new("acme")).await.expect("made");
+    // Another process, which has not heard of it yet.
+    let two = Catalog::open(shared.clone()).await.expect("opened");
+    let before = shared.get(&key_of(&id("acme"))).await.expect("read").expect("there").0;
+    one.retire(&id("acme")).await.expect("retired");
+    one.drop_tenant(&id("acme")).await.expect("dropped");
+    let Ok(Object::Tenant(late)) = decode(&before) else {
+        panic!("it was a tenant")
+    };
+    one.0.remember(late);
+    assert!(
+        one.get(&id("acme")).is_none(),
+        "a change that was written before the tombstone and noted after it"
+    );
+    let key = NewKey {
+        name: "service".to_owned(),
+        role: crate::auth::Role::Writer,
+        expires_at: None,
+    };
+    assert!(two.get(&id("acme")).is_some());
+    let made = two.create_key(&id("acme"), key).await.map(drop);
+    assert!(matches!(made, Err(CatalogError::NotFound)), "{made:?}");
+    assert_eq!(shared.list("catalog/keys").await.expect("listed"), [], "no list without its tenant");
+    let updated = two.update(&id("acme"), None, SettingsPatch::default()).await;
+    assert!(matches!(updated, Err(CatalogError::NotFound)), "{updated:?}");
+    two.catch_up().await.expect("looked");
+    for catalog in [&one, &two, &Catalog::open(shared.clone()).await.expect("opened")] {
+        assert!(catalog.get(&id("acme")).is_none() && catalog.retired().len() == 1);
+    }
 }

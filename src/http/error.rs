@@ -4,9 +4,10 @@
 //! problem never carries internals, credentials or values of the query string: it names the parameter and says what is
 //! right. 503 promises that nothing happened; 504 says that it is unknown and names the ids.
 
+use super::leftover::Unwanted;
 use crate::{
     actors::broadcast::SubscribeError,
-    auth::jwt::AuthError,
+    auth::AuthError,
     catalog::CatalogError,
     model::{
         calendar::Interval,
@@ -42,6 +43,7 @@ pub enum Code {
     InvalidLogin,
     TenantRequired,
     TooManyAttempts,
+    AmbiguousTenant,
     UnknownRole,
     Forbidden,
     UnknownTenant,
@@ -64,6 +66,8 @@ pub enum Code {
     AllRejected,
     UpgradeRequired,
     Overloaded,
+    RateLimited,
+    QuotaExceeded,
     NotImplemented,
     Unavailable,
     Internal,
@@ -92,6 +96,7 @@ impl Code {
             Self::ExpiredCredential => (StatusCode::UNAUTHORIZED, "expired_credential", "The credential has expired"),
             Self::InvalidTenantClaim => (StatusCode::UNAUTHORIZED, "invalid_tenant_claim", "The credential names no tenant"),
             Self::UnknownRole => (StatusCode::FORBIDDEN, "unknown_role", "The credential names no known role"),
+            Self::AmbiguousTenant => (StatusCode::UNAUTHORIZED, "ambiguous_tenant", "The credential names several tenants"),
             Self::AmbiguousCredential => (StatusCode::UNAUTHORIZED, "ambiguous_credential", "More than one credential"),
             Self::InvalidLogin => (StatusCode::UNAUTHORIZED, "invalid_login", "The login is not valid"),
             Self::TenantRequired => (StatusCode::UNPROCESSABLE_ENTITY, "tenant_required", "A tenant must be chosen"),
@@ -118,6 +123,8 @@ impl Code {
             Self::AllRejected => (StatusCode::UNPROCESSABLE_ENTITY, "all_rejected", "No entry was accepted"),
             Self::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade_required", "This is a live feed"),
             Self::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "overloaded", "Too much at once"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too much in too short a time"),
+            Self::QuotaExceeded => (StatusCode::TOO_MANY_REQUESTS, "quota_exceeded", "There is no room left in the quota"),
             Self::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "not_implemented", "This version does not have it yet"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not possible at the moment"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here"),
@@ -171,6 +178,7 @@ struct Parts {
     extra: Map<String, Value>,
     retry_after: Option<Duration>,
     headers: Vec<(header::HeaderName, HeaderValue)>,
+    leaves_body: bool,
 }
 
 /// What handlers return.
@@ -186,6 +194,7 @@ impl Problem {
             extra: Map::new(),
             retry_after: None,
             headers: Vec::new(),
+            leaves_body: false,
         }))
     }
 
@@ -250,6 +259,12 @@ impl Problem {
         self
     }
 
+    /// What is still to come of the request is not worth reading, even if its client never sees this.
+    pub fn leaving_the_body(mut self) -> Self {
+        self.0.leaves_body = true;
+        self
+    }
+
     /// With a further header.
     pub fn with_header(mut self, name: header::HeaderName, value: HeaderValue) -> Self {
         self.0.headers.push((name, value));
@@ -309,10 +324,18 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // RFC 6750: a request without any credential is not told of an error.
+            let challenge = match self.0.code {
+                Code::MissingCredential => "Bearer",
+                _ => "Bearer error=\"invalid_token\"",
+            };
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         for (name, value) in &self.0.headers {
             headers.insert(name.clone(), value.clone());
+        }
+        if self.0.leaves_body {
+            response.extensions_mut().insert(Unwanted);
         }
         response.extensions_mut().insert(self);
         response
@@ -362,12 +385,15 @@ impl From<StoreError> for Problem {
 
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
+        use AuthError::*;
         let code = match &error {
-            AuthError::Malformed | AuthError::Signature | AuthError::NoExpiry | AuthError::NotYet | AuthError::Subject => Code::InvalidCredential,
-            AuthError::Expired => Code::ExpiredCredential,
-            AuthError::Tenant => Code::InvalidTenantClaim,
-            AuthError::UnknownRole => Code::UnknownRole,
-            AuthError::NotCovered => Code::Forbidden,
+            Malformed | UnknownIssuer | Audience | Signature | NoExpiry | NotYet | Subject | Key | Login | Gateway => Code::InvalidCredential,
+            Expired => Code::ExpiredCredential,
+            Tenant => Code::InvalidTenantClaim,
+            AmbiguousTenant => Code::AmbiguousTenant,
+            UnknownRole => Code::UnknownRole,
+            OutOfBounds | NotCovered => Code::Forbidden,
+            Unavailable => return Self::new(Code::Unavailable, error.to_string()).retry_after(Duration::from_secs(5)),
         };
         Self::new(code, error.to_string())
     }
@@ -388,7 +414,6 @@ impl From<CatalogError> for Problem {
                 let detail = format!("`{field}`: {message}");
                 Self::new(Code::InvalidBody, detail).with_errors(vec![FieldError::new(field, "invalid_value", message)])
             }
-            CatalogError::NotImplemented(field) => Self::not_implemented(format_args!("a value of `{field}` other than its default")),
             CatalogError::Unavailable(error) => error.into(),
             CatalogError::Damaged(_) => {
                 tracing::error!(%error, "a tenant cannot be read");

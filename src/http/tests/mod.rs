@@ -1,12 +1,16 @@
 //! The whole surface, by `oneshot` and over real sockets, on a store that is a list: the contract's sentences one by one.
 
 mod cleanup;
+mod credentials;
+mod deletion;
 mod export;
 mod export_jobs;
 mod feed;
 mod ingest;
 mod letters;
+mod limits;
 mod lists;
+mod logins;
 mod masking;
 mod reads;
 mod server;
@@ -29,6 +33,7 @@ use crate::{
     fs::sim::SimFs,
     lifecycle::{
         access_log::{AccessLog, AccessLogSettings},
+        deletion::{Deletions, Parts as DeletionParts},
         erasure::{Eraser, Orders},
         export::{ExportSettings, Exports, Parts},
     },
@@ -81,6 +86,8 @@ struct State {
     refusal: Option<AcceptError>,
     /// There is no room, said before a body is read.
     full: Option<AcceptError>,
+    /// Entries cannot be decided and are refused.
+    poisons: bool,
     /// Packs are durable and stay undecided.
     holds: bool,
     pending: Vec<(TenantId, StoredEntry)>,
@@ -114,6 +121,7 @@ impl Shelf {
             for (i, entry) in pack.entries().enumerate() {
                 let known = state.rows.iter().find(|(t, e)| *t == tenant && e.entry().id() == entry.id());
                 let decision = match known {
+                    _ if state.poisons => Decision::Refused,
                     Some((_, e)) if e.entry().hash() == entry.hash() => Decision::Duplicate,
                     Some(_) => Decision::Conflict,
                     None => Decision::New,
@@ -162,6 +170,7 @@ impl Shelf {
                 }],
                 erasures: Vec::new(),
                 removed: Vec::new(),
+                retired: Vec::new(),
             };
             let seal = DecidedSeal {
                 seal,
@@ -371,6 +380,10 @@ impl Orders for Shelf {
         ready(Ok(())).boxed()
     }
 
+    fn retire(&self, tenant: TenantId, job: Uuid) -> BoxFuture<'static, Result<(), Ended>> {
+        self.erase(tenant, ErasureKind::Retention, i64::MAX, job)
+    }
+
     fn removed(&self, _: TenantId, _: Uuid, _: u64) -> BoxFuture<'static, Result<(), Ended>> {
         ready(Ok(())).boxed()
     }
@@ -461,19 +474,30 @@ impl Bench {
             room: None,
             clock: now_ms,
         };
-        let dead_letters = DeadLetters::open(objects, 0);
+        let (dead_letters, eraser) = (
+            DeadLetters::open(objects.clone(), 0),
+            Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
+        );
+        let export_jobs = Exports::start(jobs, ExportSettings::default());
+        let deletion = DeletionParts {
+            catalog: catalog.clone(),
+            eraser: eraser.clone(),
+            dead_letters: dead_letters.clone(),
+            exports: export_jobs.clone(),
+        };
         assert!(shelf.letters.set(dead_letters.clone()).is_ok());
         let services = Services {
+            deletions: Deletions::start(deletion, &Default::default()),
             producer: shelf.clone(),
             authority: shelf.clone(),
             feed,
             access_log: AccessLog::start(shelf.clone(), catalog.clone(), AccessLogSettings::default()),
-            eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
+            eraser,
             logins: Arc::new(Logins::new(catalog.clone(), SECRET, Duration::from_secs(3600))),
+            auth: Arc::new(Authenticator::new(SECRET, Vec::new(), None, Some(catalog.clone()))),
             catalog,
-            export_jobs: Exports::start(jobs, ExportSettings::default()),
+            export_jobs,
             dead_letters,
-            auth: Arc::new(Authenticator::local(SECRET)),
             cursors: CursorKey::derive(SECRET),
             health,
             drain: Drain::new(),
@@ -482,6 +506,15 @@ impl Bench {
         let app = App::new(services.clone());
         let router = layers::around(dispatch::routes(app.clone()), Safety::of(&app.services.settings));
         Self { shelf, services, app, router }
+    }
+
+    /// With credentials as this text of a configuration file says.
+    fn accepting(mut self, dir: &std::path::Path, config: &str) -> Self {
+        let catalog = self.services.catalog.clone();
+        self.services.auth = Arc::new(crate::auth::testing::authenticator(SECRET, dir, config, Some(catalog)));
+        self.app = App::new(self.services.clone());
+        self.router = layers::around(dispatch::routes(self.app.clone()), Safety::of(&self.services.settings));
+        self
     }
 
     async fn send(&self, request: Request<Body>) -> Got {
