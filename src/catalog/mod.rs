@@ -26,7 +26,7 @@ mod users;
 pub use keys::{ApiKey, KEY_PREFIX, KeyText, NewKey};
 pub use rate_limit::RateLimit;
 pub use retired::Retired;
-pub use settings::{LogLevels, SettingsPatch, TenantSettings};
+pub use settings::{LogLevels, Masking, SettingsPatch, TenantSettings};
 pub use users::{NewUser, User, normal_email};
 
 use crate::{
@@ -109,9 +109,6 @@ pub enum CatalogError {
     /// The system gave no random numbers (503). Nothing was stored.
     #[error("there are no random numbers: {0}")]
     Random(Arc<str>),
-    /// A setting of the contract that this version does not have yet (501). Nothing was stored.
-    #[error("`{0}` is not supported by this version yet")]
-    NotImplemented(String),
     /// The catalog cannot be read or written now (503), or it is not known whether it was written.
     #[error("the catalog is not available: {0}")]
     Unavailable(#[from] ObjectError),
@@ -243,7 +240,7 @@ impl Inner {
             None => new.tenant_id.to_string(),
         };
         let mut settings = TenantSettings::default();
-        new.settings.apply(&mut settings)?;
+        new.settings.apply(&mut settings);
         let now = now();
         let stored = Stored {
             format: FORMAT,
@@ -269,7 +266,7 @@ impl Inner {
             let Object::Tenant(mut stored) = decode(&bytes).map_err(|e| CatalogError::Damaged(e.into()))? else {
                 return Err(CatalogError::NotFound);
             };
-            settings.apply(&mut stored.tenant.settings)?;
+            settings.apply(&mut stored.tenant.settings);
             if let Some(name) = &name {
                 stored.tenant.name.clone_from(name);
             }

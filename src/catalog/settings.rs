@@ -1,12 +1,10 @@
 //! What can be set for a tenant, and changes of it.
-//!
-//! A setting of the contract that this version does not act on yet can only be set to its default: it is never stored and
-//! ignored.
 
 use super::{CatalogError, RateLimit};
-use crate::model::entry::Severity;
+use crate::model::{entry::Severity, mask::Mask};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// The settings of a tenant. All fields have a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,7 +15,7 @@ pub struct TenantSettings {
     /// Severities that are accepted.
     pub log_levels: LogLevels,
     /// Paths and patterns that masked roles do not see.
-    pub masking: Vec<String>,
+    pub masking: Masking,
     /// Limits of intake; `None`: those of the configuration.
     pub rate_limit: Option<RateLimit>,
     /// Whether unknown fields of an entry move into its metadata, instead of being an error.
@@ -33,12 +31,28 @@ impl Default for TenantSettings {
         Self {
             retention_days: 90,
             log_levels: LogLevels([true; 4]),
-            masking: Vec::new(),
+            masking: Masking::default(),
             rate_limit: None,
             keep_unknown_fields: false,
             audit_reads: true,
             access_retention_days: 365,
         }
+    }
+}
+
+/// What masked roles do not see, compiled. In JSON a list of paths and patterns.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Masking(pub Arc<Mask>);
+
+impl Serialize for Masking {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.paths())
+    }
+}
+
+impl<'de> Deserialize<'de> for Masking {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        masking(&Value::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
@@ -63,7 +77,7 @@ impl<'de> Deserialize<'de> for LogLevels {
 pub struct SettingsPatch {
     retention_days: Option<u32>,
     log_levels: Option<LogLevels>,
-    masking: Option<Vec<String>>,
+    masking: Option<Masking>,
     rate_limit: Option<Option<RateLimit>>,
     keep_unknown_fields: Option<bool>,
     audit_reads: Option<bool>,
@@ -103,18 +117,16 @@ impl SettingsPatch {
         Ok(())
     }
 
-    /// Makes the changes. What this version would store and ignore is refused, unless it is the default.
-    pub(super) fn apply(&self, settings: &mut TenantSettings) -> Result<(), CatalogError> {
-        let default = TenantSettings::default();
-        let unbuilt = [("masking", self.masking.as_ref().is_some_and(|v| *v != default.masking))];
-        if let Some((name, _)) = unbuilt.iter().find(|(_, differs)| *differs) {
-            return Err(CatalogError::NotImplemented(format!("settings.{name}")));
-        }
+    /// Makes the changes.
+    pub(super) fn apply(&self, settings: &mut TenantSettings) {
         if let Some(days) = self.retention_days {
             settings.retention_days = days;
         }
         if let Some(levels) = self.log_levels {
             settings.log_levels = levels;
+        }
+        if let Some(masking) = &self.masking {
+            settings.masking.clone_from(masking);
         }
         if let Some(limit) = self.rate_limit {
             settings.rate_limit = limit;
@@ -128,7 +140,6 @@ impl SettingsPatch {
         if let Some(days) = self.access_retention_days {
             settings.access_retention_days = days;
         }
-        Ok(())
     }
 }
 
@@ -155,8 +166,12 @@ fn log_levels(value: &Value) -> Result<LogLevels, String> {
     Ok(LogLevels(levels))
 }
 
-fn masking(value: &Value) -> Result<Vec<String>, String> {
-    let path = |v: &Value| v.as_str().filter(|path| !path.is_empty()).map(str::to_owned);
-    let paths = value.as_array().and_then(|paths| paths.iter().map(path).collect());
-    paths.ok_or_else(|| "must be a list of field paths and patterns".to_owned())
+fn masking(value: &Value) -> Result<Masking, String> {
+    let path = |v: &Value| v.as_str().map(str::to_owned);
+    let paths: Option<Vec<String>> = value.as_array().and_then(|paths| paths.iter().map(path).collect());
+    let paths = paths.ok_or_else(|| "must be a list of field paths and patterns".to_owned())?;
+    match Mask::compile(&paths) {
+        Ok(mask) => Ok(Masking(Arc::new(mask))),
+        Err(error) => Err(format!("item {} {}", error.at, error.message)),
+    }
 }

@@ -3,6 +3,7 @@
 
 use crate::model::{
     entry::{Field, StoredEntry},
+    mask::MASKED,
     tenant::TenantId,
     time::write_rfc3339,
 };
@@ -44,6 +45,7 @@ pub(super) fn line(out: &mut Vec<u8>, tenant: &TenantId, entry: &StoredEntry, sa
         match (texts[field as usize], record.ip()) {
             (Some(text), _) => write_text(out, text, safe),
             (None, Some(ip)) if field == Field::IpAddress => write!(out, "{ip}").expect("a vector takes every byte"),
+            (None, None) if field == Field::IpAddress && record.hides_ip() => write_text(out, MASKED, safe),
             (None, _) => (),
         }
     }

@@ -14,7 +14,10 @@ use crate::{
         policy::{self, Action},
     },
     catalog::Tenant,
-    model::tenant::{Log, TenantId, TenantScope},
+    model::{
+        mask::Mask,
+        tenant::{Log, TenantId, TenantScope},
+    },
 };
 use axum::http::{HeaderMap, HeaderValue, request::Parts};
 use std::sync::Arc;
@@ -149,6 +152,8 @@ pub fn own_tenant(app: &App, principal: &Principal, action: Action) -> Result<(T
 pub struct Reading {
     /// The restriction of every read to the tenant's log.
     pub scope: TenantScope,
+    /// What it sees entries through.
+    pub mask: Option<Arc<Mask>>,
     /// Which of the tenant's logs is read.
     pub log: Log,
 }
@@ -156,8 +161,17 @@ pub struct Reading {
 /// What the caller may read: as [`own_tenant`]. Every endpoint that shows entries begins here. It is the audit log, until
 /// [`Reading::of_log`] has looked at the parameters.
 pub fn reading(app: &App, principal: &Principal, action: Action) -> Result<Reading, Problem> {
-    let (scope, _) = own_tenant(app, principal, action)?;
-    Ok(Reading { scope, log: Log::Audit })
+    let (scope, tenant) = own_tenant(app, principal, action)?;
+    let mask = mask_for(principal.masked(), &tenant);
+    let log = Log::Audit;
+    Ok(Reading { scope, log, mask })
+}
+
+/// What a caller that is to see the tenant's entries masked sees them through, as it is set now; `None`: they are shown as
+/// they are.
+pub fn mask_for(masked: bool, tenant: &Tenant) -> Option<Arc<Mask>> {
+    let mask = masked.then(|| tenant.settings.masking.0.clone());
+    mask.filter(|mask| !mask.is_empty())
 }
 
 impl Reading {
@@ -174,7 +188,8 @@ impl Reading {
                 }
                 let scope = TenantScope::new(tenant.access_log());
                 recording::caught_up(app, &scope).await;
-                Ok(Self { scope, log: Log::Access })
+                let log = Log::Access;
+                Ok(Self { scope, log, ..self })
             }
         }
     }

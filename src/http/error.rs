@@ -47,6 +47,7 @@ pub enum Code {
     UnknownRole,
     Forbidden,
     UnknownTenant,
+    FieldMasked,
     NotFound,
     MethodNotAllowed,
     Conflict,
@@ -102,6 +103,7 @@ impl Code {
             Self::TooManyAttempts => (StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", "Too many attempts"),
             Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "The credential does not allow this"),
             Self::UnknownTenant => (StatusCode::FORBIDDEN, "unknown_tenant", "The tenant does not exist"),
+            Self::FieldMasked => (StatusCode::FORBIDDEN, "field_masked", "The field is hidden from this role"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not_found", "There is nothing here"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The path does not know this method"),
             Self::Conflict => (StatusCode::CONFLICT, "conflict", "It exists already"),
@@ -412,7 +414,6 @@ impl From<CatalogError> for Problem {
                 let detail = format!("`{field}`: {message}");
                 Self::new(Code::InvalidBody, detail).with_errors(vec![FieldError::new(field, "invalid_value", message)])
             }
-            CatalogError::NotImplemented(field) => Self::not_implemented(format_args!("a value of `{field}` other than its default")),
             CatalogError::Unavailable(error) => error.into(),
             CatalogError::Damaged(_) => {
                 tracing::error!(%error, "a tenant cannot be read");

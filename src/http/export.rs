@@ -57,9 +57,10 @@ const X_EXPORT_DEGRADED: HeaderName = HeaderName::from_static("x-export-degraded
 /// `GET /logs/export`, `/logs/export/json`, `/logs/export/csv`.
 pub async fn stream(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let access::Reading { scope, log } = access::reading(&call.app, caller, action)?.of_log(&call.app, caller, &call.query).await?;
+    let access::Reading { scope, log, mask } = access::reading(&call.app, caller, action)?.of_log(&call.app, caller, &call.query).await?;
     let who = call.who()?;
     let (filter, form) = filter::both(filter::filter(&call.query), Form::of(call.endpoint.operation, &call.query))?;
+    let filter = filter::through(mask.as_ref(), filter)?;
     let services = &call.app.services;
     let slot = call.app.exports.enter(&scope.tenant().owner())?;
     let mut source = Source::new(services.authority.clone(), scope.clone(), filter, form.sort);

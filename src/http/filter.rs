@@ -1,17 +1,19 @@
 //! Query parameters become a [`Filter`] and a page. Every bad value is named, all of them at once; none is echoed.
 
 use super::{
-    error::{FieldError, Problem},
-    query::Query,
+    error::{Code, FieldError, Problem},
+    query::{Query, shown},
 };
 use crate::{
     model::{
         conditions::{self, Refused, number},
         filter::Filter,
+        mask::Mask,
     },
     search::{self, Search},
     sinks::Sort,
 };
+use std::sync::Arc;
 
 /// How deep `page` reaches; beyond it a cursor is needed.
 const DEEPEST: usize = 10_000;
@@ -55,6 +57,21 @@ pub fn filter(query: &Query) -> Result<Filter, Problem> {
         }
     }
     if errors.is_empty() { Ok(filter) } else { Err(Problem::parameters(errors)) }
+}
+
+/// The filter for a caller that sees entries through `mask`; 403 where it asks for what is hidden.
+pub fn through(mask: Option<&Arc<Mask>>, filter: Filter) -> Result<Filter, Problem> {
+    match mask.and_then(|mask| mask.refuses(&filter)) {
+        Some(name) => Err(masked(&name)),
+        None => Ok(filter.through(mask.cloned())),
+    }
+}
+
+/// 403 for a condition or key on what is hidden.
+pub fn masked(name: &str) -> Problem {
+    let message = "is hidden from this role: it can be neither filtered, searched nor grouped by";
+    let name = shown(name);
+    Problem::new(Code::FieldMasked, format!("`{name}` {message}")).with_errors(vec![FieldError::new(name, "field_masked", format!("`{name}` {message}"))])
 }
 
 /// Both results, or the errors of both.

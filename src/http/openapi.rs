@@ -318,6 +318,7 @@ fn schemas() -> Value {
     let count = || json!({"type": "integer", "minimum": 0});
     let counts = || json!({"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}});
     let object = || json!({"type": ["object", "null"], "additionalProperties": true});
+    let shown = || json!({"type": ["object", "string", "null"], "additionalProperties": true, "description": "A string, `***`, if the whole of it is masked"});
     let severity = || json!({"type": "string", "enum": ["INFO", "WARNING", "ERROR", "CRITICAL"]});
     let list = |name: &str| {
         json!({"type": "object", "required": ["data", "meta"], "properties": {
@@ -345,12 +346,13 @@ fn schemas() -> Value {
         },
         "LogEntry": {
             "type": "object",
+            "description": "What the tenant masks reads `***` to roles that see it masked: a part of a text, a whole text, address or value, or a whole object",
             "required": ["id", "tenant_id", "timestamp", "received_at", "action", "resource_type", "resource_id", "severity", "actor", "sequence"],
             "properties": {
                 "id": uuid(), "tenant_id": text(63), "timestamp": time(), "received_at": time(), "action": text(128), "resource_type": text(128),
                 "resource_id": text(512), "user_id": maybe(256), "session_id": maybe(256), "request_id": maybe(256), "email": maybe(256),
                 "ip_address": {"type": ["string", "null"]}, "user_agent": maybe(1024), "severity": severity(),
-                "message": {"type": ["string", "null"]}, "before_state": object(), "after_state": object(), "metadata": object(),
+                "message": {"type": ["string", "null"]}, "before_state": shown(), "after_state": shown(), "metadata": shown(),
                 "actor": {"type": "string"},
                 "sequence": {"type": ["integer", "null"], "description": "Position in the tenant's log; null until it is numbered"},
             },
@@ -410,7 +412,11 @@ fn schemas() -> Value {
             "degraded": {"type": "boolean"},
         }},
         "TenantSettings": {"type": "object", "properties": {
-            "retention_days": count(), "log_levels": {"type": "array", "items": severity()}, "masking": {"type": "array", "items": {"type": "string"}},
+            "retention_days": count(), "log_levels": {"type": "array", "items": severity()}, "masking": {
+                "type": "array", "maxItems": 64, "items": {"type": "string", "minLength": 1, "maxLength": 256},
+                "description": "What viewers do not see: fields (`email`), paths into the three objects (`metadata.card`, `before_state.*.ssn`; `*` is any key or element, `\\.` a dot in a key), and \
+                    `pattern:email`, `pattern:phone`, `pattern:card`, `pattern:iban`, `pattern:secret_keys` over all text. A condition on a masked field or path is 403 `field_masked`",
+            },
             "rate_limit": {"type": ["object", "null"], "additionalProperties": false, "properties": {
                 "entries_per_second": maybe_positive(), "bytes_per_second": maybe_positive(), "burst": maybe_positive(),
             }}, "keep_unknown_fields": {"type": "boolean"}, "audit_reads": {"type": "boolean"},

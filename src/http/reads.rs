@@ -51,12 +51,13 @@ pub async fn search(call: Call) -> Answer {
 }
 
 async fn page(app: &App, reading: &access::Reading, query: &Query, who: &Who) -> Answer {
-    let scope = &reading.scope;
+    let access::Reading { scope, mask, .. } = reading;
     let text = query.get("cursor");
     if text.is_some() && (query.get("page").is_some() || query.get("skip").is_some()) {
         return Err(cursor::invalid("give `cursor` or a page, not both; the cursor knows where to go on"));
     }
     let (filter, page) = filter::both(filter::filter(query), filter::page(query))?;
+    let filter = filter::through(mask.as_ref(), filter)?;
     let purpose = cursor::Purpose {
         tenant: scope.tenant(),
         filter: &filter,
@@ -210,8 +211,9 @@ pub async fn get(call: Call) -> Answer {
     };
     loop {
         visible.mark_unchanged();
-        if let Some(entry) = find(&call.app, scope, id).await? {
+        if let Some(found) = find(&call.app, scope, id).await? {
             tell(1);
+            let entry = reading.mask.as_ref().map_or_else(|| found.clone(), |mask| mask.entry(&found));
             let mut out = Vec::with_capacity(entry.record.len() + 512);
             write_entry(&mut out, scope.tenant(), &entry);
             return Ok(json(out));

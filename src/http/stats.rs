@@ -14,6 +14,7 @@ use crate::{
         conditions::{Refused, path as path_of},
         entry::{Field, Severity},
         json::write_str,
+        mask::Mask,
         time::write_rfc3339,
     },
     sinks::{Bucket, Group, GroupBy, GroupKey, Stats, StatsQuery},
@@ -41,6 +42,10 @@ pub async fn stats(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
     let reading = access::reading(&call.app, caller, action)?.of_log(&call.app, caller, &call.query).await?;
     let (filter, more) = filter::both(filter::filter(&call.query), Asked::of(&call.query))?;
+    let filter = filter::through(reading.mask.as_ref(), filter)?;
+    if let Some(mask) = &reading.mask {
+        more.shown_by(mask)?;
+    }
     let (from, to) = (filter.from, filter.to);
     let query = StatsQuery {
         filter,
@@ -64,6 +69,18 @@ struct Asked {
 }
 
 impl Asked {
+    /// 403 if groups are made by what the mask hides.
+    fn shown_by(&self, mask: &Mask) -> Result<(), Problem> {
+        let keys = self.groups.iter().flat_map(|groups| &groups.keys);
+        let hidden = |key: &GroupKey| match key {
+            GroupKey::Field(field) => mask.hides_field(*field),
+            GroupKey::Leaf(path) => mask.hides_leaf(path),
+            GroupKey::Severity => false,
+        };
+        let found = keys.zip(&self.names).find(|(key, _)| hidden(key));
+        found.map_or(Ok(()), |(_, name)| Err(filter::masked(name)))
+    }
+
     fn of(query: &Query) -> Result<Self, Problem> {
         let (mut asked, mut errors) = (Self::default(), Vec::new());
         let mut note = |field: &str, refused: Refused| errors.push(FieldError::new(field, refused.0, refused.1));

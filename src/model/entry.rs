@@ -262,6 +262,11 @@ impl<'a> EntryRef<'a> {
         ip_from_bytes(self.raw(Field::IpAddress)?)
     }
 
+    /// Whether this is a masked record whose address is hidden ([`Mask::record`](super::mask::Mask::record)).
+    pub fn hides_ip(&self) -> bool {
+        self.raw(Field::IpAddress).is_some_and(|raw| raw == super::mask::MASKED.as_bytes())
+    }
+
     fn flags(&self) -> u32 {
         u32_at(self.0, 44)
     }

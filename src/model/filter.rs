@@ -4,10 +4,14 @@
 use super::{
     entry::{EntryRef, Field, Severity},
     leaves::for_each_leaf,
+    mask::Mask,
     words::for_each_word,
 };
 use crate::search::Search;
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+};
 use uuid::Uuid;
 
 /// An address range: the first `prefix` bits of `addr`.
@@ -69,6 +73,9 @@ pub struct Filter {
     pub metadata: Vec<LeafFilter>,
     /// What is searched for.
     pub search: Option<Search>,
+    /// Who asks sees entries through this mask: every condition is about the masked record, and so is what a store gives of the
+    /// matches. It is no condition itself. Set it by [`Filter::through`].
+    pub mask: Option<Arc<Mask>>,
 }
 
 /// What a filter looks at besides the record.
@@ -129,14 +136,73 @@ fn same_bits(a: u128, b: u128, prefix: u8) -> bool {
 impl Filter {
     /// Whether there is no condition.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        !self.reads_text()
+            && *self
+                == Self {
+                    mask: self.mask.clone(),
+                    ..Self::default()
+                }
+    }
+
+    /// The same conditions, on what this mask shows.
+    pub fn through(mut self, mask: Option<Arc<Mask>>) -> Self {
+        if let Some(search) = &mut self.search {
+            search.see_through(mask.as_ref());
+        }
+        self.mask = mask;
+        self
     }
 
     /// Whether the entry is one that the reader asks for.
     pub fn matches(&self, entry: &EntryRef<'_>, around: Surroundings<'_>) -> bool {
+        match &self.mask {
+            Some(mask) if self.reads_text() => {
+                self.in_bounds(entry, around) && {
+                    let (record, actor) = (mask.record(entry), mask.actor(around.actor));
+                    let shown = record.as_deref().map_or(*entry, EntryRef::first_of);
+                    self.in_text(&shown, Surroundings { actor: &actor, ..around })
+                }
+            }
+            _ => self.matches_shown(entry, around),
+        }
+    }
+
+    /// The same of an entry that is already as the mask shows it.
+    pub fn matches_shown(&self, entry: &EntryRef<'_>, around: Surroundings<'_>) -> bool {
+        self.in_bounds(entry, around) && self.in_text(entry, around)
+    }
+
+    /// Whether a condition is about something that a mask may hide.
+    pub fn reads_text(&self) -> bool {
+        let Self {
+            from: _,
+            to: _,
+            timestamps: _,
+            ids: _,
+            severity: _,
+            min_sequence: _,
+            max_sequence: _,
+            mask: _,
+            user_id,
+            email,
+            session_id,
+            resource_id,
+            request_id,
+            actor,
+            action,
+            resource_type,
+            ip_address,
+            user_agent,
+            metadata,
+            search,
+        } = self;
+        let texts = [user_id, email, session_id, resource_id, request_id, actor, action, resource_type];
+        texts.into_iter().any(|list| !list.is_empty()) || !(ip_address.is_empty() && user_agent.is_empty() && metadata.is_empty()) || search.is_some()
+    }
+
+    /// The conditions on what no mask hides, which are the cheap ones.
+    fn in_bounds(&self, entry: &EntryRef<'_>, around: Surroundings<'_>) -> bool {
         let timestamp = entry.timestamp();
-        let text_is = |field, wanted: &[String]| wanted.is_empty() || entry.text(field).is_some_and(|text| wanted.iter().any(|w| w == text));
-        // The cheap conditions first; those that walk over text last.
         self.from.is_none_or(|from| timestamp >= from)
             && self.to.is_none_or(|to| timestamp < to)
             && self.min_sequence.is_none_or(|min| around.sequence >= min)
@@ -144,7 +210,12 @@ impl Filter {
             && (self.timestamps.is_empty() || self.timestamps.iter().any(|(from, to)| (*from..*to).contains(&timestamp)))
             && (self.severity.is_empty() || self.severity.contains(&entry.severity()))
             && (self.ids.is_empty() || self.ids.contains(&entry.id()))
-            && (self.actor.is_empty() || self.actor.iter().any(|a| a == around.actor))
+    }
+
+    /// The others; those that walk over text last.
+    fn in_text(&self, entry: &EntryRef<'_>, around: Surroundings<'_>) -> bool {
+        let text_is = |field, wanted: &[String]| wanted.is_empty() || entry.text(field).is_some_and(|text| wanted.iter().any(|w| w == text));
+        (self.actor.is_empty() || self.actor.iter().any(|a| a == around.actor))
             && text_is(Field::UserId, &self.user_id)
             && text_is(Field::Email, &self.email)
             && text_is(Field::SessionId, &self.session_id)

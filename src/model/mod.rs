@@ -9,6 +9,7 @@ pub mod feed;
 pub mod filter;
 pub mod json;
 pub mod leaves;
+pub mod mask;
 pub mod names;
 pub mod pack;
 pub mod parse;

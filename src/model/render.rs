@@ -3,6 +3,7 @@
 use super::{
     entry::{Field, Severity, StoredEntry},
     json::write_str,
+    mask::MASKED,
     tenant::TenantId,
     time::write_rfc3339,
 };
@@ -35,6 +36,7 @@ pub fn write_entry(out: &mut Vec<u8>, tenant: &TenantId, entry: &StoredEntry) {
         match (field, record.text(field)) {
             (Field::IpAddress, _) => match record.ip() {
                 Some(ip) => write!(out, "\"{ip}\"").expect("a vector takes every byte"),
+                None if record.hides_ip() => write_str(out, MASKED),
                 None => out.extend_from_slice(b"null"),
             },
             (_, None) => out.extend_from_slice(b"null"),

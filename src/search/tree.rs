@@ -5,7 +5,9 @@ use crate::model::{
     entry::{EntryRef, Field},
     filter::{Filter, Surroundings},
     leaves::for_each_leaf,
+    mask::Mask,
 };
+use std::sync::Arc;
 
 /// Which entries are looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,7 +123,17 @@ impl Search {
         }
     }
 
-    /// Whether the entry is one of those looked for.
+    /// Its conditions on fields are about what this mask shows.
+    pub(crate) fn see_through(&mut self, mask: Option<&Arc<Mask>>) {
+        match self {
+            Self::All(list) | Self::Any(list) => list.iter_mut().for_each(|search| search.see_through(mask)),
+            Self::Not(of) => of.see_through(mask),
+            Self::Is(filter) => filter.mask = mask.cloned(), // it has one condition, which is no search
+            Self::Text(..) | Self::Starts(_) => {}
+        }
+    }
+
+    /// Whether the entry is one of those looked for. It is taken as it is: [`Filter::matches`] masks it first where it has to be.
     pub fn matches(&self, entry: &EntryRef<'_>, around: Surroundings<'_>) -> bool {
         let mut id = [0; 36];
         entry.id().hyphenated().encode_lower(&mut id);
@@ -142,7 +154,8 @@ impl Search {
             Self::Text(Scope::Everywhere, needle) => {
                 SEARCHED.iter().any(|field| in_field(needle, *field, of.texts[*field as usize])) || needle.may_be_in_id() && needle.in_text(of.id())
             }
-            Self::Is(filter) => filter.matches(&of.entry, of.around),
+            // What the tree is evaluated on is masked already where it has to be.
+            Self::Is(filter) => filter.matches_shown(&of.entry, of.around),
             Self::Starts(start) => match &start.of {
                 Named::Id => start.fits(Some(of.id())),
                 Named::Actor => start.fits(Some(of.around.actor)),

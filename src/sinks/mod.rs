@@ -257,7 +257,9 @@ pub struct VisibleHead {
     pub head: u64,
 }
 
-/// The store that answers get, list, statistics and duplicate look-ups. Methods that return a future may be called from
+/// The store that answers get, list, statistics and duplicate look-ups. Where a filter has a mask, lists, scans and statistics
+/// are of the masked records, and these are what they give; [`Authority::get`] gives the entry as it is. Methods that return a
+/// future may be called from
 /// any task; dropping the future abandons the read.
 pub trait Authority: Send + Sync + 'static {
     /// One entry by id.

@@ -25,6 +25,7 @@ mod intake;
 mod isolation;
 mod letters;
 mod limits;
+mod masking;
 mod matrix;
 mod paging;
 mod stream;

@@ -9,11 +9,11 @@
 //! * Publishing never blocks: an overflow only makes sessions read the store. Nothing is lost by it.
 //! * A session gets strictly increasing numbers, each once, and nothing of another tenant.
 //! * Once an erasure is published, what was read or queued before it is not shown any more: sessions read the store again.
-//! * An entry is encoded once for all live sessions, and only if one of them wants it.
+//! * An entry is masked and encoded once for all live sessions that see it through one mask, and only if one of them wants it.
 //! * The broadcaster is one supervised actor on its own thread. When it panics, all sessions read the store instead, and a
 //!   new one goes on with the lane.
 //!
-//! It does not authenticate, and does not look at what it shows: masks and policies are the caller's.
+//! It does not authenticate; whether a session may go on, and whether its mask is still the tenant's, is for the caller to look at.
 
 mod catch_up;
 pub mod messages;
@@ -37,6 +37,7 @@ use crate::{
         entry::StoredEntry,
         feed::{FeedEnd, OnSlow},
         filter::{Filter, Surroundings},
+        mask::Mask,
         tenant::{TenantId, TenantScope},
     },
     seal::{DecidedEntry, DecidedSeal},
@@ -46,6 +47,7 @@ use actix::{Actor, Context, StreamHandler};
 use bytes::Bytes;
 use dashmap::{DashMap, mapref::entry::Entry};
 use futures_util::Stream;
+use smallvec::SmallVec;
 use std::{
     pin::Pin,
     sync::{
@@ -345,29 +347,43 @@ fn announce(hub: &Hub, tenant: &TenantId, void: Option<(u64, u64)>, entries: &[D
     }
 }
 
+/// An entry as one mask, or none, shows it: made once for all sessions that see through it.
+struct Seen<'m> {
+    mask: Option<&'m Arc<Mask>>,
+    entry: StoredEntry,
+    json: Option<Bytes>,
+}
+
 fn offer_entry(offers: &[(&Filter, Offer<'_>)], tenant: &TenantId, entry: &DecidedEntry<'_>, sequence: u64) {
     let header = entry.pack.header();
     #[cfg(test)]
     assert_ne!(&*header.request_id, super::testing::CRASH, "a test's own panic");
-    let around = Surroundings {
-        sequence,
-        actor: &header.actor,
-    };
-    let mut encoded: Option<Bytes> = None;
+    // A tenant has one mask; sessions that began before it was changed have the old one, for as long as they last.
+    let mut views: SmallVec<[Seen<'_>; 2]> = SmallVec::new();
     for (filter, offer) in offers {
-        if !offer.is_new(sequence) || !filter.matches(&entry.entry, around) {
+        if !offer.is_new(sequence) {
             continue;
         }
-        let json = encoded.get_or_insert_with(|| {
+        let mask = filter.mask.as_ref();
+        let at = views.iter().position(|seen| seen.mask == mask).unwrap_or_else(|| {
             let stored = StoredEntry {
                 record: entry.pack.record(entry.index),
                 received_at: header.received_at,
                 actor: header.actor.clone(),
                 sequence: Some(sequence),
             };
-            catch_up::render_entry(tenant, &stored)
+            views.push(Seen {
+                mask,
+                entry: mask.map_or_else(|| stored.clone(), |mask| mask.entry(&stored)),
+                json: None,
+            });
+            views.len() - 1
         });
-        offer.entry(sequence, json.clone());
+        let Seen { entry: seen, json, .. } = &mut views[at];
+        let around = Surroundings { sequence, actor: &seen.actor };
+        if filter.matches_shown(&seen.entry(), around) {
+            offer.entry(sequence, json.get_or_insert_with(|| catch_up::render_entry(tenant, seen)).clone());
+        }
     }
 }
 

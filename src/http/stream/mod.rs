@@ -27,6 +27,7 @@ use crate::{
     model::{
         feed::{FeedItem, OnSlow},
         filter::Filter,
+        mask::Mask,
         tenant::{Log, TenantId},
     },
 };
@@ -54,6 +55,7 @@ struct Granted {
 /// The session, and what is told of it.
 struct Feed {
     session: Session,
+    sight: Sight,
     told: Told,
 }
 
@@ -196,14 +198,21 @@ fn wanted(query: Query, headers: &HeaderMap) -> Result<Wanted, Problem> {
 
 async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted, parts: &Parts, request_id: &Arc<str>) -> Result<Granted, Problem> {
     let Wanted { query, filter, after, on_slow } = wanted;
-    let access::Reading { scope, log } = access::reading(app, caller, action)?.of_log(app, caller, &query).await?;
+    let access::Reading { scope, log, mask } = access::reading(app, caller, action)?.of_log(app, caller, &query).await?;
     let (tenant, who) = (scope.tenant().owner(), recording::who(caller, parts, request_id));
+    let filter = filter::through(mask.as_ref(), filter)?;
+    let sight = Sight {
+        tenant: tenant.clone(),
+        masked: caller.masked(),
+        mask,
+    };
     let session = app.services.feed.subscribe(scope, filter, after, on_slow).await?;
     app.services.access_log.record(&tenant, &who, &recording::read("sluice.stream", log, &query));
     Ok(Granted {
         watch: Watch::new(app, caller),
         feed: Feed {
             session,
+            sight,
             told: Told {
                 access_log: app.services.access_log.clone(),
                 tenant,
@@ -213,6 +222,22 @@ async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted
             },
         },
     })
+}
+
+/// What a session sees entries through.
+struct Sight {
+    tenant: TenantId,
+    masked: bool,
+    mask: Option<Arc<Mask>>,
+}
+
+impl Sight {
+    /// Whether that is still what the tenant has set. Asked before each frame: what was masked otherwise is not sent, and the
+    /// session ends, so that the reader resumes under the new mask.
+    fn holds(&self, app: &App) -> bool {
+        let tenant = app.services.catalog.get(&self.tenant);
+        tenant.is_some_and(|tenant| access::mask_for(self.masked, &tenant) == self.mask)
+    }
 }
 
 /// The text of a frame that is no entry.

@@ -18,6 +18,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 const PIECE: usize = 64 << 10;
 
 struct Events {
+    app: Arc<App>,
     granted: Granted,
     drain: Drain,
     tick: Interval,
@@ -32,6 +33,7 @@ pub fn answer(app: &Arc<App>, granted: Granted) -> Response {
     let mut tick = interval_at(Instant::now() + every, every);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let events = Events {
+        app: app.clone(),
         granted,
         drain: app.services.drain.clone(),
         tick,
@@ -83,6 +85,8 @@ impl Events {
 
     fn write(&mut self, out: &mut Vec<u8>, frame: Frame) {
         match frame {
+            // The reader comes back by itself, and sees it as it is to be seen now.
+            Frame::Text(..) if !self.granted.feed.sight.holds(&self.app) => self.over = true,
             Frame::Text(sequence, json) => {
                 out.extend_from_slice(format!("id: {sequence}\ndata: ").as_bytes());
                 out.extend_from_slice(&json);

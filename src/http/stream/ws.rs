@@ -3,12 +3,13 @@
 //! | close code | why |
 //! |---|---|
 //! | 1001 | the process is stopping |
-//! | 1008 | `after` is beyond the head (only where the credential came as a frame; else it is 422 before the upgrade) |
+//! | 1008 | `after` is beyond the head, or a filter names what is masked (only where the credential came as a frame; else it is 422 before the upgrade) |
+//! | 1012 | what is masked was changed: connect again, `after` the last number |
 //! | 1011, 1013 | the store cannot be read; too many feeds |
 //! | 4001 | no credential, a bad one, or its time is over: it expired or was revoked |
 //! | 4008 | the reader is too slow and asked for `on_slow=close` |
 
-use super::{Feed, Frame, Granted, Wanted, authorised, subscribe, watch::Watch};
+use super::{Feed, Frame, Granted, Sight, Wanted, authorised, subscribe, watch::Watch};
 use crate::{
     auth::Credential,
     http::{
@@ -39,6 +40,7 @@ use tokio::{
 const GOING_AWAY: u16 = 1001;
 const POLICY: u16 = 1008;
 const FAILED: u16 = 1011;
+const RESTART: u16 = 1012;
 const TRY_LATER: u16 = 1013;
 const CREDENTIAL: u16 = 4001;
 const TOO_SLOW: u16 = 4008;
@@ -200,10 +202,10 @@ impl Talk {
                 self.flush().await
             }
             frame = feed.next() => {
-                self.tell(frame).await?;
+                self.tell(&feed.sight, frame).await?;
                 for _ in 1..BATCH {
                     let Some(frame) = feed.next().now_or_never() else { break };
-                    self.tell(frame).await?;
+                    self.tell(&feed.sight, frame).await?;
                 }
                 self.flush().await
             }
@@ -225,8 +227,12 @@ impl Talk {
         }
     }
 
-    async fn tell(&mut self, frame: Frame) -> Result<(), Over> {
+    async fn tell(&mut self, sight: &Sight, frame: Frame) -> Result<(), Over> {
         match frame {
+            Frame::Text(..) if !sight.holds(&self.app) => {
+                self.flush().await?;
+                Err(Over::Close((RESTART, "what is masked was changed")))
+            }
             Frame::Text(_, json) => {
                 let text = Utf8Bytes::try_from(json).map_err(|_| Over::Close((FAILED, "an entry is no text")))?;
                 self.feed(Message::Text(text)).await
@@ -294,6 +300,7 @@ async fn bounded(write: impl Future<Output = Result<(), axum::Error>>, deadline:
 fn closing(problem: &Problem) -> End {
     match problem.code() {
         Code::InvalidParameter => (POLICY, "`after` is beyond the head"),
+        Code::FieldMasked => (POLICY, "a filter names what is hidden from this role"),
         Code::Forbidden | Code::UnknownTenant => (CREDENTIAL, "the credential does not allow this"),
         Code::Unavailable => (TRY_LATER, "not possible at the moment"),
         _ => (CREDENTIAL, "the credential is not valid"),

@@ -26,7 +26,7 @@ pub(super) async fn connect(served: &Served, query: &str, token: &str) -> Result
 }
 
 /// The next text frame.
-async fn text(socket: &mut Socket) -> String {
+pub(super) async fn text(socket: &mut Socket) -> String {
     loop {
         match socket.next().await.expect("open").expect("whole") {
             Message::Text(text) => return text.to_string(),

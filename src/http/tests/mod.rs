@@ -12,6 +12,7 @@ mod letters;
 mod limits;
 mod lists;
 mod logins;
+mod masking;
 mod reads;
 mod server;
 mod settings;
@@ -213,7 +214,7 @@ fn matching(state: &State, scope: &TenantScope, filter: &Filter) -> Vec<StoredEn
         };
         filter.matches(&e.entry(), around)
     })
-    .cloned()
+    .map(|e| filter.mask.as_ref().map_or_else(|| e.clone(), |mask| mask.entry(e)))
     .collect()
 }
 

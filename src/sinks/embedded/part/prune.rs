@@ -8,6 +8,7 @@ use crate::{
     model::{
         entry::{EntryRef, Field, Severity},
         filter::Filter,
+        mask::MASKED,
     },
     search::Search,
 };
@@ -98,6 +99,7 @@ impl MemoryFilter {
             user_agent,
             metadata,
             search,
+            mask: _,
         } = filter;
         let texts = [user_id, email, session_id, resource_id, request_id, actor, action, resource_type];
         texts.into_iter().any(|list| !list.is_empty())
@@ -165,8 +167,11 @@ fn may_values(block: Keys<'_>, filter: &Filter) -> bool {
         return true;
     }
     let has = |key| block.has(key);
-    let any = |field, wanted: &[String]| wanted.is_empty() || wanted.iter().any(|text| keys::needle(field, text, has));
-    let any_case = |field, wanted: &[String]| wanted.is_empty() || wanted.iter().any(|text| has(keys::value(field, &keys::lower(text))));
+    // The filter knows the texts as they are. A text that a mask changed has a `***`; its words, and every other value, are as
+    // they are.
+    let unknown = |text: &str| filter.mask.is_some() && text.contains(MASKED);
+    let any = |field, wanted: &[String]| wanted.is_empty() || wanted.iter().any(|text| unknown(text) || keys::needle(field, text, has));
+    let any_case = |field, wanted: &[String]| wanted.is_empty() || wanted.iter().any(|text| unknown(text) || has(keys::value(field, &keys::lower(text))));
     let mut scratch = Vec::new();
     any(Field::UserId, &filter.user_id)
         && any(Field::Email, &filter.email)
@@ -175,14 +180,17 @@ fn may_values(block: Keys<'_>, filter: &Filter) -> bool {
         && any(Field::RequestId, &filter.request_id)
         && any_case(Field::Action, &filter.action)
         && any_case(Field::ResourceType, &filter.resource_type)
-        && (filter.actor.is_empty() || filter.actor.iter().any(|text| has(keys::actor(text))))
+        && (filter.actor.is_empty() || filter.actor.iter().any(|text| unknown(text) || has(keys::actor(text))))
         && (filter.ip_address.is_empty() || filter.ip_address.iter().any(|range| keys::range(range).is_none_or(has)))
         && (filter.user_agent.is_empty() || filter.user_agent.iter().any(|words| words.iter().all(|word| block.may_have_word(word))))
         && (block.overflow
-            || filter
-                .metadata
-                .iter()
-                .all(|leaf| leaf.values.iter().any(|text| keys::leaf_needle(&leaf.path, text, &mut scratch, has))))
+            || filter.metadata.iter().all(|leaf| {
+                leaf.path.iter().any(|key| unknown(key))
+                    || leaf
+                        .values
+                        .iter()
+                        .any(|text| unknown(text) || keys::leaf_needle(&leaf.path, text, &mut scratch, has))
+            }))
 }
 
 /// Whether a row can be what is searched for; `may_be` answers for `field:value`. What must not hold rules out nothing: the

@@ -1,4 +1,4 @@
-//! Finds the rows of a block that a search asks for, on their original values.
+//! Finds the rows of a block that a search asks for, on their original values or on what a mask shows of them.
 //!
 //! A row is looked at column by column, the cheap ones first, until what is known of it decides the tree: a row that is
 //! decided needs no further column, and a page all of whose rows are decided is not even inflated. Each column is decoded
@@ -9,23 +9,25 @@ use super::{
     Block, PartError, Rows, TenantRows,
     read::{Texts, random},
     schema::Column,
+    select::{shown, shown_actor},
 };
 use crate::{
-    model::entry::Field,
+    model::{entry::Field, mask::Mask},
     search::{Named, Needle, SEARCHED, Scope, Search, Start, in_field},
 };
 use arrow_array::{Array, RecordBatch};
 use parquet::errors::ParquetError;
+use std::borrow::Cow;
 use uuid::Uuid;
 
 /// Where more than one row in so many is undecided, pages are read whole: that is less work than to pick rows.
 const DENSE: usize = 8;
 
 /// Those of `rows`, rows of the block, ascending, that the search asks for.
-pub(super) fn find(of: &TenantRows<'_>, block: &Block, search: &Search, rows: Vec<u32>) -> Result<Vec<u32>, PartError> {
+pub(super) fn find(of: &TenantRows<'_>, block: &Block, search: &Search, mask: Option<&Mask>, rows: Vec<u32>) -> Result<Vec<u32>, PartError> {
     let mut leaves = Vec::new();
     let tree = Tree::of(search, &mut leaves);
-    let mut work = Work::new(of, tree, leaves.len(), rows);
+    let mut work = Work::new(of, mask, tree, leaves.len(), rows);
     for (i, leaf) in leaves.iter().enumerate() {
         if !of.may_find(block, leaf) {
             work.close(i);
@@ -38,7 +40,7 @@ pub(super) fn find(of: &TenantRows<'_>, block: &Block, search: &Search, rows: Ve
         }
         let rows = match leaf {
             Search::Is(filter) => of.select_among(block, work.rows.clone(), filter)?,
-            Search::Starts(start) => starting(of, start, work.rows.clone())?,
+            Search::Starts(start) => starting(of, start, mask, work.rows.clone())?,
             _ => continue,
         };
         work.found_in(i, &rows);
@@ -60,17 +62,19 @@ pub(super) fn find(of: &TenantRows<'_>, block: &Block, search: &Search, rows: Ve
 }
 
 /// The rows whose text begins as it says.
-fn starting(of: &TenantRows<'_>, start: &Start, rows: Vec<u32>) -> Result<Vec<u32>, PartError> {
-    let column = match &start.of {
+fn starting(of: &TenantRows<'_>, start: &Start, mask: Option<&Mask>, rows: Vec<u32>) -> Result<Vec<u32>, PartError> {
+    let field = match &start.of {
         Named::Id => return of.with_id(rows, |id| start.fits(Some(id))),
-        Named::Actor => Column::Actor,
-        Named::Field(field) => Column::of(*field),
-        Named::Leaf(_) => Column::Metadata,
+        Named::Actor => return of.with_text(rows, Column::Actor, |text| start.fits(shown_actor(mask, text).as_deref())),
+        // An address that is empty or hidden is none.
+        Named::Field(Field::IpAddress) => {
+            let seen = |text: Option<&'_ str>| text.is_some_and(|text| !text.is_empty()) && !mask.is_some_and(Mask::hides_address);
+            return of.with_text(rows, Column::IpAddress, |text| seen(text) && start.fits(text));
+        }
+        Named::Field(field) => *field,
+        Named::Leaf(_) => Field::Metadata,
     };
-    // An address that is empty is none.
-    of.with_text(rows, column, |text| {
-        start.fits(text.filter(|text| column != Column::IpAddress || !text.is_empty()))
-    })
+    of.with_text(rows, Column::of(field), |text| start.fits(shown(mask, field, text).as_deref()))
 }
 
 /// A search whose leaves have numbers.
@@ -131,6 +135,7 @@ fn bit(leaf: usize) -> (usize, u64) {
 /// The rows that are not decided, and what is known of them.
 struct Work<'t> {
     of: &'t TenantRows<'t>,
+    mask: Option<&'t Mask>,
     tree: Tree,
     rows: Vec<u32>,
     /// For each row the leaves that hold, `stride` words of bits.
@@ -146,10 +151,11 @@ struct Work<'t> {
 }
 
 impl<'t> Work<'t> {
-    fn new(of: &'t TenantRows<'t>, tree: Tree, leaves: usize, rows: Vec<u32>) -> Self {
+    fn new(of: &'t TenantRows<'t>, mask: Option<&'t Mask>, tree: Tree, leaves: usize, rows: Vec<u32>) -> Self {
         let stride = leaves.div_ceil(64);
         Self {
             of,
+            mask,
             tree,
             found: vec![0; stride * rows.len()],
             touched: vec![false; rows.len()],
@@ -241,6 +247,7 @@ impl<'t> Work<'t> {
         if words.is_empty() {
             return Ok(());
         }
+        let mask = self.mask;
         let Self {
             rows, found, touched, stride, ..
         } = self;
@@ -249,7 +256,7 @@ impl<'t> Work<'t> {
         // Rows fetched before this batch, and the next undecided row.
         let (mut before, mut next) = (0, 0);
         self.of.part.fetch(&[field.map_or(Column::Id, Column::of)], fetched, &mut |batch| {
-            let mut holds = reader(batch, field)?;
+            let mut holds = reader(batch, field, mask)?;
             while let Some(row) = rows.get(next) {
                 let at = if dense { (row - first) as usize } else { next } - before;
                 if at >= batch.num_rows() {
@@ -274,7 +281,7 @@ impl<'t> Work<'t> {
 /// Tells of a row of the batch whether it holds a needle, the one at that place among those looked for.
 type Holds<'b> = Box<dyn FnMut(usize, usize, &Needle) -> bool + 'b>;
 
-fn reader(batch: &RecordBatch, field: Option<Field>) -> Result<Holds<'_>, ParquetError> {
+fn reader<'b>(batch: &'b RecordBatch, field: Option<Field>, mask: Option<&'b Mask>) -> Result<Holds<'b>, ParquetError> {
     let Some(field) = field else {
         let ids = random(batch, 0)?;
         return Ok(Box::new(move |row, _, needle| {
@@ -290,9 +297,35 @@ fn reader(batch: &RecordBatch, field: Option<Field>) -> Result<Holds<'_>, Parque
                 if verdicts.len() <= place {
                     verdicts.resize_with(place + 1, || vec![None; values.len()]);
                 }
-                *verdicts[place][key].get_or_insert_with(|| in_field(needle, field, Some(values.value(key))))
+                *verdicts[place][key].get_or_insert_with(|| {
+                    let text = Some(values.value(key));
+                    may_hold(needle, field, text) && in_field(needle, field, shown(mask, field, text).as_deref())
+                })
             })
         }
-        views @ Texts::Views(_) => Box::new(move |row, _, needle| in_field(needle, field, views.get(row))),
+        views @ Texts::Views(_) => match mask {
+            None => Box::new(move |row, _, needle| in_field(needle, field, views.get(row))),
+            Some(_) => {
+                // All needles look at a row before any looks at the next.
+                let mut last: Option<(usize, Option<Cow<'_, str>>)> = None;
+                Box::new(move |row, _, needle| {
+                    let text = views.get(row);
+                    if !may_hold(needle, field, text) {
+                        return false;
+                    }
+                    let seen = match &mut last {
+                        Some((at, seen)) if *at == row => seen,
+                        last => &mut last.insert((row, shown(mask, field, text))).1,
+                    };
+                    in_field(needle, field, seen.as_deref())
+                })
+            }
+        },
     })
+}
+
+/// Whether the text can hold the needle once it is masked: its words are some of those that it has, though others may have
+/// become neighbours.
+fn may_hold(needle: &Needle, field: Field, text: Option<&str>) -> bool {
+    needle.words().len() > 1 || in_field(needle, field, text)
 }

@@ -9,13 +9,14 @@ use super::{
     search,
 };
 use crate::model::{
-    entry::Severity,
+    entry::{Field, Severity},
     filter::{Filter, any_case, has_words},
+    mask::Mask,
 };
 use arrow_array::RecordBatch;
 use hashbrown::HashSet;
 use parquet::errors::ParquetError;
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 use uuid::Uuid;
 
 impl TenantRows<'_> {
@@ -66,39 +67,56 @@ impl TenantRows<'_> {
                 text.and_then(Severity::parse).is_some_and(|s| filter.severity.contains(&s))
             })?;
         }
+        let mask = filter.mask.as_deref();
         if !filter.action.is_empty() {
-            left.keep_text(Column::Action, |text| any_case(text, &filter.action))?;
+            left.keep_text(Column::Action, |text| any_case(shown(mask, Field::Action, text).as_deref(), &filter.action))?;
         }
         if !filter.resource_type.is_empty() {
-            left.keep_text(Column::ResourceType, |text| any_case(text, &filter.resource_type))?;
+            left.keep_text(Column::ResourceType, |text| {
+                any_case(shown(mask, Field::ResourceType, text).as_deref(), &filter.resource_type)
+            })?;
         }
-        for (column, wanted) in [
-            (Column::Actor, &filter.actor),
-            (Column::UserId, &filter.user_id),
-            (Column::SessionId, &filter.session_id),
-            (Column::ResourceId, &filter.resource_id),
-            (Column::RequestId, &filter.request_id),
-            (Column::Email, &filter.email),
+        if !filter.actor.is_empty() {
+            left.keep_text(Column::Actor, |text| {
+                shown_actor(mask, text).is_some_and(|text| filter.actor.iter().any(|wanted| *wanted == text))
+            })?;
+        }
+        for (field, wanted) in [
+            (Field::UserId, &filter.user_id),
+            (Field::SessionId, &filter.session_id),
+            (Field::ResourceId, &filter.resource_id),
+            (Field::RequestId, &filter.request_id),
+            (Field::Email, &filter.email),
         ] {
             if !wanted.is_empty() {
                 let wanted: HashSet<&str> = wanted.iter().map(String::as_str).collect();
-                left.keep_text(column, |text| text.is_some_and(|t| wanted.contains(t)))?;
+                left.keep_text(Column::of(field), |text| shown(mask, field, text).is_some_and(|text| wanted.contains(&*text)))?;
             }
         }
+        // A hidden address is none.
         if !filter.ip_address.is_empty() {
+            if mask.is_some_and(Mask::hides_address) {
+                left.some = Some(Vec::new());
+                return Ok(());
+            }
             left.keep_text(Column::IpAddress, |text| {
                 let addr = text.and_then(|t| t.parse().ok());
                 addr.is_some_and(|addr| filter.ip_address.iter().any(|range| range.contains(addr)))
             })?;
         }
         if !filter.user_agent.is_empty() {
-            left.keep_text(Column::UserAgent, |text| has_words(text, &filter.user_agent))?;
+            left.keep_text(Column::UserAgent, |text| {
+                has_words(shown(mask, Field::UserAgent, text).as_deref(), &filter.user_agent)
+            })?;
         }
         if !filter.metadata.is_empty() {
-            left.keep_text(Column::Metadata, |text| filter.metadata.iter().all(|leaf| leaf.matches(text)))?;
+            left.keep_text(Column::Metadata, |text| {
+                let text = shown(mask, Field::Metadata, text);
+                filter.metadata.iter().all(|leaf| leaf.matches(text.as_deref()))
+            })?;
         }
         if let Some(search) = &filter.search {
-            let found = search::find(self, block, search, left.take_rows())?;
+            let found = search::find(self, block, search, mask, left.take_rows())?;
             left.some = Some(found);
         }
         Ok(())
@@ -122,6 +140,16 @@ impl TenantRows<'_> {
         left.keep_text(column, test)?;
         Ok(left.into_rows())
     }
+}
+
+/// The text of a field as the mask shows it.
+pub(super) fn shown<'t>(mask: Option<&Mask>, field: Field, text: Option<&'t str>) -> Option<Cow<'t, str>> {
+    text.map(|text| mask.map_or(Cow::Borrowed(text), |mask| mask.text(field, text)))
+}
+
+/// The actor as the mask shows it.
+pub(super) fn shown_actor<'t>(mask: Option<&Mask>, text: Option<&'t str>) -> Option<Cow<'t, str>> {
+    text.map(|text| mask.map_or(Cow::Borrowed(text), |mask| mask.actor(text)))
 }
 
 fn in_time(t: i64, filter: &Filter) -> bool {

@@ -203,7 +203,20 @@ fn random_filter(dice: &mut Dice, rows: u64) -> Filter {
             }
         }
     }
-    filter
+    let masks: [&[&str]; 6] = [
+        &["user_id", "message", "actor"],
+        &["metadata.b", "before_state", "action"],
+        &["ip_address", "metadata.*", "resource_id"],
+        &["pattern:email", "pattern:phone", "pattern:card", "pattern:iban", "pattern:secret_keys"],
+        &["pattern:email", "metadata.list.*", "user_agent"],
+        &["metadata", "email", "resource_type", "pattern:card"],
+    ];
+    let mask = |dice: &mut Dice| {
+        let paths: Vec<String> = dice.of(&masks).iter().map(|p| (*p).to_owned()).collect();
+        std::sync::Arc::new(crate::model::mask::Mask::compile(&paths).expect("a mask"))
+    };
+    let mask = (dice.below(3) == 0).then(|| mask(dice));
+    filter.through(mask)
 }
 
 /// What a person may type, about what the rows hold and what they do not.

@@ -416,7 +416,7 @@ impl<'a> Reader<'a> {
         Ok(matching)
     }
 
-    /// Reads whole rows, in the order of `hits`.
+    /// Reads whole rows, in the order of `hits`, as the filter's mask shows them.
     fn read(&self, hits: &[Hit]) -> Result<Vec<StoredEntry>, StoreError> {
         let mut out: Vec<Option<StoredEntry>> = vec![None; hits.len()];
         let mut on_disk: Vec<(usize, u32, usize)> = Vec::new(); // part, row, place in the answer
@@ -435,7 +435,9 @@ impl<'a> Reader<'a> {
                 out[*place] = Some(entry);
             }
         }
-        let read: Vec<StoredEntry> = out.into_iter().flatten().collect();
+        let mask = self.filter.mask.as_deref();
+        let seen = |entry: StoredEntry| mask.map_or_else(|| entry.clone(), |mask| mask.entry(&entry));
+        let read: Vec<StoredEntry> = out.into_iter().flatten().map(seen).collect();
         if read.len() == hits.len() {
             Ok(read)
         } else {

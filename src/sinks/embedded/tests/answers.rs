@@ -15,6 +15,8 @@ fn texts(dice: &mut Dice, from: &[&str]) -> Vec<String> {
     let pick = |dice: &mut Dice| {
         if dice.chance(10) {
             "nobody"
+        } else if dice.chance(8) {
+            MASKED
         } else {
             from[dice.below(from.len() as u64) as usize]
         }
@@ -87,7 +89,30 @@ pub fn filter(dice: &mut Dice, model: &Model) -> Filter {
             };
             crate::search::parse(&text).expect("well formed")
         }),
+        mask: None,
     }
+}
+
+/// Masks that hide some of what the rows hold, in every way.
+pub(super) fn mask(dice: &mut Dice) -> Arc<Mask> {
+    const MASKS: [&[&str]; 14] = [
+        &["email"],
+        &["pattern:email"],
+        &["pattern:email", "pattern:phone", "pattern:card", "pattern:iban", "pattern:secret_keys"],
+        &["user_id", "metadata.deep"],
+        &["message", "metadata.n"],
+        &["actor"],
+        &["action", "resource_type"],
+        &["ip_address", "user_agent", "resource_id"],
+        &["metadata"],
+        &["metadata.deep.*"],
+        &["metadata.*.list.*"],
+        &["metadata.*"],
+        &["user_id", "action", "message", "email", "actor", "metadata"],
+        &["session_id", "before_state.x"],
+    ];
+    let paths: Vec<String> = MASKS[dice.below(14) as usize].iter().map(|p| (*p).to_owned()).collect();
+    Arc::new(Mask::compile(&paths).expect("a mask"))
 }
 
 /// Asks `questions` random questions of each tenant and compares the answers.
@@ -96,7 +121,10 @@ pub(super) fn compare(bench: &Bench, log: &[Arc<DecidedSeal>], dice: &mut Dice, 
     for name in TENANTS {
         let (scope, model) = (scope(name), &models[&tenant(name)]);
         for round in 0..questions {
-            let filter = filter(dice, model);
+            // Under a mask the store answers as one whose rows are the masked ones.
+            let mask = dice.chance(35).then(|| mask(dice));
+            let masked = mask.as_ref().map(|mask| model.seen_through(mask));
+            let (filter, model) = (filter(dice, model).through(mask), masked.as_ref().unwrap_or(model));
             let context = format!("{context}, {name}, question {round}, {filter:?}");
             let sort = [Sort::TimestampDesc, Sort::TimestampAsc, Sort::SequenceDesc, Sort::SequenceAsc][dice.below(4) as usize];
             let query = ListQuery {

@@ -15,6 +15,7 @@ use crate::{
     model::{
         entry::{Field, NewEntry, Severity},
         filter::{IpRange, LeafFilter, Surroundings},
+        mask::{MASKED, Mask},
         pack::{Pack, PackBuilder, PackHeader},
     },
     seal::{Decision, Seal, SealErasure, SealPack, SealRemoved, SealTenant},
@@ -297,6 +298,17 @@ impl Model {
             }
             touches
         });
+    }
+
+    /// The same log as the mask shows it.
+    fn seen_through(&self, mask: &Mask) -> Self {
+        Self {
+            rows: self.rows.iter().map(|row| mask.entry(row)).collect(),
+            voids: self.voids.clone(),
+            head: self.head,
+            erased: Vec::new(),
+            removed: Vec::new(),
+        }
     }
 
     fn matching(&self, filter: &Filter) -> Vec<&StoredEntry> {

@@ -1,6 +1,9 @@
 //! Statistics against a plain count over a list of rows, with bounds so small that everything that can be cut is cut.
 
-use super::{answers::filter, *};
+use super::{
+    answers::{filter, mask},
+    *,
+};
 use crate::{
     model::{
         calendar::{Interval, Zone},
@@ -51,6 +54,7 @@ fn values(row: &StoredEntry, key: &GroupKey) -> Vec<Option<String>> {
     let entry = row.entry();
     match key {
         GroupKey::Severity => vec![Some(entry.severity().as_str().to_owned())],
+        GroupKey::Field(Field::IpAddress) if entry.hides_ip() => vec![Some(MASKED.to_owned())],
         GroupKey::Field(Field::IpAddress) => vec![entry.ip().map(|ip| ip.to_string())],
         GroupKey::Field(field) => vec![entry.text(*field).map(str::to_owned)],
         GroupKey::Leaf(path) => {
@@ -186,7 +190,9 @@ fn however_it_is_cut_the_counts_are_those_of_a_plain_list() {
         let view = bench.store.0.inner.tenant(&scope);
         for round in 0..60 {
             let filter = if dice.chance(40) { Filter::default() } else { filter(&mut dice, model) };
-            let query = question(&mut dice, filter);
+            let mask = dice.chance(40).then(|| mask(&mut dice));
+            let masked = mask.as_ref().map(|mask| model.seen_through(mask));
+            let (query, model) = (question(&mut dice, filter.through(mask)), masked.as_ref().unwrap_or(model));
             let (bounds, helpers) = ([Bounds::default(), tiny()][round % 2], round % 3);
             let answer = stats_within(&view, &query, &control(600), |_| Helpers::exactly(helpers), bounds).expect("counts");
             assert_eq!(

@@ -9,12 +9,15 @@ use crate::{
     model::{
         entry::{EntryRef, Field, Severity},
         leaves::for_each_leaf,
+        mask::{MASKED, Mask},
     },
     sinks::{
         GroupKey, StoreError,
         embedded::part::{BatchError, StatBatch, StatColumn, TenantRows},
     },
 };
+
+use std::{borrow::Cow, sync::Arc};
 
 /// The columns that are always counted.
 pub const ACTION: usize = 0;
@@ -56,11 +59,13 @@ pub struct Columns {
     pub all: Vec<What>,
     /// The keys of the groups; empty: none are asked for.
     pub keys: Vec<Key>,
+    /// What the texts are seen through.
+    mask: Option<Arc<Mask>>,
 }
 
 impl Columns {
-    /// Those that are always counted, and what `keys` need besides.
-    pub fn new(keys: &[GroupKey]) -> Self {
+    /// Those that are always counted, and what `keys` need besides, seen through `mask`.
+    pub fn new(keys: &[GroupKey], mask: Option<Arc<Mask>>) -> Self {
         let mut all = vec![What::Field(Field::Action), What::Field(Field::ResourceType), What::Field(Field::UserId)];
         let mut column = |what: What| {
             let at = all.iter().position(|known| *known == what).unwrap_or(all.len());
@@ -75,7 +80,16 @@ impl Columns {
             GroupKey::Leaf(path) => column(What::Leaf(path.clone())),
         });
         let keys = keys.collect();
-        Self { all, keys }
+        Self { all, keys, mask }
+    }
+
+    fn shown<'t>(&self, field: Field, text: Option<&'t str>) -> Option<Cow<'t, str>> {
+        text.map(|text| self.mask.as_ref().map_or(Cow::Borrowed(text), |mask| mask.text(field, text)))
+    }
+
+    fn shown_address<'t>(&self, text: Option<&'t str>) -> Option<&'t str> {
+        let hidden = self.mask.as_ref().is_some_and(|mask| mask.hides_address());
+        text.map(|text| if hidden { MASKED } else { text })
     }
 
     /// Whether each group has one user at the most, since the user is a key.
@@ -201,10 +215,13 @@ impl Frame {
             match &read.of.all[column] {
                 What::Field(Field::IpAddress) => {
                     let text = entry.ip().map(|ip| ip.to_string());
-                    self.codes[column].push(texts[column].code_of(text.as_deref()));
+                    self.codes[column].push(texts[column].code_of(read.of.shown_address(text.as_deref())));
                 }
-                What::Field(field) => self.codes[column].push(texts[column].code_of(entry.text(*field))),
-                What::Leaf(path) => self.push_leaves(column, path, entry.text(Field::Metadata), &mut texts[column]),
+                What::Field(field) => self.codes[column].push(texts[column].code_of(read.of.shown(*field, entry.text(*field)).as_deref())),
+                What::Leaf(path) => {
+                    let metadata = read.of.shown(Field::Metadata, entry.text(Field::Metadata));
+                    self.push_leaves(column, path, metadata.as_deref(), &mut texts[column]);
+                }
             }
         }
     }
@@ -302,11 +319,16 @@ impl<'a> Read<'a> {
             let at = place(StatColumn::Field(what.field()));
             match what {
                 What::Field(Field::IpAddress) => {
-                    let code = |text: Option<&str>| texts[column].code_of(text.filter(|t| !t.is_empty()));
+                    let code = |text: Option<&str>| texts[column].code_of(self.of.shown_address(text.filter(|t| !t.is_empty())));
                     batch.codes(at, &mut frame.codes[column], code)?;
                 }
-                What::Field(_) => batch.codes(at, &mut frame.codes[column], |text| texts[column].code_of(text))?,
-                What::Leaf(path) => batch.texts(at, |text| frame.push_leaves(column, path, text, &mut texts[column]))?,
+                What::Field(field) => batch.codes(at, &mut frame.codes[column], |text| {
+                    texts[column].code_of(self.of.shown(*field, text).as_deref())
+                })?,
+                What::Leaf(path) => batch.texts(at, |text| {
+                    let metadata = self.of.shown(Field::Metadata, text);
+                    frame.push_leaves(column, path, metadata.as_deref(), &mut texts[column]);
+                })?,
             }
         }
         Ok(())

@@ -9,6 +9,8 @@
 //! of it; neighbours of that kind are read at once. For the rest columns are decoded, texts become numbers (texts), and what
 //! is counted is counted by numbers: maps and users, a [`series`], [`groups`].
 //!
+//! Under a mask what is counted is what the mask shows: texts are masked before they become numbers, so that hidden ones are one.
+//!
 //! Everything is exact. Memory is bounded, also where a tenant has more users than fit: then users are counted in slices by
 //! their hash, as large as fit, and the rows are read again for each further slice. (An estimate would save these reads for
 //! the number of users, but not for the ten largest, which must be exact; so `approximate` is never set here.) More distinct
@@ -76,7 +78,7 @@ pub fn stats_within(
     let rows: u64 = reader.units.iter().flat_map(|unit| unit.severities).map(u64::from).sum();
     let wanted = usize::try_from(rows / ROWS_PER_THREAD).unwrap_or(usize::MAX);
     let counting = Counting {
-        columns: &Columns::new(keys),
+        columns: &Columns::new(keys, query.filter.mask.clone()),
         series: query.series,
         tasks: tasks(&reader, query.series),
         helpers: spare(wanted),
