@@ -54,6 +54,7 @@ fn parse(body: &str, format: BodyFormat, tenant: &TenantId) -> Parsed {
         idempotency_key: None,
         max_entries: 10_000,
         max_entry_bytes: 256 << 10,
+        resent: None,
     };
     let parsed = parse_body(body.as_bytes(), format, &context).expect("a body");
     assert_eq!(parsed.builder.len(), ENTRIES);

@@ -29,6 +29,7 @@ use crate::{
         tls::{self, Tls},
     },
     lifecycle::{
+        access_log::{AccessLog, AccessLogSettings},
         erasure::Eraser,
         export::{self, ExportSettings, Exports, Room},
         retention::Retention,
@@ -66,6 +67,7 @@ pub struct Running {
     closing: CancellationToken,
     servers: [JoinHandle<()>; 2],
     feed: FeedHandle,
+    access_log: AccessLog,
     eraser: Eraser,
     actors: Actors,
     sequencer: Sequencer,
@@ -147,10 +149,14 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         eraser: eraser.clone(),
         authority: Arc::new(store.clone()),
         catalog: catalog.clone(),
+        dead_letters: dead_letters.clone(),
+        trimmable: crate::sinks::SealFollower::trimmable(&store),
         interval: settings.retention.interval,
     };
     retention.start();
+    let access_log = AccessLog::start(Arc::new(queue.clone()), catalog.clone(), access_log_settings(settings));
     let services = Services {
+        access_log: access_log.clone(),
         eraser: eraser.clone(),
         producer: Arc::new(queue.clone()),
         authority: Arc::new(store.clone()),
@@ -190,6 +196,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         closing,
         servers,
         feed,
+        access_log,
         eraser,
         actors,
         sequencer,
@@ -274,7 +281,7 @@ impl Running {
     }
 
     /// Stops in order, under one deadline: not ready · no new requests · sessions closed · export jobs stop at their last chunk ·
-    /// erasures end · deliveries end, tenants hand over ·
+    /// the access log is written · erasures end · deliveries end, tenants hand over ·
     /// the last seal is applied · dead letters and store are flushed · the log is closed. What a phase that ran out of time
     /// leaves is delivered or applied again at the next start.
     pub async fn stop(self) -> Result<(), AppError> {
@@ -284,6 +291,7 @@ impl Running {
             closing,
             servers: [http, admin],
             feed,
+            access_log,
             eraser,
             actors,
             sequencer,
@@ -304,6 +312,7 @@ impl Running {
             .phase("exports", async move { export_jobs.stop().await }, || "export jobs".into())
             .await;
         shutdown.phase("requests", http, || "requests in hand".into()).await;
+        shutdown.phase("access log", access_log.stop(), || "the access log".into()).await;
         shutdown.phase("erasures", eraser.stop(), || "erasures".into()).await;
         queue.stop_accepting();
         queue.stop_delivery();
@@ -359,6 +368,15 @@ fn sequencer_settings(settings: &Settings) -> SequencerSettings {
         seal_bytes: settings.seal.target_bytes,
         window_bytes: settings.seal.window_bytes,
         ..SequencerSettings::default()
+    }
+}
+
+fn access_log_settings(settings: &Settings) -> AccessLogSettings {
+    let s = &settings.access_log;
+    AccessLogSettings {
+        memory_bytes: s.memory_bytes,
+        tenant_bytes: s.memory_bytes / 8,
+        linger: s.linger,
     }
 }
 

@@ -36,7 +36,11 @@ use crate::{
     objects::{Objects, folder::FolderObjects},
     queue::{Producer, embedded::EmbeddedQueue},
     seal::{DecidedSeal, erasure::ErasureKind},
-    sinks::{Authority, ListQuery, SealFollower, Sort, dead_letter::DeadLetters, embedded::EmbeddedStore},
+    sinks::{
+        Authority, ListQuery, SealFollower, Sort,
+        dead_letter::{DeadLetters, LetterFilter},
+        embedded::EmbeddedStore,
+    },
 };
 use futures_util::FutureExt;
 use std::{
@@ -324,7 +328,7 @@ async fn check(life: &Life, client: &Client, may_jump: bool, what: &str) {
     let counters = life.queue.counters(&scope);
     let head = life.store.visible_head(&scope).head;
     assert!(may_jump || head == counters.stored, "{what}: head {head} of {counters:?}");
-    let letters = life.dead_letters.list(&scope, 0, 1).await.expect("readable").total;
+    let letters = life.dead_letters.list(&scope, &LetterFilter::default(), 0, 1).await.expect("readable").total;
     assert_eq!(
         (counters.stored - counters.erased, counters.dead_lettered, counters.pending),
         (ids.len() as u64, letters, 0),

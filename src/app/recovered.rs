@@ -7,6 +7,7 @@ use crate::{
     error::AppError,
     fs::Fs,
     http::health::{Damage, Health},
+    model::tenant::Log,
     queue::{
         embedded::{Recovered, book, recover},
         wal::{self, Wal, WalSettings},
@@ -65,7 +66,7 @@ pub async fn open(
         tenants: catalog
             .list()
             .iter()
-            .map(|t| t.tenant_id.clone())
+            .flat_map(|t| [Log::Audit, Log::Access].map(|log| log.of(&t.tenant_id)))
             .chain(folded.start.undecided.iter().map(|p| p.tenant.clone()))
             .collect::<BTreeSet<_>>(),
     });

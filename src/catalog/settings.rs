@@ -109,11 +109,6 @@ impl SettingsPatch {
         let unbuilt = [
             ("masking", self.masking.as_ref().is_some_and(|v| *v != default.masking)),
             ("rate_limit", self.rate_limit.as_ref().is_some_and(|v| *v != default.rate_limit)),
-            ("audit_reads", self.audit_reads.is_some_and(|v| v != default.audit_reads)),
-            (
-                "access_retention_days",
-                self.access_retention_days.is_some_and(|v| v != default.access_retention_days),
-            ),
         ];
         if let Some((name, _)) = unbuilt.iter().find(|(_, differs)| *differs) {
             return Err(CatalogError::NotImplemented(format!("settings.{name}")));
@@ -126,6 +121,12 @@ impl SettingsPatch {
         }
         if let Some(keep) = self.keep_unknown_fields {
             settings.keep_unknown_fields = keep;
+        }
+        if let Some(audit) = self.audit_reads {
+            settings.audit_reads = audit;
+        }
+        if let Some(days) = self.access_retention_days {
+            settings.access_retention_days = days;
         }
         Ok(())
     }

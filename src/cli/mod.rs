@@ -4,6 +4,7 @@
 
 pub mod check_config;
 pub mod client;
+pub mod deadletters;
 pub mod demo;
 pub mod entries;
 pub mod ingest;
@@ -22,6 +23,7 @@ use crate::{
 };
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{io::Write, path::PathBuf, time::Duration};
+use uuid::Uuid;
 
 /// The audit log that never loses, never leaks, never lies.
 #[derive(Debug, Parser)]
@@ -57,6 +59,9 @@ enum Command {
     Search(SearchArgs),
     /// Print entries as they come
     Tail(TailArgs),
+    /// Look at what could not be stored, replay or delete it
+    #[command(name = "deadletters", visible_alias = "dead-letters")]
+    DeadLetters(DeadLettersArgs),
     /// Print a token signed with the local secret
     Token(TokenArgs),
     /// Check the configuration and print what is in force
@@ -202,6 +207,110 @@ impl From<TailOutput> for search::Output {
     }
 }
 
+/// Arguments of `sluice deadletters`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct DeadLettersArgs {
+    /// What to do; to list them if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<LetterCommand>,
+    /// What to list.
+    #[command(flatten)]
+    pub list: LetterListArgs,
+}
+
+/// What can be done with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum LetterCommand {
+    /// List them, oldest first
+    List(LetterListArgs),
+    /// Print one as JSON, with the entry as it was accepted
+    Show {
+        /// The id of the dead letter
+        id: Uuid,
+        /// The server, and whose dead letters.
+        #[command(flatten)]
+        read: query::ReadArgs,
+    },
+    /// Accept the entry once more; the dead letter goes when that is durable
+    ///
+    /// With --all, dead letters whose entry is refused stay and are named, and the exit code is 2. Entries that were refused because
+    /// another entry has their id get a new one.
+    Replay {
+        /// The id of the dead letter
+        #[arg(required_unless_present = "all")]
+        id: Option<Uuid>,
+        /// A file with the corrected entry as JSON; - is standard input
+        #[arg(long, value_name = "FILE", conflicts_with = "all")]
+        entry: Option<PathBuf>,
+        /// Every dead letter that matches, as it was accepted
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+        /// Which ones, with --all.
+        #[command(flatten)]
+        which: LetterFilterArgs,
+        /// One JSON object per line
+        #[arg(long)]
+        json: bool,
+        /// The server, and whose dead letters.
+        #[command(flatten)]
+        read: query::ReadArgs,
+    },
+    /// Remove one for good
+    Delete {
+        /// The id of the dead letter
+        id: Uuid,
+        /// The server, and whose dead letters.
+        #[command(flatten)]
+        read: query::ReadArgs,
+    },
+}
+
+/// What to list.
+#[derive(Debug, Args)]
+pub struct LetterListArgs {
+    /// Which ones.
+    #[command(flatten)]
+    pub which: LetterFilterArgs,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..))]
+    pub limit: u64,
+    /// As a JSON array
+    #[arg(long)]
+    pub json: bool,
+    /// The server, and whose dead letters.
+    #[command(flatten)]
+    pub read: query::ReadArgs,
+}
+
+/// Which dead letters.
+#[derive(Debug, Args)]
+pub struct LetterFilterArgs {
+    /// id_conflict, tenant_deleted or poison; may be repeated
+    #[arg(long)]
+    pub reason: Vec<String>,
+    /// The id of the entry; may be repeated
+    #[arg(long, value_name = "ID")]
+    pub entry_id: Vec<Uuid>,
+    /// Only those decided at this time or later (RFC 3339 with a zone, or a date)
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Only those decided before this time
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+}
+
+impl LetterFilterArgs {
+    /// As parameters of the API.
+    pub fn pairs(&self) -> query::Pairs {
+        let reasons = self.reason.iter().map(|reason| ("reason", reason.clone()));
+        let entries = self.entry_id.iter().map(|id| ("entry_id", id.to_string()));
+        let times = [("from", &self.from), ("to", &self.to)];
+        let times = times.into_iter().filter_map(|(name, time)| Some((name, time.clone()?)));
+        reasons.chain(entries).chain(times).map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+}
+
 /// Where the server is, and who asks.
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
@@ -263,6 +372,7 @@ fn run(cli: Cli) -> Result<Exit, AppError> {
         Command::Ingest(args) => ingest::run(args, settings(Sources::of_process())?),
         Command::Search(args) => search::run(&args, &settings(Sources::of_process())?),
         Command::Tail(args) => tail::run(&args, &settings(Sources::of_process())?),
+        Command::DeadLetters(args) => deadletters::run(args, &settings(Sources::of_process())?),
         Command::Token(args) => token::run(args, &settings(Sources::of_process())?),
         Command::VerifyStore => verify_store::run(&settings(Sources::of_process())?),
         Command::CheckConfig => check_config::run(&settings(Sources::of_process())?),

@@ -80,11 +80,16 @@ impl FilterArgs {
 impl ReadArgs {
     /// A client that may read. Blocks to read the secret.
     pub fn connect(&self, settings: &Settings) -> Result<Client, AppError> {
+        self.connect_as(settings, "auditor")
+    }
+
+    /// The same in another role, where the token is made from the local secret.
+    pub fn connect_as(&self, settings: &Settings, role: &str) -> Result<Client, AppError> {
         let has_token = self.client.token.as_deref().is_some_and(|token| !token.trim().is_empty());
         if !has_token && self.tenant.is_none() {
             return Err(AppError::usage("`--tenant` says whose log to read (or give a `--token`)"));
         }
-        let client = Client::new(&self.client, settings, self.tenant.as_ref(), &["auditor"])?;
+        let client = Client::new(&self.client, settings, self.tenant.as_ref(), &[role])?;
         Ok(client.for_tenant(self.tenant.as_ref()))
     }
 }

@@ -50,6 +50,7 @@ pub struct Settings {
     pub retention: RetentionSettings,
     pub feed: FeedSettings,
     pub exports: ExportSettings,
+    pub access_log: AccessLogSettings,
     pub shutdown: ShutdownSettings,
     pub log: LogSettings,
     /// What is in force, as `sluice check-config` prints it: key and value in the order of reading.
@@ -164,6 +165,14 @@ pub struct ExportSettings {
     pub keep: Duration,
 }
 
+/// `[access_log]`
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct AccessLogSettings {
+    pub memory_bytes: usize,
+    pub linger: Duration,
+}
+
 /// `[shutdown]`
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
@@ -271,6 +280,10 @@ impl Settings {
                 queue: r.count("exports.queue", 1..=100_000),
                 per_tenant: r.count("exports.per_tenant", 1..=10_000),
                 keep: r.span("exports.keep", SECOND..=365 * DAY),
+            },
+            access_log: AccessLogSettings {
+                memory_bytes: r.size("access_log.memory_bytes", 8 * MIB..=GIB) as usize,
+                linger: r.span("access_log.linger", Duration::from_millis(1)..=Duration::from_secs(10)),
             },
             shutdown: ShutdownSettings {
                 deadline: r.span("shutdown.deadline", SECOND..=HOUR),

@@ -2,6 +2,8 @@
 
 use super::{
     error::{Code, Problem},
+    query::Query,
+    recording,
     routes::{Endpoint, Operation, Verb},
     state::App,
 };
@@ -11,7 +13,7 @@ use crate::{
         policy::{self, Action},
     },
     catalog::Tenant,
-    model::tenant::{TenantId, TenantScope},
+    model::tenant::{Log, TenantId, TenantScope},
 };
 use axum::http::{HeaderMap, header, request::Parts};
 use std::sync::Arc;
@@ -95,14 +97,37 @@ pub fn own_tenant(app: &App, principal: &Principal, action: Action) -> Result<(T
 
 /// A read of the caller's tenant: what it may see of which log.
 pub struct Reading {
-    /// The restriction of every read to the tenant.
+    /// The restriction of every read to the tenant's log.
     pub scope: TenantScope,
+    /// Which of the tenant's logs is read.
+    pub log: Log,
 }
 
-/// What the caller may read: as [`own_tenant`]. Every endpoint that shows entries begins here.
+/// What the caller may read: as [`own_tenant`]. Every endpoint that shows entries begins here. It is the audit log, until
+/// [`Reading::of_log`] has looked at the parameters.
 pub fn reading(app: &App, principal: &Principal, action: Action) -> Result<Reading, Problem> {
     let (scope, _) = own_tenant(app, principal, action)?;
-    Ok(Reading { scope })
+    Ok(Reading { scope, log: Log::Audit })
+}
+
+impl Reading {
+    /// The log that the parameters ask for: 422 when there is no such log, 403 when the caller may not read it. Waits a moment
+    /// until what was recorded in an access log before this call is there to be read.
+    pub async fn of_log(self, app: &App, principal: &Principal, query: &Query) -> Result<Self, Problem> {
+        match query.get("log").map(Log::parse) {
+            None | Some(Some(Log::Audit)) => Ok(self),
+            Some(None) => Err(Problem::parameter("log", "invalid_value", "`log` is `audit` or `access`")),
+            Some(Some(Log::Access)) => {
+                let tenant = self.scope.tenant();
+                if !policy::allowed_on(principal, Action::ReadAccessLog, tenant) {
+                    return Err(denied());
+                }
+                let scope = TenantScope::new(tenant.access_log());
+                recording::caught_up(app, &scope).await;
+                Ok(Self { scope, log: Log::Access })
+            }
+        }
+    }
 }
 
 /// Whether the credential covers the tenant named in a path, whatever is asked for there: 403 when it does not, existing or

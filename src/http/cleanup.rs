@@ -10,13 +10,14 @@ use super::{
     error::{Answer, Code, Problem},
     filter,
     query::Query,
+    recording,
     state::App,
 };
 use crate::{
-    lifecycle::erasure::EraseError,
+    lifecycle::{access_log::Event, erasure::EraseError},
     model::{
         conditions,
-        tenant::{TenantId, TenantScope},
+        tenant::{Log, TenantId, TenantScope},
         time::{DAY_MS, now_ms, rfc3339},
     },
     seal::erasure::ErasureKind,
@@ -25,12 +26,10 @@ use crate::{
 use axum::http::StatusCode;
 use serde::Serialize;
 use std::time::Duration;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 /// How long a request waits for what was acknowledged before it to be decided.
 const DECIDED_WITHIN: Duration = Duration::from_secs(5);
-/// How often it looks, while no seal becomes visible.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How long a request waits until its rows are hidden: a store that takes no seals holds erasures up too.
 const HIDDEN_WITHIN: Duration = Duration::from_secs(20);
 /// How long it then waits for their number.
@@ -51,14 +50,27 @@ struct Cleaned {
 pub async fn cleanup(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
     let (scope, tenant) = access::own_tenant(&call.app, caller, action)?;
+    if call.query.get("log").is_some_and(|log| log != Log::Audit.name()) {
+        let message = "only retention removes from the access log; `log` is `audit` here";
+        return Err(Problem::parameter("log", "invalid_value", message));
+    }
+    let who = call.who()?;
     let asked = Asked::read(&call.query, scope.tenant(), tenant.settings.retention_days, now_ms())?;
-    decided(&call.app, &scope).await;
+    recording::decided(&call.app, &scope, DECIDED_WITHIN).await;
     let deleted_count = if asked.dry_run {
         let counting = call.app.services.authority.count_would_erase(&scope, ErasureKind::Cleanup, asked.cutoff);
         Some(timeout(DRY_RUN_WITHIN, counting).await.unwrap_or(Err(StoreError::Deadline))?)
     } else {
         erase(&call.app, &scope, asked.cutoff).await?
     };
+    let event = Event::change("sluice.cleanup", "log", Log::Audit.name())
+        .text("log", Log::Audit.name())
+        .flag("dry_run", asked.dry_run)
+        .text("cutoff", &rfc3339(asked.cutoff))
+        .filters(recording::filters(&call.query));
+    // What is still being counted is in the tenant's usage later on.
+    let event = deleted_count.into_iter().fold(event, |event, rows| event.number("rows", rows));
+    recording::changed(&call.app, &scope, &who, event).await;
     let mut answer = json_of(&Cleaned {
         deleted_count,
         cutoff: rfc3339(asked.cutoff),
@@ -90,26 +102,6 @@ fn refused(error: EraseError) -> Problem {
 fn unknown() -> Problem {
     let detail = "the entries may or may not be erased; send the request again, which erases nothing that it should not";
     Problem::new(Code::UnknownOutcome, detail)
-}
-
-/// Waits, for a short while, until everything is decided and visible that was acknowledged before the call.
-async fn decided(app: &App, scope: &TenantScope) {
-    let counters = || app.services.producer.counters(scope);
-    let accepted = counters().accepted;
-    let caught_up = || {
-        let now = counters();
-        now.stored + now.duplicate + now.dead_lettered >= accepted
-    };
-    let mut visible = app.services.authority.visible();
-    let waiting = async {
-        while !caught_up() {
-            tokio::select! {
-                _ = visible.changed() => (),
-                () = sleep(LOOK_EVERY) => (),
-            }
-        }
-    };
-    let _ = timeout(DECIDED_WITHIN, waiting).await; // what stands still must not hold up a cleanup for ever
 }
 
 /// What a request asks for.

@@ -10,14 +10,17 @@ use super::{
     layers::RequestId,
     letters, login, openapi,
     query::Query,
-    reads,
+    reads, recording, replay,
     routes::{Access, BASE, BOARD, ENDPOINTS, Endpoint, Operation as Op, TENANT, Verb},
     state::App,
     stats, stream, tenants, users,
 };
-use crate::auth::{
-    Principal,
-    policy::{self, Action},
+use crate::{
+    auth::{
+        Principal,
+        policy::{self, Action},
+    },
+    lifecycle::access_log::Who,
 };
 use axum::{
     Router,
@@ -47,6 +50,8 @@ pub struct Call {
     pub query: Query,
     /// Who calls; set unless the endpoint is open.
     pub caller: Option<Principal>,
+    /// The caller as the access log names it; set with the caller.
+    pub who: Option<Arc<Who>>,
     /// The request's id.
     pub request_id: Arc<str>,
 }
@@ -58,6 +63,11 @@ impl Call {
             (Some(caller), Access::May(action)) => Ok((caller, action)),
             _ => Err(access::missing()),
         }
+    }
+
+    /// The caller as the access log names it. To be asked for before the body is read, which takes the call apart.
+    pub fn who(&self) -> Result<Arc<Who>, Problem> {
+        self.who.clone().ok_or_else(access::missing)
     }
 }
 
@@ -106,10 +116,39 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
             Some(caller)
         }
     };
-    if let (Some(caller), Access::May(action)) = (&caller, endpoint.access) {
+    let request_id = parts.extensions.get::<RequestId>().map_or_else(|| "".into(), |id| id.0.clone());
+    let who = caller.as_ref().map(|caller| recording::who(caller, &parts, &request_id));
+    let tenant = caller.as_ref().and_then(|caller| caller.tenant.clone());
+    let call = Call {
+        app: app.clone(),
+        endpoint,
+        parts,
+        body,
+        id,
+        item,
+        query: Query::default(),
+        caller,
+        who: who.clone(),
+        request_id,
+    };
+    let answer = match admitted(call) {
+        Ok(call) if recording::is_change(endpoint) => to_the_end(call).await,
+        Ok(call) => perform(call).await,
+        Err(problem) => Err(problem),
+    };
+    if let (Err(problem), Some(tenant), Some(who)) = (&answer, &tenant, &who) {
+        recording::denied(&app, tenant, who, endpoint, problem);
+    }
+    answer
+}
+
+/// Checks what the table tells: role, tenant of the path, names of the parameters.
+fn admitted(mut call: Call) -> Result<Call, Problem> {
+    let endpoint = call.endpoint;
+    if let (Some(caller), Access::May(action)) = (&call.caller, endpoint.access) {
         let may = if endpoint.path.starts_with(TENANT) {
             // Reach before role, so that the answer is the same for whatever stands below a tenant.
-            policy::allowed_on(caller, action, &access::reaches(&app, caller, &id)?)
+            policy::allowed_on(caller, action, &access::reaches(&call.app, caller, &call.id)?)
         } else {
             policy::allowed(caller, action)
         };
@@ -117,26 +156,24 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
             return Err(access::denied());
         }
     }
-    let query = match endpoint.params {
-        Some(_) => Query::parse(parts.uri.query())?,
-        None => Query::default(),
-    };
-    if endpoint.operation != Op::Stream {
-        query.check(endpoint)?;
+    if endpoint.params.is_some() {
+        call.query = Query::parse(call.parts.uri.query())?;
     }
-    let request_id = parts.extensions.get::<RequestId>().map_or_else(|| "".into(), |id| id.0.clone());
-    perform(Call {
-        app,
-        endpoint,
-        parts,
-        body,
-        id,
-        item,
-        query,
-        caller,
-        request_id,
-    })
-    .await
+    if endpoint.operation != Op::Stream {
+        call.query.check(endpoint)?;
+    }
+    Ok(call)
+}
+
+/// Performs a call to its end, also when the client goes away meanwhile: what is changed is then written down too.
+async fn to_the_end(call: Call) -> Answer {
+    match tokio::spawn(perform(call)).await {
+        Ok(answer) => answer,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_ended) => Err(super::layers::internal()), // with the runtime
+        },
+    }
 }
 
 fn choose(endpoints: &[&'static Endpoint], method: &Method) -> Result<&'static Endpoint, Problem> {
@@ -184,6 +221,8 @@ async fn perform(call: Call) -> Answer {
         Op::Login => login::login(call).await,
         Op::ListDeadLetters => letters::list(call).await,
         Op::GetDeadLetter => letters::get(call).await,
+        Op::DeleteDeadLetter => letters::delete(call).await,
+        Op::ReplayDeadLetter => replay::replay(call).await,
         Op::HealthReport => Ok(call.app.services.health.answer(Probe::Report)),
         Op::HealthLive => Ok(call.app.services.health.answer(Probe::Live)),
         Op::HealthReady => Ok(call.app.services.health.answer(Probe::Ready)),

@@ -15,12 +15,14 @@ use super::{
     error::{Answer, Code, FieldError, Problem},
     filter,
     query::Query,
+    recording,
     routes::Operation as Op,
     server::Drain,
     settings::HttpSettings,
 };
 use crate::{
     export::{Encoder, Format, Source},
+    lifecycle::access_log::{AccessLog, Event, Who},
     model::{
         entry::StoredEntry,
         tenant::TenantId,
@@ -55,15 +57,24 @@ const X_EXPORT_DEGRADED: HeaderName = HeaderName::from_static("x-export-degraded
 /// `GET /logs/export`, `/logs/export/json`, `/logs/export/csv`.
 pub async fn stream(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
+    let access::Reading { scope, log } = access::reading(&call.app, caller, action)?.of_log(&call.app, caller, &call.query).await?;
+    let who = call.who()?;
     let (filter, form) = filter::both(filter::filter(&call.query), Form::of(call.endpoint.operation, &call.query))?;
     let services = &call.app.services;
-    let slot = call.app.exports.enter(scope.tenant())?;
+    let slot = call.app.exports.enter(&scope.tenant().owner())?;
     let mut source = Source::new(services.authority.clone(), scope.clone(), filter, form.sort);
     let first = source.next().await?;
     let degraded = source.degraded();
     let (pieces, body) = mpsc::channel(1);
+    let told = Told {
+        access_log: services.access_log.clone(),
+        tenant: scope.tenant().owner(),
+        who,
+        event: Some(recording::read("sluice.export", log, &call.query).text("format", form.format.name())),
+        rows: 0,
+    };
     let writer = Writer {
+        told,
         encoder: Encoder::new(form.format, scope.tenant().clone(), form.csv_safe),
         pieces,
         out: Vec::with_capacity(PIECE),
@@ -140,9 +151,10 @@ fn flag(query: &Query, name: &'static str) -> Result<bool, FieldError> {
     }
 }
 
-/// `audit_logs_TENANT_DATE`, as a file to be kept; `at` is milliseconds since 1970.
+/// `audit_logs_TENANT_DATE`, or `access_logs_…`, as a file to be kept; `at` is milliseconds since 1970.
 pub fn disposition(tenant: &TenantId, format: Format, at: i64) -> HeaderValue {
-    let mut name = format!("attachment; filename=\"audit_logs_{tenant}_").into_bytes();
+    let kind = if tenant.is_access_log() { "access" } else { "audit" };
+    let mut name = format!("attachment; filename=\"{kind}_logs_{}_", tenant.owner_name()).into_bytes();
     let date = name.len() + "2024-01-31".len();
     write_rfc3339(at, &mut name);
     name.truncate(date);
@@ -174,8 +186,33 @@ enum Broken {
     Store(#[from] StoreError),
 }
 
+/// What the access log is told when the export ends, however it does.
+struct Told {
+    access_log: AccessLog,
+    tenant: TenantId,
+    who: Arc<Who>,
+    event: Option<Event>,
+    rows: u64,
+}
+
+impl Told {
+    fn end(&mut self, whole: bool) {
+        let Some(event) = self.event.take() else { return };
+        let event = event.number("rows", self.rows).flag("complete", whole);
+        self.access_log.record(&self.tenant, &self.who, &event);
+    }
+}
+
+impl Drop for Told {
+    /// The export broke off: the client went away, or took nothing any more, or the store failed.
+    fn drop(&mut self) {
+        self.end(false);
+    }
+}
+
 /// The task's end of a stream.
 struct Writer {
+    told: Told,
     encoder: Encoder,
     pieces: mpsc::Sender<Piece>,
     out: Vec<u8>,
@@ -210,12 +247,15 @@ impl Writer {
         if !rest.is_empty() {
             self.send(Piece::Bytes(rest.into())).await?;
         }
+        // Before the end, so that who has read the whole export finds it in the access log.
+        self.told.end(true);
         self.send(Piece::End(self.encoder.rows())).await
     }
 
     async fn entries(&mut self, entries: Vec<StoredEntry>) -> Result<(), Broken> {
         for entry in entries {
             self.encoder.entry(&mut self.out, &entry);
+            self.told.rows = self.encoder.rows();
             if self.out.len() >= PIECE {
                 let piece = std::mem::replace(&mut self.out, Vec::with_capacity(PIECE + PIECE / 8));
                 self.send(Piece::Bytes(piece.into())).await?;

@@ -11,12 +11,21 @@ use super::{
     filter,
     query::Query,
     ranges::{Wanted, wanted},
+    recording,
     routes::BASE,
     search,
 };
 use crate::{
-    lifecycle::export::{Ended, ExportError, Exports, Job, ReadError, Request, Status},
-    model::{filter::Filter, tenant::TenantScope, time::rfc3339},
+    auth::policy::{self, Action},
+    lifecycle::{
+        access_log::Event,
+        export::{Ended, ExportError, Exports, Job, ReadError, Request, Status},
+    },
+    model::{
+        filter::Filter,
+        tenant::{Log, TenantScope},
+        time::rfc3339,
+    },
     sinks::{Count, ListQuery, Sort},
 };
 use axum::{
@@ -91,9 +100,11 @@ pub fn compile(words: &[(String, String)]) -> Result<(Filter, Sort), String> {
 /// `POST /logs/export`.
 pub async fn create(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
-    let (app, operation) = (call.app.clone(), call.endpoint.operation);
+    let reading = access::reading(&call.app, caller, action)?;
+    let (app, operation, caller, who) = (call.app.clone(), call.endpoint.operation, caller.clone(), call.who()?);
+    let scope = reading.scope.clone();
     let query = search::parameters(call, &scope).await?;
+    let reading = reading.of_log(&app, &caller, &query).await?;
     let (_, form) = filter::both(filter::filter(&query), Form::of(operation, &query))?;
     // The number as of which it is; and the store says now if it cannot answer.
     let newest = ListQuery {
@@ -105,7 +116,7 @@ pub async fn create(call: Call) -> Answer {
         count: Count::None,
         ..ListQuery::default()
     };
-    let as_of = app.services.authority.list(&scope, newest).await?.as_of;
+    let as_of = app.services.authority.list(&reading.scope, newest).await?.as_of;
     let words = query.pairs().filter(|(name, _)| !["format", "csv_safe"].contains(name));
     let request = Request {
         format: form.format,
@@ -113,6 +124,9 @@ pub async fn create(call: Call) -> Answer {
         query: words.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
     };
     let job = app.services.export_jobs.create(&scope, request, as_of).await?;
+    let event = Event::change("sluice.export.create", "export", job.id.to_string()).text("log", reading.log.name());
+    let event = event.text("format", form.format.name()).filters(recording::filters(&query));
+    recording::changed(&app, &scope, &who, event).await;
     let mut response = shown(&job);
     *response.status_mut() = StatusCode::ACCEPTED;
     let location = HeaderValue::from_str(&address(job.id)).expect("a UUID is visible ASCII");
@@ -122,24 +136,28 @@ pub async fn create(call: Call) -> Answer {
 
 /// `GET /logs/export/{id}`.
 pub async fn get(call: Call) -> Answer {
-    let (scope, id) = named(&call)?;
-    Ok(shown(&find(&call.app.services.export_jobs, &scope, id).await?))
+    let (_, job) = Named::of(&call)?.find(&call.app.services.export_jobs).await?;
+    Ok(shown(&job))
 }
 
 /// `DELETE /logs/export/{id}`: 200 with the job if that has cancelled it, 204 if it was over and is deleted.
 pub async fn end(call: Call) -> Answer {
-    let (scope, id) = named(&call)?;
-    match call.app.services.export_jobs.end(&scope, id).await? {
-        Some(Ended::Cancelled(job)) => Ok(shown(&job)),
-        Some(Ended::Deleted) => Ok(StatusCode::NO_CONTENT.into_response()),
-        None => Err(Problem::not_found()),
-    }
+    let (scope, job) = Named::of(&call)?.find(&call.app.services.export_jobs).await?;
+    let ended = call.app.services.export_jobs.end(&scope, job.id).await?.ok_or_else(Problem::not_found)?;
+    let event = Event::change("sluice.export.delete", "export", job.id.to_string());
+    let event = event
+        .text("log", job.request.log().name())
+        .flag("cancelled", matches!(ended, Ended::Cancelled(_)));
+    recording::changed(&call.app, &scope, &*call.who()?, event).await;
+    Ok(match ended {
+        Ended::Cancelled(job) => shown(&job),
+        Ended::Deleted => StatusCode::NO_CONTENT.into_response(),
+    })
 }
 
 /// `GET /logs/export/{id}/download`.
 pub async fn download(call: Call) -> Answer {
-    let (scope, id) = named(&call)?;
-    let job = find(&call.app.services.export_jobs, &scope, id).await?;
+    let (scope, job) = Named::of(&call)?.find(&call.app.services.export_jobs).await?;
     match job.status {
         Status::Done => {}
         Status::Queued | Status::Running => {
@@ -180,7 +198,7 @@ pub async fn download(call: Call) -> Answer {
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
     headers.insert(
         header::CONTENT_DISPOSITION,
-        export::disposition(scope.tenant(), job.request.format, job.created_at),
+        export::disposition(&job.request.log().of(scope.tenant()), job.request.format, job.created_at),
     );
     if status == StatusCode::PARTIAL_CONTENT {
         let value = format!("bytes {}-{}/{len}", range.start, range.end - 1);
@@ -188,6 +206,13 @@ pub async fn download(call: Call) -> Answer {
     }
     if is_get {
         let slot = call.app.exports.enter(scope.tenant())?;
+        let event = Event::read("sluice.export.download", "export", job.id.to_string()).text("log", job.request.log().name());
+        let event = event
+            .number("rows", job.rows)
+            .number("bytes", range.end - range.start)
+            .flag("whole", range.end - range.start == len);
+        recording::tell(&call.app, &scope, &*call.who()?, &event);
+        let id = job.id;
         let blocks = call.app.services.export_jobs.read(Arc::new(job), range).inspect_err(move |error| {
             let _counted_as_long_as_this_lives = &slot;
             match error {
@@ -200,16 +225,31 @@ pub async fn download(call: Call) -> Answer {
     Ok(response)
 }
 
-/// The caller's tenant, and the job's id in the path.
-fn named(call: &Call) -> Result<(TenantScope, Uuid), Problem> {
-    let (caller, action) = call.caller()?;
-    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
-    let id = Uuid::try_parse(&call.id).map_err(|_| Problem::not_found())?;
-    Ok((scope, id))
+/// A job that a path names.
+struct Named {
+    scope: TenantScope,
+    id: Uuid,
+    /// Whether the caller may read the access log.
+    reads_access: bool,
 }
 
-async fn find(jobs: &Exports, scope: &TenantScope, id: Uuid) -> Result<Job, Problem> {
-    jobs.get(scope, id).await?.ok_or_else(Problem::not_found)
+impl Named {
+    fn of(call: &Call) -> Result<Self, Problem> {
+        let (caller, action) = call.caller()?;
+        let access::Reading { scope, .. } = access::reading(&call.app, caller, action)?;
+        Ok(Self {
+            id: Uuid::try_parse(&call.id).map_err(|_| Problem::not_found())?,
+            reads_access: policy::allowed_on(caller, Action::ReadAccessLog, scope.tenant()),
+            scope,
+        })
+    }
+
+    /// The job: 404 when there is none, and for one of a log that the caller may not read.
+    async fn find(self, jobs: &Exports) -> Result<(TenantScope, Job), Problem> {
+        let job = jobs.get(&self.scope, self.id).await?;
+        let job = job.filter(|job| job.request.log() == Log::Audit || self.reads_access);
+        Ok((self.scope, job.ok_or_else(Problem::not_found)?))
+    }
 }
 
 fn shown(job: &Job) -> Response {

@@ -102,6 +102,15 @@ pub fn sort(query: &Query) -> Result<Sort, FieldError> {
 
 /// The page of a list query whose names were checked.
 pub fn page(query: &Query) -> Result<Page, Problem> {
+    page_within(query, DEEPEST)
+}
+
+/// As [`page`], of a list that has no cursor and needs none.
+pub fn page_of_any_depth(query: &Query) -> Result<Page, Problem> {
+    page_within(query, usize::MAX)
+}
+
+fn page_within(query: &Query, deepest: usize) -> Result<Page, Problem> {
     let mut errors = Errors::new();
     let mut count_of = |names: &[&'static str], least: usize, most: usize, default: usize| {
         let Some((name, value)) = query.any_of(names) else { return default };
@@ -146,7 +155,7 @@ pub fn page(query: &Query) -> Result<Page, Problem> {
     } else {
         page.saturating_mul(page_size)
     };
-    if reach > DEEPEST {
+    if reach > deepest {
         let (field, what) = if skips { ("skip", "skip + page_size") } else { ("page", "page × page_size") };
         errors.push(FieldError::new(
             field,
@@ -161,7 +170,7 @@ pub fn page(query: &Query) -> Result<Page, Problem> {
         sort,
         page: if skips { skip / page_size + 1 } else { page },
         page_size,
-        skip: if skips { skip } else { (page - 1) * page_size },
+        skip: if skips { skip } else { (page - 1).saturating_mul(page_size) },
         total,
     })
 }

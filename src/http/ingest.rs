@@ -13,11 +13,14 @@ use super::{
     layers::internal,
     memory::Held,
     query::Query,
+    replay,
     routes::{BASE, Operation},
     settings::HttpSettings,
     state::App,
 };
 use crate::{
+    auth::Principal,
+    catalog::Tenant,
     model::{
         entry::StoredEntry,
         pack::{Pack, PackHeader},
@@ -27,8 +30,10 @@ use crate::{
         time::now_ms,
     },
     queue::{AcceptError, Decided},
+    sinks::dead_letter::Found,
 };
 use axum::{
+    body::Body,
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::Response,
 };
@@ -41,16 +46,18 @@ use uuid::Uuid;
 const KEY_BYTES: usize = 256;
 
 /// What a body came to.
-struct Taken {
+pub struct Taken {
     /// The accepted entries; `None` when there are none.
-    pack: Option<Pack>,
-    ids: Vec<Option<Uuid>>,
+    pub pack: Option<Pack>,
+    /// The ids in input order.
+    pub ids: Vec<Option<Uuid>>,
     errors: Vec<ItemError>,
     duplicates: usize,
 }
 
-/// Everything that decoding and parsing need, so that they can run on another thread.
-struct Job {
+/// Everything that decoding and parsing need, so that they can run on another thread. The tenant's settings are those of the
+/// moment when the request came; the whole body is taken by them.
+pub struct Job {
     single: bool,
     media: Media,
     encoding: Encoding,
@@ -60,6 +67,8 @@ struct Job {
     log_levels: [bool; 4],
     keep_unknown_fields: bool,
     idempotency_key: Option<String>,
+    /// A dead letter that is replayed: the body corrects its entry, or is empty.
+    replay: Option<Arc<Found>>,
     settings: HttpSettings,
 }
 
@@ -69,31 +78,12 @@ pub async fn write(call: Call) -> Answer {
     let (principal, action) = call.caller()?;
     let (scope, tenant) = access::own_tenant(&call.app, principal, action)?;
     let (wait, with_ids) = (wait_stored(&call.query)?, with_ids(&call.query)?);
-    let (media, encoding) = body::describe(&call.parts.headers)?;
-    if single && media == Media::Ndjson {
-        return Err(Problem::new(
-            Code::UnsupportedMediaType,
-            "one entry is sent as application/json; NDJSON goes to /logs/bulk",
-        ));
-    }
     let job = Job {
-        single,
-        media,
-        encoding,
-        tenant: scope.tenant().clone(),
-        subject: principal.subject.clone(),
-        request_id: call.request_id.clone(),
-        log_levels: tenant.settings.log_levels.0,
-        keep_unknown_fields: tenant.settings.keep_unknown_fields,
         idempotency_key: idempotency_key(&call.parts.headers)?,
-        settings: call.app.services.settings.clone(),
+        ..Job::new(&call, principal, &tenant, single)?
     };
     let app = call.app;
-    app.services.producer.room(scope.tenant())?;
-    let mut held = app.memory.hold(scope.tenant().clone());
-    let bytes = body::receive(&call.parts.headers, call.body, &app.services.settings, &mut held).await?;
-    let taken = run(&app, job, bytes, held).await?;
-    app.count_rejected(scope.tenant(), taken.ids.iter().filter(|id| id.is_none()).count());
+    let taken = take(&app, &scope, job, &call.parts.headers, call.body).await?;
     if single {
         one(&app, &scope, taken, wait).await
     } else {
@@ -101,7 +91,18 @@ pub async fn write(call: Call) -> Answer {
     }
 }
 
-fn wait_stored(query: &Query) -> Result<bool, Problem> {
+/// Receives, decodes and parses a body.
+pub async fn take(app: &App, scope: &TenantScope, job: Job, headers: &HeaderMap, body: Body) -> Result<Taken, Problem> {
+    app.services.producer.room(scope.tenant())?;
+    let mut held = app.memory.hold(scope.tenant().clone());
+    let bytes = body::receive(headers, body, &app.services.settings, &mut held).await?;
+    let taken = run(app, job, bytes, held).await?;
+    app.count_rejected(scope.tenant(), taken.ids.iter().filter(|id| id.is_none()).count());
+    Ok(taken)
+}
+
+/// Whether the answer waits until every store has the entries.
+pub fn wait_stored(query: &Query) -> Result<bool, Problem> {
     match query.get("wait") {
         None => Ok(false),
         Some("stored") => Ok(true),
@@ -149,30 +150,68 @@ async fn run(app: &App, job: Job, bytes: Bytes, held: Held) -> Result<Taken, Pro
 }
 
 impl Job {
+    /// The work on the body of this call, for this caller's own tenant.
+    pub fn new(call: &Call, principal: &Principal, tenant: &Tenant, single: bool) -> Result<Self, Problem> {
+        let (media, encoding) = body::describe(&call.parts.headers)?;
+        if single && media == Media::Ndjson {
+            return Err(Problem::new(
+                Code::UnsupportedMediaType,
+                "one entry is sent as application/json; NDJSON goes to /logs/bulk",
+            ));
+        }
+        Ok(Self {
+            single,
+            media,
+            encoding,
+            tenant: tenant.tenant_id.clone(),
+            subject: principal.subject.clone(),
+            request_id: call.request_id.clone(),
+            log_levels: tenant.settings.log_levels.0,
+            keep_unknown_fields: tenant.settings.keep_unknown_fields,
+            idempotency_key: None,
+            replay: None,
+            settings: call.app.services.settings.clone(),
+        })
+    }
+
+    /// The same for a dead letter that is replayed.
+    pub fn replaying(self, letter: Arc<Found>) -> Self {
+        Self { replay: Some(letter), ..self }
+    }
+
     fn run(self, bytes: Bytes, mut held: Held) -> Result<Taken, Problem> {
         let bytes = body::decode(bytes, self.encoding, &self.settings, &mut held)?;
-        let format = match body::settle_form(self.media, &bytes)? {
-            Media::Ndjson => BodyFormat::Ndjson,
-            Media::Json | Media::Form if self.single => BodyFormat::Single,
-            Media::Json | Media::Form => BodyFormat::Bulk,
+        let now = now_ms();
+        let context = ParseContext {
+            tenant: &self.tenant,
+            subject: &self.subject,
+            now_ms: now,
+            log_levels: self.log_levels,
+            keep_unknown_fields: self.keep_unknown_fields,
+            idempotency_key: self.idempotency_key.as_deref(),
+            max_entries: self.settings.max_entries,
+            max_entry_bytes: self.settings.max_entry_bytes,
+            resent: None,
         };
         // The records are about as large as their text.
-        held.grow(bytes.len())?;
-        let now = now_ms();
-        let parsed = parse_body(
-            &bytes,
-            format,
-            &ParseContext {
-                tenant: &self.tenant,
-                subject: &self.subject,
-                now_ms: now,
-                log_levels: self.log_levels,
-                keep_unknown_fields: self.keep_unknown_fields,
-                idempotency_key: self.idempotency_key.as_deref(),
-                max_entries: self.settings.max_entries,
-                max_entry_bytes: self.settings.max_entry_bytes,
-            },
-        )?;
+        let parsed = match &self.replay {
+            Some(found) if bytes.trim_ascii().is_empty() => {
+                held.grow(2 * found.letter.entry.get().len())?;
+                replay::original(found, &context)?
+            }
+            replayed => {
+                let format = match body::settle_form(self.media, &bytes)? {
+                    Media::Ndjson => BodyFormat::Ndjson,
+                    Media::Json | Media::Form if self.single => BodyFormat::Single,
+                    Media::Json | Media::Form => BodyFormat::Bulk,
+                };
+                held.grow(bytes.len())?;
+                match replayed {
+                    Some(found) => replay::corrected(found, &bytes, &context)?,
+                    None => parse_body(&bytes, format, &context)?,
+                }
+            }
+        };
         drop(bytes);
         let header = PackHeader {
             pack_id: Uuid::now_v7(),
@@ -192,7 +231,7 @@ impl Job {
 }
 
 /// Makes the pack durable. `Ok(None)`: durable, but with `wait` not yet stored when the time ran out.
-async fn accept(app: &App, pack: Pack, ids: &[Option<Uuid>], wait: bool) -> Result<Option<Decided>, Problem> {
+pub async fn accept(app: &App, pack: Pack, ids: &[Option<Uuid>], wait: bool) -> Result<Option<Decided>, Problem> {
     let wait = wait.then_some(app.services.settings.wait_stored);
     match app.services.producer.accept(pack, wait).await {
         Ok(accepted) => Ok(accepted.decided),
@@ -206,26 +245,48 @@ fn ids_value(ids: &[Option<Uuid>]) -> Value {
 }
 
 async fn one(app: &App, scope: &TenantScope, taken: Taken, wait: bool) -> Answer {
-    let (Some(pack), Some(Some(id))) = (taken.pack, taken.ids.first().copied()) else {
-        let errors: Vec<_> = taken.errors.into_iter().map(|e| FieldError::of_item(e, false)).collect();
-        let detail = match errors.as_slice() {
-            [one] => one.message.clone(),
-            several => format!("the entry has {} mistakes; nothing was kept", several.len()),
-        };
-        return Err(Problem::new(Code::InvalidEntry, detail).with_errors(errors));
-    };
-    let mut entry = StoredEntry {
+    let Taken { pack, ids, errors, .. } = taken;
+    let Some(pack) = pack else { return Err(refused(errors)) };
+    let entry = first(&pack);
+    let decided = accept(app, pack, &ids, wait).await?;
+    Ok(created(app, scope, entry, wait, decided).await)
+}
+
+impl Taken {
+    /// The one entry of a body that holds one, or why it is not taken.
+    pub fn single(self) -> Result<(Pack, StoredEntry), Problem> {
+        let Some(pack) = self.pack else { return Err(refused(self.errors)) };
+        let entry = first(&pack);
+        Ok((pack, entry))
+    }
+}
+
+fn first(pack: &Pack) -> StoredEntry {
+    StoredEntry {
         record: pack.record(0),
         received_at: pack.header().received_at,
         actor: pack.header().actor.clone(),
         sequence: None,
+    }
+}
+
+fn refused(errors: Vec<ItemError>) -> Problem {
+    let errors: Vec<_> = errors.into_iter().map(|e| FieldError::of_item(e, false)).collect();
+    let detail = match errors.as_slice() {
+        [one] => one.message.clone(),
+        several => format!("the entry has {} mistakes; nothing was kept", several.len()),
     };
-    let decided = accept(app, pack, &taken.ids, wait).await?;
+    Problem::new(Code::InvalidEntry, detail).with_errors(errors)
+}
+
+/// The answer to one entry that is durable.
+pub async fn created(app: &App, scope: &TenantScope, mut entry: StoredEntry, wait: bool, decided: Option<Decided>) -> Response {
+    let id = entry.entry().id();
     let mut out = Vec::with_capacity(entry.record.len() + 512);
     let status = match (wait, decided) {
         (true, None) => {
             tally(&mut out, 1, 0, 0);
-            write_ids(&mut out, &taken.ids);
+            write_ids(&mut out, &[Some(id)]);
             out.extend_from_slice(b",\"errors\":[],\"decided\":null}");
             StatusCode::ACCEPTED
         }
@@ -250,7 +311,7 @@ async fn one(app: &App, scope: &TenantScope, taken: Taken, wait: bool) -> Answer
     let mut response = answer(status, out);
     let location = HeaderValue::from_str(&format!("{BASE}/logs/{id}")).expect("a UUID is visible ASCII");
     response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+    response
 }
 
 async fn many(app: &App, taken: Taken, wait: bool, with_ids: bool) -> Answer {

@@ -35,6 +35,8 @@ pub mod origin;
 mod query;
 mod ranges;
 mod reads;
+mod recording;
+mod replay;
 mod routes;
 mod safety;
 mod search;

@@ -78,7 +78,7 @@ fn tag(endpoint: &Endpoint) -> &'static str {
         Op::Export | Op::ExportJson | Op::ExportCsv | Op::CreateExport | Op::GetExport | Op::EndExport | Op::DownloadExport => "export",
         Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::Usage => "tenants",
         Op::ListKeys | Op::CreateKey | Op::RevokeKey | Op::ListUsers | Op::CreateUser | Op::RemoveUser | Op::Login => "credentials",
-        Op::ListDeadLetters | Op::GetDeadLetter => "dead letters",
+        Op::ListDeadLetters | Op::GetDeadLetter | Op::DeleteDeadLetter | Op::ReplayDeadLetter => "dead letters",
         Op::HealthReport | Op::HealthLive | Op::HealthReady => "health",
         Op::OpenApi | Op::Board | Op::SwaggerUi | Op::ReDoc | Op::Asset | Op::Unbuilt => "documentation",
     }
@@ -118,7 +118,7 @@ fn parameters(endpoint: &Endpoint) -> Vec<Value> {
             json!({"name": name, "in": "path", "required": true, "schema": form_schema(form)})
         });
     let groups = endpoint.params.unwrap_or_default();
-    let in_query = groups.iter().copied().flatten().filter(|param| param.built).map(query_parameter);
+    let in_query = groups.iter().copied().flatten().map(query_parameter);
     in_path.chain(in_query).chain(headers(endpoint.operation)).collect()
 }
 
@@ -176,6 +176,10 @@ fn request_body(operation: Op) -> Option<Value> {
                 "application/x-ndjson": {"schema": {"type": "string", "description": "One entry on each line; blank lines are skipped"}},
             }))
         }
+        Op::ReplayDeadLetter => Some(json!({
+            "required": false, "description": "The corrected entry; without a body the entry is taken as it was",
+            "content": {"application/json": {"schema": schema("NewLogEntry")}},
+        })),
         Op::CreateExport => Some(json!({"required": false, "content": {"application/json": {"schema": schema("NewExport")}}})),
         Op::SearchLogs => Some(json!({"required": false, "content": {"application/json": {"schema": schema("Search")}}})),
         Op::CreateTenant => body(json!({"application/json": {"schema": schema("NewTenant")}})),
@@ -234,6 +238,10 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::Login => json!({"200": of("A token", "Token")}),
         Op::ListDeadLetters => json!({"200": of("The dead letters", "DeadLetterList")}),
         Op::GetDeadLetter => json!({"200": of("The dead letter", "DeadLetter")}),
+        Op::DeleteDeadLetter => json!({"204": {"description": "It is gone"}}),
+        Op::ReplayDeadLetter => json!({
+            "201": of("The entry as taken; `Location` is its address", "LogEntry"), "202": of("Durable, not yet stored", "BulkResult"),
+        }),
         Op::HealthReport | Op::HealthLive | Op::HealthReady => json!({"200": of("It works", "Health"), "503": of("It does not", "Health")}),
         Op::OpenApi => json!({"200": {"description": "OpenAPI 3.1", "content": {"application/json": {}}}}),
         Op::Board | Op::SwaggerUi | Op::ReDoc | Op::Asset => json!({"200": {"description": "A page", "content": {"text/html": {}}}}),
@@ -247,6 +255,8 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::GetExport | Op::EndExport => &["401", "403", "422", "503"],
         Op::DownloadExport => &["401", "403", "422", "429", "503"],
         Op::Export | Op::ExportJson | Op::ExportCsv => &["401", "403", "422", "429", "501", "503", "504"],
+        Op::ReplayDeadLetter => &["401", "403", "404", "409", "413", "415", "422", "429", "503", "504"],
+        Op::DeleteDeadLetter => &["401", "403", "404", "409", "422", "503"],
         Op::GetLog | Op::GetDeadLetter => &["401", "403", "404", "422", "503"],
         Op::Stream | Op::ListDeadLetters => &["401", "403", "422", "503"],
         Op::Cleanup => &["401", "403", "422", "429", "503", "504"],

@@ -60,15 +60,14 @@ impl Query {
     }
 
     /// Checks every name against what the endpoint knows: 422 for unknown ones (with the nearest known name) and for
-    /// repeats of what can be given once; otherwise 501 for what this version does not have yet.
+    /// repeats of what can be given once.
     pub fn check(&self, endpoint: &Endpoint) -> Result<(), Problem> {
         let Some(groups) = endpoint.params else { return Ok(()) };
         let known = || groups.iter().copied().flatten();
-        let (mut errors, mut unbuilt, mut given) = (Vec::new(), None, Vec::<&'static str>::new());
+        let (mut errors, mut given) = (Vec::new(), Vec::<&'static str>::new());
         for (name, _) in self.pairs() {
             match known().find(|param| param.is_named(name)) {
                 None => errors.push(unknown(name, endpoint, known())),
-                Some(param) if !param.built => unbuilt = Some(param.name),
                 Some(param) if !param.repeats && given.contains(&param.name) => errors.push(FieldError::new(
                     param.name,
                     "repeated",
@@ -77,16 +76,11 @@ impl Query {
                 Some(param) => given.push(param.name),
             }
         }
-        match (errors.is_empty(), unbuilt) {
-            (false, _) => Err(Problem::parameters(errors)),
-            (true, Some(name)) => Err(Problem::not_implemented(format_args!("the parameter `{name}`"))),
-            (true, None) => Ok(()),
-        }
+        if errors.is_empty() { Ok(()) } else { Err(Problem::parameters(errors)) }
     }
 }
 
 fn unknown<'a>(name: &str, endpoint: &Endpoint, known: impl Iterator<Item = &'a Param>) -> FieldError {
-    // What is not built yet is named too: the next answer says so, where another name would lead astray.
     let names = known.flat_map(|param| std::iter::once(param.name).chain(param.aliases.iter().copied()));
     let nearest = nearest(name, names);
     let (name, verb, path) = (shown(name), endpoint.verb.as_str(), endpoint.path);
@@ -153,16 +147,11 @@ mod tests {
     }
 
     #[test]
-    fn a_known_parameter_that_is_not_built_is_501_and_an_unknown_one_weighs_more() {
-        assert_eq!(check(Operation::ListLogs, "log=access").expect_err("unbuilt").0, 501);
-        assert_eq!(check(Operation::ListLogs, "log=access&nonsense=1").expect_err("unknown").0, 422);
-    }
-
-    #[test]
     fn filters_repeat_and_paging_does_not() {
         assert_eq!(check(Operation::ListLogs, "action=a&action=b&metadata.a.b=1&metadata.a.b=2"), Ok(()));
         assert_eq!(check(Operation::ListLogs, "page=1&page=2").expect_err("twice").0, 422);
         assert_eq!(check(Operation::ListLogs, "size=1&limit=2").expect_err("an alias").0, 422);
+        assert_eq!(check(Operation::ListLogs, "log=access&log=audit").expect_err("twice").0, 422);
     }
 
     #[test]

@@ -7,10 +7,11 @@ use super::{
     error::{Answer, Problem},
     filter::{self, Total},
     query::Query,
-    search,
+    recording, search,
     state::App,
 };
 use crate::{
+    lifecycle::access_log::{Event, Who},
     model::{
         entry::StoredEntry,
         render::write_entry,
@@ -18,7 +19,7 @@ use crate::{
     },
     sinks::{Count, ListQuery, Place, StoreError},
 };
-use axum::body::Body;
+use axum::{body::Body, http::StatusCode};
 use bytes::Bytes;
 use std::{convert::Infallible, time::Duration};
 use tokio::time::Instant;
@@ -35,20 +36,22 @@ const LONGEST_WAIT: u64 = 10;
 /// `GET /logs`.
 pub async fn list(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
-    page(&call.app, &scope, &call.query).await
+    let reading = access::reading(&call.app, caller, action)?.of_log(&call.app, caller, &call.query).await?;
+    page(&call.app, &reading, &call.query, &*call.who()?).await
 }
 
 /// `POST /logs/search`: the same, with a body.
 pub async fn search(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
-    let app = call.app.clone();
-    let query = search::parameters(call, &scope).await?;
-    page(&app, &scope, &query).await
+    let reading = access::reading(&call.app, caller, action)?;
+    let (app, caller, who) = (call.app.clone(), caller.clone(), call.who()?);
+    let query = search::parameters(call, &reading.scope).await?;
+    let reading = reading.of_log(&app, &caller, &query).await?;
+    page(&app, &reading, &query, &who).await
 }
 
-async fn page(app: &App, scope: &TenantScope, query: &Query) -> Answer {
+async fn page(app: &App, reading: &access::Reading, query: &Query, who: &Who) -> Answer {
+    let scope = &reading.scope;
     let text = query.get("cursor");
     if text.is_some() && (query.get("page").is_some() || query.get("skip").is_some()) {
         return Err(cursor::invalid("give `cursor` or a page, not both; the cursor knows where to go on"));
@@ -73,6 +76,8 @@ async fn page(app: &App, scope: &TenantScope, query: &Query) -> Answer {
         ..ListQuery::default()
     };
     let found = app.services.authority.list(scope, list).await?;
+    let event = recording::read("sluice.search", reading.log, query).number("rows", found.entries.len() as u64);
+    recording::tell(app, scope, who, &event);
     let number = from.map_or(page.page as u64, |from| from.page);
     let next = found.entries.last().filter(|_| found.more).map(|last| {
         let cursor = Cursor {
@@ -182,7 +187,8 @@ fn pieces(tenant: TenantId, entries: Vec<StoredEntry>, meta: String) -> axum::re
 /// `GET /logs/{id}`: found as soon as the POST that made it has answered; with `wait`, waited for.
 pub async fn get(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
+    let reading = access::reading(&call.app, caller, action)?.of_log(&call.app, caller, &call.query).await?;
+    let (scope, who) = (&reading.scope, call.who()?);
     let wait = match call.query.get("wait") {
         None => 0,
         Some(text) => text.parse().ok().filter(|seconds| *seconds <= LONGEST_WAIT).ok_or_else(|| {
@@ -196,21 +202,29 @@ pub async fn get(call: Call) -> Answer {
     let id = Uuid::try_parse(&call.id).map_err(|_| Problem::not_found())?;
     let deadline = Instant::now() + Duration::from_secs(wait);
     let mut visible = call.app.services.authority.visible();
+    let tell = |rows: u64| {
+        let event = Event::read("sluice.get", "entry", id.to_string()).text("log", reading.log.name());
+        let status = if rows == 0 { StatusCode::NOT_FOUND } else { StatusCode::OK };
+        let event = event.number("rows", rows).number("status", u64::from(status.as_u16()));
+        recording::tell(&call.app, scope, &who, &event);
+    };
     loop {
         visible.mark_unchanged();
-        if let Some(entry) = find(&call.app, &scope, id).await? {
+        if let Some(entry) = find(&call.app, scope, id).await? {
+            tell(1);
             let mut out = Vec::with_capacity(entry.record.len() + 512);
             write_entry(&mut out, scope.tenant(), &entry);
             return Ok(json(out));
         }
         if !matches!(tokio::time::timeout_at(deadline, visible.changed()).await, Ok(Ok(()))) {
+            tell(0);
             return Err(Problem::not_found());
         }
     }
 }
 
 /// Store, then pending, then the store once more: between the first two it may have moved from the one to the other.
-async fn find(app: &App, scope: &TenantScope, id: Uuid) -> Result<Option<StoredEntry>, StoreError> {
+pub async fn find(app: &App, scope: &TenantScope, id: Uuid) -> Result<Option<StoredEntry>, StoreError> {
     let services = &app.services;
     if let Some(entry) = services.authority.get(scope, id).await? {
         return Ok(Some(entry));

@@ -79,6 +79,8 @@ pub enum Operation {
     Login,
     ListDeadLetters,
     GetDeadLetter,
+    DeleteDeadLetter,
+    ReplayDeadLetter,
     HealthReport,
     HealthLive,
     HealthReady,
@@ -133,8 +135,6 @@ pub struct Param {
     pub form: Form,
     /// Whether it may be given several times (OR).
     pub repeats: bool,
-    /// Whether this version has it. If not: 501.
-    pub built: bool,
     /// One sentence.
     pub summary: &'static str,
 }
@@ -155,7 +155,6 @@ const fn filter(name: &'static str, form: Form, summary: &'static str) -> Param 
         aliases: &[],
         form,
         repeats: true,
-        built: true,
         summary,
     }
 }
@@ -164,13 +163,6 @@ const fn once(name: &'static str, form: Form, summary: &'static str) -> Param {
     Param {
         repeats: false,
         ..filter(name, form, summary)
-    }
-}
-
-const fn unbuilt(name: &'static str, summary: &'static str) -> Param {
-    Param {
-        built: false,
-        ..once(name, Form::Text, summary)
     }
 }
 
@@ -211,8 +203,14 @@ pub const FILTERS: &[Param] = &[
         Form::Text,
         "Words (all of them, in any field), `\"a phrase\"`, `-not`, `pre*`, `field:value`, `message:word`, `OR`, parentheses",
     ),
-    unbuilt("log", "`access`: the tenant's access log"),
+    LOG,
 ];
+
+const LOG: Param = once(
+    "log",
+    Form::OneOf(&["audit", "access"]),
+    "`access`: the tenant's access log, who read and changed what (roles auditor and admin); default `audit`",
+);
 
 const SORT: Param = once(
     "sort",
@@ -288,6 +286,11 @@ const CLEANUP: &[Param] = &[
     ),
     once("dry_run", Form::Flag, "`true` only counts"),
     once("confirm", Form::Text, "The id of the tenant; needed when the cutoff is not in the past"),
+    once(
+        "log",
+        Form::OneOf(&["audit"]),
+        "Only `audit`: nothing but retention removes from the access log",
+    ),
 ];
 
 const IDS: &[Param] = &[once("ids", Form::Flag, "`false` leaves the ids out of the answer")];
@@ -305,6 +308,24 @@ const FEED: &[Param] = &[
 const WAIT_SECONDS: &[Param] = &[once("wait", Form::Integer, "Wait up to so many seconds (at most 10) for the entry to appear")];
 
 const LETTERS: &[Param] = &[
+    Param {
+        repeats: true,
+        ..once(
+            "reason",
+            Form::OneOf(&["id_conflict", "tenant_deleted", "poison"]),
+            "Why it was not stored; also several with commas",
+        )
+    },
+    Param {
+        repeats: true,
+        ..once("entry_id", Form::Uuid, "Id of the entry")
+    },
+    once(
+        "from",
+        Form::Time,
+        "Letters whose `sealed_at` is this time or later: RFC 3339 with a zone, or a date (midnight UTC)",
+    ),
+    once("to", Form::Time, "Letters whose `sealed_at` is before this time"),
     once("page", Form::Integer, "From 1"),
     Param {
         aliases: &["size", "limit"],
@@ -421,7 +442,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         &[FILTERS, FEED],
         "Live feed: WebSocket, or Server-Sent Events by Accept",
     ),
-    end(Get, "/logs/{id}", May(Action::ReadEntries), Op::GetLog, &[WAIT_SECONDS], "Get one entry"),
+    end(
+        Get,
+        "/logs/{id}",
+        May(Action::ReadEntries),
+        Op::GetLog,
+        &[WAIT_SECONDS, &[LOG]],
+        "Get one entry",
+    ),
     end(
         Delete,
         "/logs/cleanup",
@@ -522,6 +550,22 @@ pub const ENDPOINTS: &[Endpoint] = &[
         &[],
         "One of what could not be stored",
     ),
+    end(
+        Post,
+        "/deadletters/{id}/replay",
+        May(Action::ChangeDeadLetters),
+        Op::ReplayDeadLetter,
+        &[WAIT_STORED],
+        "Accept the entry of a dead letter once more, as it was or as the body corrects it; the letter is removed when that is durable",
+    ),
+    end(
+        Delete,
+        "/deadletters/{id}",
+        May(Action::ChangeDeadLetters),
+        Op::DeleteDeadLetter,
+        &[],
+        "Remove a dead letter for good",
+    ),
     public("/health", Op::HealthReport, "How the process is"),
     public("/healthz", Op::HealthReport, "How the process is"),
     public("/health/live", Op::HealthLive, "Whether the process answers"),
@@ -534,8 +578,6 @@ pub const ENDPOINTS: &[Endpoint] = &[
     // Of the contract, not of this version.
     later(Post, "/logs/index/bulk", May(Action::Erase), "rebuilding the search store"),
     later(Delete, "/tenants/{tenant}", May(Action::DeleteTenant), "deleting a tenant"),
-    later(Post, "/deadletters/{id}/replay", May(Action::ChangeDeadLetters), "replaying a dead letter"),
-    later(Delete, "/deadletters/{id}", May(Action::ChangeDeadLetters), "deleting a dead letter"),
 ];
 
 #[cfg(test)]

@@ -5,16 +5,16 @@ use crate::{
     actors::broadcast::FeedHandle,
     auth::{jwt::Authenticator, login::Logins},
     catalog::Catalog,
-    lifecycle::erasure::Eraser,
-    lifecycle::export,
+    lifecycle::{access_log::AccessLog, erasure::Eraser, export},
     model::tenant::TenantId,
     queue::Producer,
     sinks::{Authority, dead_letter::DeadLetters},
     telemetry::metrics::{Outcome, metrics},
 };
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use std::{sync::Arc, thread::available_parallelism};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 /// What the HTTP surface works with. Handed over by the application.
 #[derive(Clone)]
@@ -29,6 +29,8 @@ pub struct Services {
     pub catalog: Catalog,
     /// Erases.
     pub eraser: Eraser,
+    /// Writes down who reads and changes what.
+    pub access_log: AccessLog,
     /// What could not be stored.
     pub dead_letters: DeadLetters,
     /// Exports in the background.
@@ -59,6 +61,8 @@ pub struct App {
     pub strangers: Arc<Semaphore>,
     /// Exports under way.
     pub exports: Arc<Exports>,
+    /// Dead letters that are being replayed or deleted.
+    pub letters_in_hand: DashSet<(TenantId, Uuid)>,
     /// Entries rejected since the start, per tenant of the catalog: best effort, not durable.
     rejected: DashMap<TenantId, u64>,
 }
@@ -72,6 +76,7 @@ impl App {
             parsing: Arc::new(Semaphore::new(available_parallelism().map_or(2, usize::from))),
             strangers: Arc::new(Semaphore::new(settings.feed_unauthenticated)),
             exports: Exports::new(settings),
+            letters_in_hand: DashSet::new(),
             rejected: DashMap::new(),
             services,
         })

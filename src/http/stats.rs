@@ -6,6 +6,7 @@ use super::{
     error::{Answer, FieldError, Problem},
     filter,
     query::{Query, nearest},
+    recording,
 };
 use crate::{
     model::{
@@ -38,7 +39,7 @@ const METADATA: &str = "metadata.";
 /// `GET /logs/stats`.
 pub async fn stats(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let access::Reading { scope } = access::reading(&call.app, caller, action)?;
+    let reading = access::reading(&call.app, caller, action)?.of_log(&call.app, caller, &call.query).await?;
     let (filter, more) = filter::both(filter::filter(&call.query), Asked::of(&call.query))?;
     let (from, to) = (filter.from, filter.to);
     let query = StatsQuery {
@@ -46,7 +47,9 @@ pub async fn stats(call: Call) -> Answer {
         series: more.series,
         groups: more.groups,
     };
-    let stats = call.app.services.authority.stats(&scope, query).await?;
+    let stats = call.app.services.authority.stats(&reading.scope, query).await?;
+    let event = recording::read("sluice.stats", reading.log, &call.query).number("rows", stats.total);
+    recording::tell(&call.app, &reading.scope, &*call.who()?, &event);
     let degraded = call.app.services.health.is_lagging() || call.app.services.authority.degraded();
     Ok(json(render(&stats, from, to, &more.names, degraded)))
 }

@@ -5,12 +5,14 @@ use super::{
     dispatch::{Call, json_of},
     error::{Answer, Problem},
     fields::{invalid, object},
+    recording,
     routes::BASE,
 };
 use crate::{
     auth::Role,
-    catalog::{NewTenant, SettingsPatch, Tenant},
-    model::tenant::TenantId,
+    catalog::{NewTenant, SettingsPatch, Tenant, TenantSettings},
+    lifecycle::access_log::Event,
+    model::tenant::{TenantId, TenantScope},
 };
 use axum::http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
@@ -55,7 +57,7 @@ pub fn get(call: &Call) -> Answer {
 
 /// `POST /tenants`.
 pub async fn create(call: Call) -> Answer {
-    let catalog = call.app.services.catalog.clone();
+    let (app, who) = (call.app.clone(), call.who()?);
     let mut fields = object(call, &["tenant_id", "key", "name", "settings"]).await?;
     let id = match (fields.remove("tenant_id"), fields.remove("key")) {
         (Some(_), Some(_)) => return Err(invalid("key", "conflict", "give `tenant_id` or `key`, not both")),
@@ -65,7 +67,9 @@ pub async fn create(call: Call) -> Answer {
     let id = id.as_str().ok_or_else(|| invalid("tenant_id", "wrong_type", "`tenant_id` is a string"))?;
     let tenant_id = TenantId::parse(id).map_err(|e| invalid("tenant_id", "invalid_id", e.to_string()))?;
     let (name, settings) = name_and_settings(fields)?;
-    let tenant = catalog.create(NewTenant { tenant_id, name, settings }).await?;
+    let tenant = app.services.catalog.create(NewTenant { tenant_id, name, settings }).await?;
+    let event = Event::change("sluice.tenant.create", "tenant", tenant.tenant_id.as_str()).after(&Shown::of(&tenant));
+    recording::changed(&app, &TenantScope::new(tenant.tenant_id.clone()), &who, event).await;
     let mut response = json_of(&*tenant);
     *response.status_mut() = StatusCode::CREATED;
     let location = HeaderValue::from_str(&format!("{BASE}/tenants/{}", tenant.tenant_id)).expect("a tenant id is visible ASCII");
@@ -76,10 +80,30 @@ pub async fn create(call: Call) -> Answer {
 /// `PUT /tenants/{id}`: what is given replaces, what is left out stays.
 pub async fn update(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
-    let (scope, _) = access::named_tenant(&call.app, caller, action, &call.id)?;
-    let catalog = call.app.services.catalog.clone();
+    let (scope, before) = access::named_tenant(&call.app, caller, action, &call.id)?;
+    let (app, who) = (call.app.clone(), call.who()?);
     let (name, settings) = name_and_settings(object(call, &["name", "settings"]).await?)?;
-    Ok(json_of(&*catalog.update(scope.tenant(), name, settings).await?))
+    let after = app.services.catalog.update(scope.tenant(), name, settings).await?;
+    let event = Event::change("sluice.tenant.update", "tenant", scope.tenant().as_str());
+    let event = event.before(&Shown::of(&before)).after(&Shown::of(&after));
+    recording::changed(&app, &scope, &who, event).await;
+    Ok(json_of(&*after))
+}
+
+/// What a change of a tenant can change: it holds no secrets.
+#[derive(Serialize)]
+struct Shown<'a> {
+    name: &'a str,
+    settings: &'a TenantSettings,
+}
+
+impl<'a> Shown<'a> {
+    fn of(tenant: &'a Tenant) -> Self {
+        Self {
+            name: &tenant.name,
+            settings: &tenant.settings,
+        }
+    }
 }
 
 /// `GET /tenants/{id}/usage`.

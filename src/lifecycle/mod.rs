@@ -1,5 +1,6 @@
 //! Background work on stored entries.
 
+pub mod access_log;
 pub mod erasure;
 pub mod export;
 pub mod retention;

@@ -1,20 +1,28 @@
-//! Retention: what a tenant received longer ago than its `retention_days` is erased, by `received_at`.
+//! Retention: what a tenant received longer ago than its `retention_days` is erased, by `received_at`, and from its access log
+//! what is older than `access_retention_days`; dead letters that were decided longer ago are removed.
 //!
 //! Every tenant of the catalog is looked at every `retention.interval`; an erasure is ordered only if it would remove a row, so
-//! quiet tenants cost a count and no seal. A tenant whose rows cannot be counted is passed over until the next round.
+//! quiet tenants cost a count and no seal. [`AT_ONCE`] tenants are looked at at once, so that the sequencer puts the erasures of
+//! several into one seal, and one whose erasure takes long holds nobody up. A tenant whose rows cannot be counted, or whose dead
+//! letters cannot be removed, is passed over until the next round.
 
 use super::erasure::{EraseError, Eraser};
 use crate::{
     catalog::Catalog,
     model::{
-        tenant::TenantScope,
+        tenant::{Log, TenantScope},
         time::{DAY_MS, now_ms},
     },
     seal::erasure::ErasureKind,
-    sinks::{Authority, StoreError},
+    sinks::{Authority, StoreError, dead_letter::DeadLetters},
 };
+use futures_util::{StreamExt, TryStreamExt, stream};
 use rand::RngExt;
 use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// Tenants that are looked at at once.
+const AT_ONCE: usize = 32;
 
 /// A round goes on to the next tenant when an erasure takes longer than this; the erasure goes on.
 const LONGEST_ERASURE: Duration = Duration::from_secs(60);
@@ -29,6 +37,10 @@ pub struct Retention {
     pub authority: Arc<dyn Authority>,
     /// The tenants and their settings.
     pub catalog: Catalog,
+    /// What could not be stored.
+    pub dead_letters: DeadLetters,
+    /// Up to which seal the log is not read any more.
+    pub trimmable: watch::Receiver<u64>,
     /// From one round to the next.
     pub interval: Duration,
 }
@@ -50,21 +62,51 @@ impl Retention {
 
     /// One round, as of `now`. Says how many rows it removed.
     pub(super) async fn round(&self, now: i64) -> Result<u64, EraseError> {
-        let mut removed = 0;
-        for tenant in self.catalog.list() {
-            let scope = TenantScope::new(tenant.tenant_id.clone());
-            let cutoff = now - i64::from(tenant.settings.retention_days) * DAY_MS;
-            if self.count(&scope, cutoff).await == 0 {
-                continue;
-            }
-            let erasing = async { self.eraser.erase(&scope, ErasureKind::Retention, cutoff).await?.rows().await };
-            match tokio::time::timeout(LONGEST_ERASURE, erasing).await {
-                Ok(Ok(rows)) => removed += rows,
-                Ok(Err(EraseError::Stopping)) => return Err(EraseError::Stopping),
-                Ok(Err(EraseError::Busy)) | Err(_) => tracing::debug!("an erasure of retention takes long; the round goes on"),
+        let cutoff = |days: u32| now - i64::from(days) * DAY_MS;
+        let tenants = self.catalog.list();
+        let logs = tenants.iter().flat_map(|tenant| {
+            let days = [
+                (Log::Audit, tenant.settings.retention_days),
+                (Log::Access, tenant.settings.access_retention_days),
+            ];
+            days.map(|(log, days)| (TenantScope::new(log.of(&tenant.tenant_id)), cutoff(days)))
+        });
+        let logs: Vec<_> = logs.collect();
+        let erasures = stream::iter(logs.clone()).map(|(scope, cutoff)| self.erase(scope, cutoff));
+        let removed = erasures
+            .buffer_unordered(AT_ONCE)
+            .try_fold(0, |sum, rows| async move { Ok(sum + rows) })
+            .await?;
+        stream::iter(logs)
+            .for_each_concurrent(AT_ONCE, |(scope, cutoff)| self.sweep(scope, cutoff))
+            .await;
+        Ok(removed)
+    }
+
+    /// Erases a tenant's old rows, if there are any, and says how many there were.
+    async fn erase(&self, scope: TenantScope, cutoff: i64) -> Result<u64, EraseError> {
+        if self.count(&scope, cutoff).await == 0 {
+            return Ok(0);
+        }
+        let erasing = async { self.eraser.erase(&scope, ErasureKind::Retention, cutoff).await?.rows().await };
+        match tokio::time::timeout(LONGEST_ERASURE, erasing).await {
+            Ok(Ok(rows)) => Ok(rows),
+            Ok(Err(EraseError::Stopping)) => Err(EraseError::Stopping),
+            Ok(Err(EraseError::Busy)) | Err(_) => {
+                tracing::debug!("an erasure of retention takes long; the round goes on");
+                Ok(0)
             }
         }
-        Ok(removed)
+    }
+
+    /// Removes a tenant's old dead letters.
+    async fn sweep(&self, scope: TenantScope, cutoff: i64) {
+        let trimmed = *self.trimmable.borrow();
+        match self.dead_letters.sweep(&scope, cutoff, trimmed).await {
+            Ok(0) => {}
+            Ok(letters) => tracing::info!(letters, "dead letters were older than their tenant keeps them"),
+            Err(error) => tracing::warn!(%error, "old dead letters of a tenant could not be removed; they are left for the next round"),
+        }
     }
 
     /// How many rows would be removed; 0 when that cannot be said.

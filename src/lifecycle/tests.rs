@@ -14,12 +14,12 @@ use crate::{
         tenant::{TenantId, TenantScope},
         time::DAY_MS,
     },
-    objects::folder::FolderObjects,
+    objects::{Objects, folder::FolderObjects},
     seal::{
         erasure::{Erasure, ErasureKind, Erasures},
         state::SealState,
     },
-    sinks::{Authority, ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead},
+    sinks::{Authority, ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead, dead_letter::DeadLetters},
 };
 use futures_util::{
     FutureExt,
@@ -248,7 +248,8 @@ async fn retention_erases_what_each_tenant_keeps_no_longer_and_orders_nothing_el
     let ages = [days(91), days(90), days(31), days(30), days(0)];
     let place = Place::with(&[("a", &ages), ("b", &ages)]);
     let objects = FolderObjects::open(Arc::new(SimFs::new()), Path::new("/objects").into()).expect("opened");
-    let catalog = Catalog::open(Arc::new(objects)).await.expect("opened");
+    let objects: Arc<dyn Objects> = Arc::new(objects);
+    let catalog = Catalog::open(objects.clone()).await.expect("opened");
     for (name, settings) in [("a", serde_json::json!({})), ("b", serde_json::json!({"retention_days": 30}))] {
         let settings = SettingsPatch::parse(settings.as_object().expect("an object")).expect("good");
         let new = NewTenant {
@@ -262,6 +263,8 @@ async fn retention_erases_what_each_tenant_keeps_no_longer_and_orders_nothing_el
         eraser: place.eraser(),
         authority: place.clone(),
         catalog,
+        dead_letters: DeadLetters::open(objects, 0),
+        trimmable: watch::channel(0).1,
         interval: Duration::from_secs(3600),
     };
     assert_eq!(retention.round(now).await, Ok(1 + 3));

@@ -90,6 +90,39 @@ impl TenantId {
     }
 }
 
+/// One of a tenant's two logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Log {
+    /// What the tenant wrote.
+    #[default]
+    Audit,
+    /// Who read and changed what.
+    Access,
+}
+
+impl Log {
+    /// Its name in the contract.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+            Self::Access => "access",
+        }
+    }
+
+    /// Reads a name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::Audit, Self::Access].into_iter().find(|log| log.name() == text)
+    }
+
+    /// The name of this log of a tenant.
+    pub fn of(self, tenant: &TenantId) -> TenantId {
+        match self {
+            Self::Audit => tenant.owner(),
+            Self::Access => tenant.access_log(),
+        }
+    }
+}
+
 impl fmt::Display for TenantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -1,34 +1,42 @@
 //! Dead letters: what was accepted and could not be stored, with the reason and the original. A store like the others: it
 //! follows the seals in order, writes one object per (seal, tenant), and the log is not trimmed before it has.
 //!
-//! A seal decides what is a dead letter, so everything here is a function of the seal and its packs: submitting a seal
+//! A seal decides what is a dead letter, so what is written is a function of the seal and its packs (`letter`): submitting a seal
 //! again, also after a restart, makes the same keys and the same bytes, and an object that is there already is left alone.
 //!
 //! `submit` renders and queues; one task writes, in order, and tries again for ever with back-off. The queue is bounded in
-//! bytes; at the bound the submitter waits. What is queued can be read already.
+//! bytes; at the bound the submitter waits. What is queued can be read already. Letters that were replayed or deleted, or are
+//! older than the tenant keeps them, go by `removal`.
 //!
-//! # Object `deadletters/<tenant>/<t>-<n>-<c>.json`, format 1
+//! # Object `deadletters/<tenant>/<name>.json`, format 2
 //!
-//! An access log's letters lie in `deadletters/_access/<tenant>/`. t: `sealed_at` in milliseconds, 15 digits; n: number of the seal, 20 digits; c: how many letters it holds. So a sorted
-//! list of names is enough to count, to page and to find a letter by its id. Contents: `{"format": 1, "dead_letters": [...]}`,
-//! sorted by id, each as the HTTP contract shows it.
+//! The name says how many letters of which kind there are (`name`). Contents: `{"format": 2, "dead_letters": [...], "hashes":
+//! [...]}`, both sorted by the letters' ids: each letter as the HTTP contract shows it, and the content hash of its entry as it
+//! was sent, 32 hexadecimal digits. Format 1 was never released.
+//! An access log's letters lie in `deadletters/_access/<tenant>/`.
 //!
 //! A letter's id is a UUIDv8: 48 bits `t`, then bits of XXH3-128 over (n, pack id, index in the pack). It carries the time
 //! and not n, which counts what all tenants do.
 
+mod letter;
+mod name;
+mod removal;
+
+pub use letter::{DeadLetter, Reason};
+pub use name::LetterFilter;
+
 use crate::{
     model::{
-        entry::StoredEntry,
-        render,
+        entry::ContentHash,
         tenant::{TenantId, TenantScope},
-        time::rfc3339,
     },
     objects::{Key, ObjectError, Objects, Precondition},
-    seal::{DecidedEntry, DecidedSeal, Decision, Refusal},
+    seal::DecidedSeal,
 };
 use bytes::Bytes;
+use letter::{letter_of, stamp, time_of};
+use name::{Bundle, FOLDER, Place};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -37,40 +45,32 @@ use std::{
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-const FOLDER: &str = "deadletters";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Rendered letters that may wait to be written. Conflicts are rare; a flood of them is to slow the sealing down, not to
 /// fill the memory.
 const QUEUE_BYTES: usize = 32 * 1024 * 1024;
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
-/// A dead letter, as the HTTP contract shows it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct DeadLetter {
-    /// Its own id.
-    pub id: Uuid,
-    /// Why: `id_conflict`, `tenant_deleted` or `poison`.
-    pub reason: String,
-    /// Id of the entry.
-    pub entry_id: Uuid,
-    /// The entry as it was accepted.
-    pub entry: Box<RawValue>,
-    /// Who sent it.
-    pub actor: String,
-    /// When it was accepted, RFC 3339.
-    pub received_at: String,
-    /// When it was decided, RFC 3339.
-    pub sealed_at: String,
-}
-
 /// Some of a tenant's dead letters.
 #[derive(Debug, Clone, Default)]
 pub struct DeadLetterPage {
     /// The letters of the page, by id.
     pub data: Vec<DeadLetter>,
-    /// How many there are.
+    /// How many match.
     pub total: u64,
+}
+
+/// A letter, and what it takes to replay or remove it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The letter.
+    pub letter: DeadLetter,
+    /// The content hash of its entry as it was sent.
+    pub hash: ContentHash,
+    bundle: Arc<Bundle>,
+    /// Its place among the letters of its seal.
+    index: usize,
 }
 
 /// The store of dead letters. Cheap to clone; its task ends with the last clone.
@@ -123,6 +123,7 @@ struct Object {
 struct Stored {
     format: u32,
     dead_letters: Vec<DeadLetter>,
+    hashes: Vec<String>,
 }
 
 impl super::DeadLetterSink for DeadLetters {
@@ -197,62 +198,84 @@ impl DeadLetters {
         self.0.shared.room.notify_all();
     }
 
-    /// One page of a tenant's letters, sorted by id, with those that are not written yet.
-    pub async fn list(&self, scope: &TenantScope, skip: u64, limit: usize) -> Result<DeadLetterPage, ObjectError> {
-        let names = self.names(scope).await?;
-        let mut page = DeadLetterPage {
-            data: Vec::new(),
-            total: names.iter().map(|n| n.letters).sum(),
-        };
-        let mut passed = 0;
-        for moment in names.chunk_by(|a, b| a.sealed_at == b.sealed_at) {
-            let letters = moment.iter().map(|n| n.letters).sum::<u64>();
-            if page.data.len() >= limit {
-                break;
-            }
-            if passed + letters > skip {
-                let all = self.read(scope, moment).await?;
-                let from = skip.saturating_sub(passed) as usize;
-                let room = limit - page.data.len();
-                page.data.extend(all.into_iter().skip(from).take(room));
-            }
-            passed += letters;
+    /// One page of the tenant's letters that match, sorted by id, with those that are not written yet. Reads no more objects than the
+    /// page has letters, unless it is asked for entries by id, which a few bits of each stand for in the names.
+    pub async fn list(&self, scope: &TenantScope, filter: &LetterFilter, skip: u64, limit: usize) -> Result<DeadLetterPage, ObjectError> {
+        let mut bundles = self.bundles(scope).await?;
+        bundles.retain(|bundle| filter.reaches(bundle.place));
+        let mut page = DeadLetterPage::default();
+        for moment in bundles.chunk_by(|a, b| a.place.sealed_at == b.place.sealed_at) {
+            let known = moment.iter().map(|bundle| bundle.matching(filter)).sum::<Option<u64>>();
+            let room = limit - page.data.len();
+            let letters = match known {
+                Some(letters) if room == 0 || page.total + letters <= skip => letters,
+                _ => {
+                    let mut all = self.read(scope, moment).await?;
+                    all.retain(|found| filter.matches(&found.letter));
+                    let from = skip.saturating_sub(page.total);
+                    let letters = all.len() as u64;
+                    page.data.extend(
+                        all.into_iter()
+                            .skip(usize::try_from(from).unwrap_or(usize::MAX))
+                            .take(room)
+                            .map(|found| found.letter),
+                    );
+                    letters
+                }
+            };
+            page.total += letters;
         }
         Ok(page)
     }
 
     /// One letter of a tenant.
-    pub async fn get(&self, scope: &TenantScope, id: Uuid) -> Result<Option<DeadLetter>, ObjectError> {
+    pub async fn find(&self, scope: &TenantScope, id: Uuid) -> Result<Option<Found>, ObjectError> {
         let sealed_at = time_of(id);
-        let mut names = self.names(scope).await?;
-        names.retain(|name| name.sealed_at == sealed_at);
-        Ok(self.read(scope, &names).await?.into_iter().find(|letter| letter.id == id))
+        let mut bundles = self.bundles(scope).await?;
+        bundles.retain(|bundle| bundle.place.sealed_at == sealed_at);
+        Ok(self.read(scope, &bundles).await?.into_iter().find(|found| found.letter.id == id))
     }
 
-    /// The tenant's objects, written or waiting, in order.
-    async fn names(&self, scope: &TenantScope) -> Result<Vec<Name>, ObjectError> {
+    /// What the names of the tenant's objects say, written or waiting, in order.
+    async fn bundles(&self, scope: &TenantScope) -> Result<Vec<Bundle>, ObjectError> {
         // Those that wait are looked at first: what is written meanwhile is then seen twice, not never.
         let mut keys: Vec<Key> = self.0.shared.waiting(scope).map_keys();
         keys.extend(self.0.shared.objects.list(&format!("{FOLDER}/{}", scope.tenant().folder())).await?);
-        keys.sort_unstable();
-        keys.dedup();
-        Ok(keys.into_iter().filter_map(Name::parse).collect())
+        Ok(Bundle::group(keys))
     }
 
-    /// All letters of these objects, by id.
-    async fn read(&self, scope: &TenantScope, names: &[Name]) -> Result<Vec<DeadLetter>, ObjectError> {
-        let mut letters = Vec::new();
-        for name in names {
-            let bytes = match self.0.shared.waiting(scope).find(&name.key) {
+    /// All letters that are left in these bundles, by id.
+    async fn read(&self, scope: &TenantScope, bundles: &[Bundle]) -> Result<Vec<Found>, ObjectError> {
+        let damaged = |what: String| ObjectError::Io(format!("a dead letter object is damaged: {what}").into());
+        let mut all = Vec::new();
+        for bundle in bundles.iter().filter(|bundle| bundle.is_live()) {
+            let Some(name::Letters { key, .. }) = &bundle.letters else { continue };
+            let bytes = match self.0.shared.waiting(scope).find(key) {
                 Some(bytes) => Some(bytes),
-                None => self.0.shared.objects.get(&name.key).await?.map(|(bytes, _)| bytes),
+                None => self.0.shared.objects.get(key).await?.map(|(bytes, _)| bytes),
             };
+            // It may have been removed since its name was read.
             let Some(bytes) = bytes else { continue };
-            let stored: Stored = serde_json::from_slice(&bytes).map_err(|e| ObjectError::Io(format!("a dead letter object is damaged: {e}").into()))?;
-            letters.extend(stored.dead_letters);
+            let stored: Stored = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
+            if stored.format != FORMAT {
+                return Err(damaged(format!("format {} is not known to this version", stored.format)));
+            }
+            let shared = Arc::new(bundle.clone());
+            for (index, (letter, hash)) in stored.dead_letters.into_iter().zip(stored.hashes).enumerate() {
+                if bundle.gone.contains_key(&index) {
+                    continue;
+                }
+                let hash = ContentHash::from_str_radix(&hash, 16).map_err(|e| damaged(e.to_string()))?;
+                all.push(Found {
+                    letter,
+                    hash,
+                    bundle: shared.clone(),
+                    index,
+                });
+            }
         }
-        letters.sort_unstable_by_key(|letter| letter.id);
-        Ok(letters)
+        all.sort_unstable_by_key(|found| found.letter.id);
+        Ok(all)
     }
 }
 
@@ -324,94 +347,33 @@ async fn write(shared: &Shared, object: &Object) {
     }
 }
 
-/// What can be read from an object's name.
-struct Name {
-    key: Key,
-    sealed_at: u64,
-    letters: u64,
-}
-
-impl Name {
-    fn parse(key: Key) -> Option<Self> {
-        let mut parts = key.file_name().strip_suffix(".json")?.split('-');
-        let (sealed_at, _n, letters) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?.parse().ok()?);
-        Some(Self { key, sealed_at, letters })
-    }
-}
-
 fn objects_of(seal: &DecidedSeal) -> Vec<Object> {
-    let mut by_tenant: BTreeMap<&TenantId, Vec<DeadLetter>> = BTreeMap::new();
+    let mut by_tenant: BTreeMap<&TenantId, Vec<(DeadLetter, ContentHash)>> = BTreeMap::new();
     for decided in seal.entries() {
         if let Some(letter) = letter_of(seal, &decided) {
             by_tenant.entry(decided.pack.tenant()).or_default().push(letter);
         }
     }
-    let to_object = |(tenant, mut dead_letters): (&TenantId, Vec<DeadLetter>)| {
-        dead_letters.sort_unstable_by_key(|letter| letter.id);
-        let name = format!("{:015}-{:020}-{}.json", stamp(seal), seal.seal.n, dead_letters.len());
-        let stored = Stored { format: FORMAT, dead_letters };
+    let place = Place {
+        sealed_at: stamp(seal),
+        n: seal.seal.n,
+    };
+    let to_object = |(tenant, mut letters): (&TenantId, Vec<(DeadLetter, ContentHash)>)| {
+        letters.sort_unstable_by_key(|(letter, _)| letter.id);
+        let (dead_letters, hashes): (Vec<_>, Vec<_>) = letters.into_iter().map(|(letter, hash)| (letter, format!("{hash:032x}"))).unzip();
         Object {
             tenant: tenant.clone(),
-            key: Key::parse(&format!("{FOLDER}/{}/{name}", tenant.folder())).expect("a tenant id and digits make a key"),
-            bytes: serde_json::to_vec(&stored).expect("letters always encode").into(),
+            key: name::letters(tenant, place, &dead_letters),
+            bytes: serde_json::to_vec(&Stored {
+                format: FORMAT,
+                dead_letters,
+                hashes,
+            })
+            .expect("letters always encode")
+            .into(),
         }
     };
     by_tenant.into_iter().map(to_object).collect()
-}
-
-fn letter_of(seal: &DecidedSeal, decided: &DecidedEntry<'_>) -> Option<DeadLetter> {
-    let reason = match (decided.decision, decided.refusal) {
-        (Decision::New | Decision::Duplicate, _) => return None,
-        (Decision::Conflict, _) => "id_conflict",
-        (Decision::Refused, Some(Refusal::TenantDeleted)) => "tenant_deleted",
-        (Decision::Refused, Some(Refusal::Poison) | None) => "poison",
-    };
-    let header = decided.pack.header();
-    let entry = StoredEntry {
-        record: decided.pack.record(decided.index),
-        received_at: header.received_at,
-        actor: header.actor.clone(),
-        sequence: None,
-    };
-    let mut json = Vec::new();
-    render::write_entry(&mut json, &header.tenant, &entry);
-    Some(DeadLetter {
-        id: id_of(stamp(seal), seal.seal.n, header.pack_id, decided.index),
-        reason: reason.to_owned(),
-        entry_id: decided.entry.id(),
-        entry: raw(json),
-        actor: header.actor.to_string(),
-        received_at: rfc3339(header.received_at),
-        sealed_at: rfc3339(seal.seal.sealed_at),
-    })
-}
-
-/// The text as JSON. Should it not be JSON, against everything that was checked when it was accepted, it is kept as a
-/// string: losing or refusing it here would be worse.
-fn raw(json: Vec<u8>) -> Box<RawValue> {
-    let text = String::from_utf8_lossy(&json).into_owned();
-    RawValue::from_string(text.clone()).unwrap_or_else(|_| serde_json::value::to_raw_value(&text).expect("a string always encodes"))
-}
-
-/// When the seal was made, in the 48 bits that an id has for it.
-fn stamp(seal: &DecidedSeal) -> u64 {
-    seal.seal.sealed_at.clamp(0, (1 << 48) - 1) as u64
-}
-
-fn id_of(stamp: u64, n: u64, pack_id: Uuid, index: usize) -> Uuid {
-    let mut name = [0; 32];
-    name[..8].copy_from_slice(&n.to_le_bytes());
-    name[8..24].copy_from_slice(pack_id.as_bytes());
-    name[24..].copy_from_slice(&(index as u64).to_le_bytes());
-    let mut bytes = xxhash_rust::xxh3::xxh3_128(&name).to_be_bytes();
-    bytes[..6].copy_from_slice(&stamp.to_be_bytes()[2..]);
-    Uuid::new_v8(bytes)
-}
-
-fn time_of(id: Uuid) -> u64 {
-    let mut bytes = [0; 8];
-    bytes[2..].copy_from_slice(&id.as_bytes()[..6]);
-    u64::from_be_bytes(bytes)
 }
 
 #[cfg(test)]

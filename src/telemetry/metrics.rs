@@ -43,6 +43,19 @@ pub enum Outcome {
     Rejected,
 }
 
+/// What became of events of the access logs, which are not among the entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessOutcome {
+    /// Made durable.
+    Accepted,
+    /// Numbered.
+    Stored,
+    /// Made dead letters.
+    DeadLettered,
+    /// There was no room to keep them; their log tells how many.
+    Dropped,
+}
+
 /// Where somebody waited for room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
@@ -59,6 +72,7 @@ pub enum Lane {
 /// The handles. Get them by [`metrics()`].
 pub struct Metrics {
     entries: [Counter; 5],
+    access: [Counter; 4],
     accepted_bytes: Counter,
     wal_sync: Histogram,
     wal_group_bytes: Histogram,
@@ -122,6 +136,11 @@ impl Metrics {
     /// Entries that had this outcome.
     pub fn entries(&self, outcome: Outcome, n: u64) {
         self.entries[outcome as usize].increment(n);
+    }
+
+    /// Events of access logs that had this outcome.
+    pub fn access(&self, outcome: AccessOutcome, n: u64) {
+        self.access[outcome as usize].increment(n);
     }
 
     /// Bytes of packs that were made durable.
@@ -280,6 +299,7 @@ fn register() -> (Metrics, PrometheusHandle) {
         describe();
         Metrics {
             entries: ["accepted", "stored", "duplicate", "dead_lettered", "rejected"].map(|outcome| counter!("sluice_entries_total", "outcome" => outcome)),
+            access: ["accepted", "stored", "dead_lettered", "dropped"].map(|outcome| counter!("sluice_access_entries_total", "outcome" => outcome)),
             accepted_bytes: counter!("sluice_accepted_bytes_total"),
             wal_sync: histogram!("sluice_wal_sync_seconds"),
             wal_group_bytes: histogram!("sluice_wal_group_bytes"),
@@ -331,6 +351,10 @@ const HISTOGRAMS: &[(&str, &[f64])] = &[
 
 fn describe() {
     describe_counter!("sluice_entries_total", "Entries by what became of them.");
+    describe_counter!(
+        "sluice_access_entries_total",
+        "Entries of the access logs by what became of them; they are not among the entries."
+    );
     describe_counter!("sluice_accepted_bytes_total", Unit::Bytes, "Bytes of packs that were made durable.");
     describe_histogram!("sluice_wal_sync_seconds", Unit::Seconds, "Time of one sync of the log.");
     describe_histogram!("sluice_wal_group_bytes", Unit::Bytes, "Bytes that one sync of the log made durable.");

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod across;
 mod answers;
 mod answers_cloudtrail;
 mod bounds;
@@ -18,6 +19,7 @@ mod export_jobs;
 mod fuzz;
 mod intake;
 mod isolation;
+mod letters;
 mod matrix;
 mod paging;
 mod stream;

@@ -59,19 +59,7 @@ const OPEN: &[(&str, &str)] = &[
 ];
 
 /// Of the contract, not of this version: not in the document, and refused by the same guard all the same.
-const UNBUILT: &[(&str, &str)] = &[
-    ("post", "/logs/index/bulk"),
-    ("delete", "/tenants/{tenant}"),
-    ("get", "/tenants/{tenant}/keys"),
-    ("post", "/tenants/{tenant}/keys"),
-    ("delete", "/tenants/{tenant}/keys/{item}"),
-    ("get", "/tenants/{tenant}/users"),
-    ("post", "/tenants/{tenant}/users"),
-    ("delete", "/tenants/{tenant}/users/{item}"),
-    ("post", "/deadletters/{id}/replay"),
-    ("delete", "/deadletters/{id}"),
-    ("post", "/login"),
-];
+const UNBUILT: &[(&str, &str)] = &[("post", "/logs/index/bulk"), ("delete", "/tenants/{tenant}")];
 
 /// The roles by the letters of the table.
 const ROLES: [(char, &str); 5] = [('w', "writer"), ('v', "viewer"), ('u', "auditor"), ('a', "admin"), ('p', "platform_admin")];
@@ -303,10 +291,108 @@ fn broken() -> Vec<Vec<(&'static str, &'static str)>> {
     ]
 }
 
+const ISSUER: &str = "https://idp.example";
+const ISSUER_SECRET: &str = "a secret of somebody else's, long enough";
+const GATEWAY_SECRET: &str = "what only the gateway and the server know";
+
+/// A server that knows every kind of credential.
 fn site() -> Site {
-    Site::small()
+    let mut site = Site::small();
+    let issuer = json!([{
+        "name": "idp", "issuer": ISSUER, "audience": ["sluice"], "algorithms": ["HS256"], "tenants": ["*"], "allow_platform": true, "max_role": "platform_admin",
+        "claims": {"tenant": "org", "role": "roles", "subject": "sub"},
+        "roles": {"writer": ["writer"], "viewer": ["viewer"], "auditor": ["auditor"], "admin": ["admin"], "platform_admin": ["platform_admin"]},
+        "keys": {"secret": ISSUER_SECRET},
+    }]);
+    let file = site.folder.path().join("gateway.secret");
+    std::fs::write(&file, GATEWAY_SECRET).expect("written");
+    site.set("AUTH__ISSUERS", &issuer.to_string())
+        .set("AUTH__GATEWAY__ENABLED", "true")
+        .set("AUTH__GATEWAY__CIDRS", r#"["127.0.0.0/8"]"#)
+        .set("AUTH__GATEWAY__SECRET_FILE", file.to_str().expect("text"));
+    site
 }
 
 async fn callers(server: &Server) -> Vec<Caller> {
-    locals(server)
+    let mut all = locals(server);
+    all.extend(foreign());
+    all.extend(gateways());
+    all.extend(keys(server).await);
+    all.extend(logins(server).await);
+    all
+}
+
+/// Tokens of somebody else's identity provider.
+fn foreign() -> Vec<Caller> {
+    let key = jsonwebtoken::EncodingKey::from_secret(ISSUER_SECRET.as_bytes());
+    let header = jsonwebtoken::Header::new(jsonwebtoken::Algorithm::HS256);
+    let exp = chrono::Utc::now().timestamp() + 3600;
+    let token = |roles: &str, tenant: Option<&str>| {
+        let mut claims = json!({"iss": ISSUER, "aud": "sluice", "sub": "ann", "roles": names(roles), "exp": exp});
+        if let Some(tenant) = tenant {
+            claims["org"] = json!(tenant);
+        }
+        jsonwebtoken::encode(&header, &claims, &key).expect("encodes")
+    };
+    let both = COMBINATIONS.iter().flat_map(|roles| [(roles, Some(OWN)), (roles, None)]);
+    both.map(|(roles, tenant)| Caller::bearer("foreign token", roles, tenant.is_some(), &token(roles, tenant)))
+        .collect()
+}
+
+/// Requests that a gateway has vouched for.
+fn gateways() -> Vec<Caller> {
+    let both = ["w", "v", "u", "a"].into_iter().flat_map(|roles| [(roles, true), (roles, false)]);
+    both.map(|(roles, has_tenant)| {
+        let mut headers = vec![
+            ("x-gateway-secret", GATEWAY_SECRET.to_owned()),
+            ("x-user-id", "ann".to_owned()),
+            ("x-user-role", names(roles)[0].to_owned()),
+        ];
+        if has_tenant {
+            headers.push(("x-tenant-id", OWN.to_owned()));
+        }
+        Caller {
+            kind: "gateway",
+            roles: roles.into(),
+            has_tenant,
+            headers,
+        }
+    })
+    .collect()
+}
+
+/// API keys, in either header.
+async fn keys(server: &Server) -> Vec<Caller> {
+    let (admin, mut all) = (server.token(Some(OWN), &["admin"]), Vec::new());
+    for roles in ["w", "v", "u", "a"] {
+        let key = json!({"name": roles, "role": names(roles)[0]}).to_string();
+        let (status, made) = server.post(&admin, &format!("/tenants/{OWN}/keys"), key).await;
+        assert_eq!(status, 201, "{made}");
+        let secret = made["key"].as_str().expect("shown once").to_owned();
+        all.push(Caller::bearer("API key as Bearer", roles, true, &secret));
+        all.push(Caller {
+            kind: "X-API-Key",
+            roles: roles.into(),
+            has_tenant: true,
+            headers: vec![("x-api-key", secret)],
+        });
+    }
+    all
+}
+
+/// People with a password, who have logged in.
+async fn logins(server: &Server) -> Vec<Caller> {
+    let (admin, mut all) = (server.token(Some(OWN), &["admin"]), Vec::new());
+    for roles in ["w", "v", "u", "a"] {
+        let email = format!("{roles}@example.com");
+        let user = json!({"email": email, "password": "correct horse battery", "role": names(roles)[0]}).to_string();
+        let (status, made) = server.post(&admin, &format!("/tenants/{OWN}/users"), user).await;
+        assert_eq!(status, 201, "{made}");
+        let (status, session) = server
+            .post("", "/login", json!({"email": email, "password": "correct horse battery"}).to_string())
+            .await;
+        assert_eq!((status, &session["tenant_id"]), (200, &json!(OWN)), "{session}");
+        all.push(Caller::bearer("login", roles, true, session["access_token"].as_str().expect("a token")));
+    }
+    all
 }

@@ -9,7 +9,7 @@ use super::{Parts, Stop};
 use crate::{
     model::{batch::Work, ticket::Verdict, time::now_ms},
     seal::{DecidedSeal, FoundSeal, SealTenant},
-    telemetry::metrics::{Outcome, metrics},
+    telemetry::metrics::{AccessOutcome, Outcome, metrics},
 };
 use std::{
     collections::VecDeque,
@@ -45,11 +45,16 @@ impl Handed {
 /// A seal was made and is visible.
 fn measure(decided: &DecidedSeal) {
     let (m, seal) = (metrics(), &decided.seal);
-    let sum = |count: fn(&SealTenant) -> u64| seal.tenants.iter().map(count).sum::<u64>();
-    m.entries(Outcome::Stored, sum(|t| t.stored));
-    m.entries(Outcome::Duplicate, sum(|t| t.duplicate));
-    m.entries(Outcome::DeadLettered, sum(|t| t.dead_lettered));
-    m.sealed(seal.n, sum(|t| t.accepted), decided.encoded_len as u64);
+    let sum = |access: bool, count: fn(&SealTenant) -> u64| {
+        let logs = seal.tenants.iter().filter(|t| t.tenant.is_access_log() == access);
+        logs.map(count).sum::<u64>()
+    };
+    m.entries(Outcome::Stored, sum(false, |t| t.stored));
+    m.entries(Outcome::Duplicate, sum(false, |t| t.duplicate));
+    m.entries(Outcome::DeadLettered, sum(false, |t| t.dead_lettered));
+    m.access(AccessOutcome::Stored, sum(true, |t| t.stored));
+    m.access(AccessOutcome::DeadLettered, sum(true, |t| t.dead_lettered));
+    m.sealed(seal.n, sum(false, |t| t.accepted) + sum(true, |t| t.accepted), decided.encoded_len as u64);
     if let Some(oldest) = decided.packs.iter().map(|pack| pack.header().received_at).min() {
         m.visible(seal.n, Duration::from_millis(u64::try_from(now_ms() - oldest).unwrap_or(0)));
     }

@@ -12,6 +12,7 @@ use super::{
     error::{Answer, Code, FieldError, Problem},
     filter,
     query::Query,
+    recording,
     routes::{Access, Endpoint},
     state::App,
 };
@@ -21,17 +22,19 @@ use crate::{
         Credential, Principal,
         policy::{self, Action},
     },
+    lifecycle::access_log::{AccessLog, Event, Who},
     model::{
         feed::{FeedItem, OnSlow},
         filter::Filter,
+        tenant::{Log, TenantId},
         time::now_ms,
     },
 };
 use axum::{
     extract::{FromRequestParts, WebSocketUpgrade},
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderMap, HeaderValue, header, request::Parts},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Clocks may differ by so much, seconds; tokens are good for that long after their end.
@@ -39,6 +42,7 @@ const LEEWAY: i64 = 60;
 
 /// What a reader asks for.
 struct Wanted {
+    query: Query,
     filter: Filter,
     after: Option<u64>,
     on_slow: OnSlow,
@@ -47,7 +51,24 @@ struct Wanted {
 /// A feed that was granted: the session, and when the credential ends.
 struct Granted {
     session: Session,
+    told: Told,
     ends: Option<Instant>,
+}
+
+/// What the access log is told when a session ends, however it does.
+struct Told {
+    access_log: AccessLog,
+    tenant: TenantId,
+    who: Arc<Who>,
+    log: Log,
+    rows: u64,
+}
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        let event = Event::read("sluice.stream.end", "log", self.log.name()).text("log", self.log.name());
+        self.access_log.record(&self.tenant, &self.who, &event.number("rows", self.rows));
+    }
 }
 
 /// Opens a feed.
@@ -64,13 +85,13 @@ pub async fn open(mut call: Call) -> Answer {
         None => return Err(access::missing()),
     };
     call.query.check(call.endpoint)?;
-    let wanted = wanted(&call.query, headers)?;
+    let wanted = wanted(std::mem::take(&mut call.query), &call.parts.headers)?;
     if !socket && !events {
         return Err(upgrade_required());
     }
     if !socket {
         let (caller, action) = caller.ok_or_else(access::missing)?;
-        let granted = subscribe(&call.app, &caller, action, wanted).await?;
+        let granted = subscribe(&call.app, &caller, action, wanted, &call.parts, &call.request_id).await?;
         return Ok(sse::answer(&call.app, granted));
     }
     // The handshake is checked before the session is made, so that a broken one costs nothing.
@@ -78,7 +99,7 @@ pub async fn open(mut call: Call) -> Answer {
     let upgrade = upgrade.map_err(|_broken| upgrade_required())?;
     match caller {
         Some((caller, action)) => {
-            let granted = subscribe(&call.app, &caller, action, wanted).await?;
+            let granted = subscribe(&call.app, &caller, action, wanted, &call.parts, &call.request_id).await?;
             Ok(ws::answer(&call.app, upgrade, granted))
         }
         None => {
@@ -92,7 +113,8 @@ pub async fn open(mut call: Call) -> Answer {
             })?;
             let stranger = ws::Stranger {
                 wanted,
-                headers: call.parts.headers,
+                parts: call.parts,
+                request_id: call.request_id,
                 endpoint: call.endpoint,
                 place,
             };
@@ -130,7 +152,7 @@ async fn authorised(app: &App, credential: Credential<'_>, headers: &HeaderMap, 
     }
 }
 
-fn wanted(query: &Query, headers: &HeaderMap) -> Result<Wanted, Problem> {
+fn wanted(query: Query, headers: &HeaderMap) -> Result<Wanted, Problem> {
     let mut errors = Vec::new();
     // A browser that reconnects repeats its URL and adds the header, so the header is newer.
     let last = headers.get("last-event-id").map(|v| v.to_str().unwrap_or("?")).filter(|v| !v.is_empty());
@@ -159,16 +181,26 @@ fn wanted(query: &Query, headers: &HeaderMap) -> Result<Wanted, Problem> {
         }
     };
     let own = if errors.is_empty() { Ok(()) } else { Err(Problem::parameters(errors)) };
-    let (filter, ()) = filter::both(filter::filter(query), own)?;
-    Ok(Wanted { filter, after, on_slow })
+    let (filter, ()) = filter::both(filter::filter(&query), own)?;
+    Ok(Wanted { query, filter, after, on_slow })
 }
 
-async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted) -> Result<Granted, Problem> {
-    let access::Reading { scope } = access::reading(app, caller, action)?;
-    let Wanted { filter, after, on_slow } = wanted;
+async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted, parts: &Parts, request_id: &Arc<str>) -> Result<Granted, Problem> {
+    let Wanted { query, filter, after, on_slow } = wanted;
+    let access::Reading { scope, log } = access::reading(app, caller, action)?.of_log(app, caller, &query).await?;
+    let tenant = scope.tenant().owner();
     let session = app.services.feed.subscribe(scope, filter, after, on_slow).await?;
+    let who = recording::who(caller, parts, request_id);
+    app.services.access_log.record(&tenant, &who, &recording::read("sluice.stream", log, &query));
     Ok(Granted {
         session,
+        told: Told {
+            access_log: app.services.access_log.clone(),
+            tenant,
+            who,
+            log,
+            rows: 0,
+        },
         ends: caller.expires_at.map(end_of),
     })
 }
@@ -197,6 +229,15 @@ async fn at(instant: Option<Instant>) {
 /// The text of a frame that is no entry.
 fn span(kind: &str, from: u64, to: u64) -> String {
     format!("{{\"type\":\"{kind}\",\"from\":{from},\"to\":{to}}}")
+}
+
+impl Granted {
+    /// The next thing to send. Cancel-safe.
+    async fn next(&mut self) -> Frame {
+        let item = self.session.next().await;
+        self.told.rows += u64::from(matches!(item, FeedItem::Entry { .. }));
+        frame(item)
+    }
 }
 
 /// What the feed sends, as text and with the number that a reader resumes after.

@@ -1,7 +1,7 @@
 //! The live feed as Server-Sent Events. `id:` is the sequence, so that a browser resumes by itself; gaps and voids carry
 //! their last number. A comment every 20 s keeps middle boxes from closing a quiet feed.
 
-use super::{Frame, Granted, at, frame};
+use super::{Frame, Granted, at};
 use crate::http::{server::Drain, state::App};
 use axum::{
     body::Body,
@@ -68,12 +68,12 @@ impl Events {
                 self.over = true;
                 Some(b"event: closed\ndata: {\"code\":4001}\n\n".to_vec())
             }
-            item = self.granted.session.next() => {
+            frame = self.granted.next() => {
                 let mut out = Vec::new();
-                self.write(&mut out, frame(item));
+                self.write(&mut out, frame);
                 while !self.over && out.len() < PIECE {
-                    let Some(item) = self.granted.session.next().now_or_never() else { break };
-                    self.write(&mut out, frame(item));
+                    let Some(frame) = self.granted.next().now_or_never() else { break };
+                    self.write(&mut out, frame);
                 }
                 (!out.is_empty()).then_some(out)
             }

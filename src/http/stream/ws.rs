@@ -8,7 +8,7 @@
 //! | 4001 | no credential, a bad one, or its time is over |
 //! | 4008 | the reader is too slow and asked for `on_slow=close` |
 
-use super::{Frame, Granted, Wanted, at, authorised, frame, subscribe};
+use super::{Frame, Granted, Wanted, at, authorised, subscribe};
 use crate::{
     auth::Credential,
     http::{
@@ -24,7 +24,7 @@ use axum::{
         WebSocketUpgrade,
         ws::{CloseFrame, Message, Utf8Bytes, WebSocket},
     },
-    http::HeaderMap,
+    http::request::Parts,
     response::Response,
 };
 use futures_util::{FutureExt, SinkExt, StreamExt};
@@ -52,7 +52,8 @@ const CLOSING: Duration = Duration::from_secs(2);
 /// A socket that has not named a credential yet.
 pub struct Stranger {
     pub wanted: Wanted,
-    pub headers: HeaderMap,
+    pub parts: Parts,
+    pub request_id: Arc<str>,
     pub endpoint: &'static Endpoint,
     pub place: OwnedSemaphorePermit,
 }
@@ -157,7 +158,8 @@ impl Talk {
         }
         let Stranger {
             wanted,
-            headers,
+            parts,
+            request_id,
             endpoint,
             place,
         } = stranger;
@@ -165,8 +167,8 @@ impl Talk {
             return Err(Over::Close(NONE));
         };
         let refused = |problem: Problem| Over::Close(closing(&problem));
-        let (caller, action) = authorised(app, Credential::Bearer(&token), &headers, endpoint).await.map_err(refused)?;
-        let granted = subscribe(app, &caller, action, wanted).await.map_err(refused)?;
+        let (caller, action) = authorised(app, Credential::Bearer(&token), &parts.headers, endpoint).await.map_err(refused)?;
+        let granted = subscribe(app, &caller, action, wanted, &parts, &request_id).await.map_err(refused)?;
         drop(place);
         Ok(granted)
     }
@@ -197,11 +199,11 @@ impl Talk {
                 self.feed(Message::Ping(bytes::Bytes::new())).await?;
                 self.flush().await
             }
-            item = granted.session.next() => {
-                self.tell(frame(item)).await?;
+            frame = granted.next() => {
+                self.tell(frame).await?;
                 for _ in 1..BATCH {
-                    let Some(item) = granted.session.next().now_or_never() else { break };
-                    self.tell(frame(item)).await?;
+                    let Some(frame) = granted.next().now_or_never() else { break };
+                    self.tell(frame).await?;
                 }
                 self.flush().await
             }

@@ -8,7 +8,7 @@
 use super::ExportError;
 use crate::{
     export::Format,
-    model::tenant::TenantId,
+    model::tenant::{Log, TenantId},
     objects::{Key, Objects, Precondition, Version},
     sinks::Place,
 };
@@ -48,8 +48,16 @@ pub struct Request {
     pub format: Format,
     /// Whether text that a spreadsheet would take for a formula is guarded.
     pub csv_safe: bool,
-    /// Names and values of filters, `search` and `sort`, as in a query string.
+    /// Names and values of filters, `search`, `sort` and `log`, as in a query string.
     pub query: Vec<(String, String)>,
+}
+
+impl Request {
+    /// Which of the tenant's logs is to be exported: the parameter `log`.
+    pub fn log(&self) -> Log {
+        let named = self.query.iter().find(|(name, _)| name == "log");
+        named.and_then(|(_, log)| Log::parse(log)).unwrap_or_default()
+    }
 }
 
 /// One job.

@@ -73,15 +73,17 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, id: uuid::Uuid, stop: &Can
         return Ok(Step::Over(job));
     }
     inner.check_room()?;
+    // What it reads may be the other log of the tenant that it belongs to.
+    let read = TenantScope::new(job.request.log().of(scope.tenant()));
     let (filter, sort) = (inner.parts.compile)(&job.request.query).map_err(Fault::Request)?;
     if job.status == Status::Queued {
-        (job.status, job.total) = (Status::Running, unless(stop, count(inner, scope, &filter, job.as_of)).await?);
+        (job.status, job.total) = (Status::Running, unless(stop, count(inner, &read, &filter, job.as_of)).await?);
         version = match record(inner, &job, version).await? {
             Some(version) => version,
             None => return Ok(Step::More), // somebody changed it: look again
         };
     }
-    let source = Source::new(inner.parts.authority.clone(), scope.clone(), filter, sort)
+    let source = Source::new(inner.parts.authority.clone(), read, filter, sort)
         .resumed(Some(job.as_of), job.after())
         .in_portions_of(inner.settings.portion);
     let filled = unless(stop, fill(inner, &job, source)).await?;

@@ -103,12 +103,20 @@ impl<'a> Checker<'a> {
             }
             None => None,
         };
-        let hash = content_hash(&sent, &mut self.scratch);
+        let resent = self.context.resent;
+        let hash = resent
+            .and_then(|resent| resent.unchanged)
+            .unwrap_or_else(|| content_hash(&sent, &mut self.scratch));
         let mut fields = sent.fields;
         let subject = self.context.subject;
         if !subject.is_empty() && subject.len() <= MAX_SUBJECT_BYTES {
             fields[Field::UserId as usize].get_or_insert(subject.as_bytes());
         }
+        let id = match resent {
+            Some(resent) if resent.unchanged.is_some() => Some(resent.id),
+            Some(resent) => id.or(Some(resent.id)),
+            None => id,
+        };
         let given_id = id.is_some();
         let id = id.unwrap_or_else(|| match self.context.idempotency_key {
             Some(key) => idempotent_id(self.context.tenant, key, index, hash),
@@ -118,7 +126,7 @@ impl<'a> Checker<'a> {
             id,
             client_id: given_id || self.context.idempotency_key.is_some(),
             hash,
-            timestamp: timestamp.unwrap_or(self.context.now_ms),
+            timestamp: timestamp.or(resent.map(|resent| resent.timestamp)).unwrap_or(self.context.now_ms),
             severity: severity.unwrap_or_default(),
             fields,
         });
@@ -181,11 +189,16 @@ impl<'a> Checker<'a> {
 
     /// Moves unknown fields into `metadata`, or says that they are unknown.
     fn unknown_fields<'b>(&self, given: &Given<'b>, fields: &mut [Option<Cow<'b, str>>; Field::COUNT], errors: &mut Errors) {
-        if given.unknown.is_empty() {
+        let shown = |key: &Value<'_>, value: &Value<'_>| {
+            let fields = self.context.resent.iter().flat_map(|resent| resent.shown);
+            fields.into_iter().any(|(name, text)| key.string() == name && value.raw == text)
+        };
+        let unknown: Vec<_> = given.unknown.iter().filter(|(key, value)| !shown(key, value)).collect();
+        if unknown.is_empty() {
             return;
         }
         if !self.context.keep_unknown_fields {
-            for (key, _) in &given.unknown {
+            for (key, _) in unknown {
                 let key = key.string();
                 let message = if is_out_only(&key) {
                     "the server sets this field; leave it out"
@@ -201,7 +214,7 @@ impl<'a> Checker<'a> {
         merged.pop(); // the closing brace, until all are in
         // A key that is there already is an error: one of the two values would hide the other.
         let mut keys: HashSet<Cow<'_, str>> = metadata.as_deref().map(keys_of).unwrap_or_default().into_iter().collect();
-        for (key, value) in &given.unknown {
+        for (key, value) in unknown {
             let name = key.string();
             if !key.sound || !value.sound {
                 errors.add(&name, ItemCode::InvalidUnicode, UNSOUND);

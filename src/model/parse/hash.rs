@@ -29,14 +29,14 @@ const SEVERITY_TAG: u8 = 32;
 const TIMESTAMP_TAG: u8 = 33;
 
 /// What the client sent, checked and canonical.
-pub(super) struct Sent<'a> {
-    pub(super) fields: [Option<&'a [u8]>; Field::COUNT],
-    pub(super) severity: Option<Severity>,
-    pub(super) timestamp: Option<i64>,
+pub(crate) struct Sent<'a> {
+    pub(crate) fields: [Option<&'a [u8]>; Field::COUNT],
+    pub(crate) severity: Option<Severity>,
+    pub(crate) timestamp: Option<i64>,
 }
 
 /// The hash; `scratch` is memory to use again.
-pub(super) fn content_hash(sent: &Sent<'_>, scratch: &mut Vec<u8>) -> ContentHash {
+pub(crate) fn content_hash(sent: &Sent<'_>, scratch: &mut Vec<u8>) -> ContentHash {
     scratch.clear();
     scratch.push(VERSION);
     let mut part = |tag: u8, content: &[u8]| {

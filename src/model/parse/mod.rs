@@ -32,6 +32,8 @@ mod ids;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use hash::{Sent, content_hash};
+
 use super::{
     entry::ContentHash,
     json::{Scanner, SyntaxError},
@@ -65,6 +67,21 @@ pub struct ParseContext<'a> {
     pub max_entries: usize,
     /// The most bytes of one entry as JSON.
     pub max_entry_bytes: usize,
+    /// Set when the body is an entry that was accepted before and is sent once more by the server's own means.
+    pub resent: Option<Resent<'a>>,
+}
+
+/// What an entry keeps that is sent once more.
+#[derive(Debug, Clone, Copy)]
+pub struct Resent<'a> {
+    /// The entry's id, unless the body names one; it counts as the client's.
+    pub id: Uuid,
+    /// The entry's time, unless the body names one, milliseconds since 1970.
+    pub timestamp: i64,
+    /// The entry is the very one that was sent: it has this content hash, and the id above, whatever the body names.
+    pub unchanged: Option<ContentHash>,
+    /// Fields that only the server sets, and their values as JSON: given like this they are no unknown fields.
+    pub shown: [(&'static str, &'a str); 3],
 }
 
 /// How the entries of a body are arranged.

@@ -27,6 +27,7 @@ fn context(tenant: &TenantId) -> ParseContext<'_> {
         idempotency_key: None,
         max_entries: 10_000,
         max_entry_bytes: 256 << 10,
+        resent: None,
     }
 }
 

@@ -38,7 +38,7 @@ use crate::{
         time::now_ms,
     },
     seal::{DecidedSeal, Seal, state::SealState},
-    telemetry::metrics::{Outcome, metrics},
+    telemetry::metrics::{AccessOutcome, Outcome, metrics},
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -355,8 +355,12 @@ async fn finish(
         Ok(at) => {
             book.durable(reservation, (&pack, ids), at, waiter, now_ms());
             drop(book);
-            metrics().entries(Outcome::Accepted, pack.len() as u64);
-            metrics().accepted_bytes(pack.bytes().len() as u64);
+            if pack.tenant().is_access_log() {
+                metrics().access(AccessOutcome::Accepted, pack.len() as u64);
+            } else {
+                metrics().entries(Outcome::Accepted, pack.len() as u64);
+                metrics().accepted_bytes(pack.bytes().len() as u64);
+            }
             shared.work.notify_one();
             Ok(())
         }

@@ -3,7 +3,7 @@ use crate::{
     fs::sim::{CrashMode, SimFs},
     model::pack::{Pack, tests::pack_of},
     objects::folder::FolderObjects,
-    seal::{Seal, SealPack},
+    seal::{Decision, Refusal, Seal, SealPack},
 };
 use std::{collections::BTreeMap, path::PathBuf, thread};
 
@@ -61,7 +61,7 @@ fn submit(letters: &DeadLetters, seals: &[Arc<DecidedSeal>]) -> thread::JoinHand
 }
 
 async fn all(letters: &DeadLetters, tenant: &str) -> Vec<DeadLetter> {
-    let page = letters.list(&scope(tenant), 0, usize::MAX).await.expect("listed");
+    let page = letters.list(&scope(tenant), &LetterFilter::default(), 0, usize::MAX).await.expect("listed");
     assert_eq!(page.total, page.data.len() as u64);
     assert!(page.data.is_sorted_by_key(|letter| letter.id));
     page.data
@@ -93,14 +93,14 @@ async fn a_letter_says_what_was_refused_and_why_and_only_to_its_tenant() {
         ("tester", "2023-11-14T22:13:20.500Z", "2023-11-14T22:13:21.000Z")
     );
     assert_eq!(
-        letters.get(&scope("acme"), letter.id).await.expect("read").map(|l| l.entry_id),
+        letters.find(&scope("acme"), letter.id).await.expect("read").map(|f| f.letter.entry_id),
         Some(letter.entry_id)
     );
     assert!(
-        letters.get(&scope("globex"), letter.id).await.expect("read").is_none(),
+        letters.find(&scope("globex"), letter.id).await.expect("read").is_none(),
         "another tenant's letter is unknown"
     );
-    assert!(letters.get(&scope("acme"), Uuid::nil()).await.expect("read").is_none());
+    assert!(letters.find(&scope("acme"), Uuid::nil()).await.expect("read").is_none());
     assert_eq!(all(&letters, "globex").await.len(), 1);
     assert!(all(&letters, "initech").await.is_empty());
 }
@@ -122,13 +122,20 @@ async fn pages_of_any_size_make_up_the_list() {
     for size in 1..=14 {
         let mut paged = Vec::new();
         for skip in (0..whole.len() as u64).step_by(size) {
-            let page = letters.list(&scope("acme"), skip, size).await.expect("listed");
+            let page = letters.list(&scope("acme"), &LetterFilter::default(), skip, size).await.expect("listed");
             assert_eq!(page.total, 13);
             paged.extend(page.data.iter().map(|l| l.id));
         }
         assert_eq!(paged, whole, "pages of {size}");
     }
-    assert!(letters.list(&scope("acme"), 13, 5).await.expect("listed").data.is_empty());
+    assert!(
+        letters
+            .list(&scope("acme"), &LetterFilter::default(), 13, 5)
+            .await
+            .expect("listed")
+            .data
+            .is_empty()
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -252,4 +259,235 @@ async fn the_task_ends_with_the_last_clone() {
         tokio::task::yield_now().await;
     }
     assert_eq!(Arc::strong_count(&shared), 1, "nothing of it is left");
+}
+
+/// Which letters there are, by the ids of their entries.
+async fn entries(letters: &DeadLetters, tenant: &str) -> Vec<u128> {
+    let mut ids: Vec<u128> = all(letters, tenant).await.iter().map(|l| l.entry_id.as_u128()).collect();
+    ids.sort_unstable();
+    ids
+}
+
+async fn found(letters: &DeadLetters, tenant: &str, entry: u128) -> Found {
+    let of_entry = LetterFilter {
+        entry_ids: vec![Uuid::from_u128(entry)],
+        ..LetterFilter::default()
+    };
+    let page = letters.list(&scope(tenant), &of_entry, 0, 10).await.expect("listed");
+    assert_eq!((page.total, page.data.len()), (1, 1), "entry {entry}");
+    let id = page.data[0].id;
+    letters.find(&scope(tenant), id).await.expect("read").expect("there")
+}
+
+async fn remove(letters: &DeadLetters, tenant: &str, entry: u128) {
+    let one = found(letters, tenant, entry).await;
+    assert!(letters.remove(&scope(tenant), &one).await.expect("removed"));
+    assert!(letters.find(&scope(tenant), one.letter.id).await.expect("read").is_none());
+}
+
+/// Names of the tenant's objects that end so.
+fn names(fs: &SimFs, ending: &str) -> usize {
+    fs.paths().iter().filter(|path| path.extension().is_some_and(|e| e == ending)).count()
+}
+
+#[tokio::test]
+async fn a_removed_letter_stays_removed_however_often_its_seal_is_submitted() {
+    let fs = SimFs::new();
+    let letters = open(&fs);
+    let seals = [
+        seal(1, SEALED_AT, vec![pack("acme", &[2, 4, 6]), pack("globex", &[2])], None),
+        seal(2, SEALED_AT, vec![pack("acme", &[8])], Some(Refusal::Poison)),
+    ];
+    submit(&letters, &seals).join().expect("no panic");
+    remove(&letters, "acme", 4).await; // perhaps before it is written
+    letters.drained().await;
+    remove(&letters, "acme", 8).await;
+    for _ in 0..2 {
+        assert_eq!(entries(&letters, "acme").await, [2, 6]);
+        let after = open(&fs.crash(0, CrashMode::Lose));
+        submit(&after, &seals).join().expect("no panic");
+        after.drained().await;
+        assert_eq!(entries(&after, "acme").await, [2, 6], "after a start");
+        submit(&letters, &seals).join().expect("no panic");
+        letters.drained().await;
+    }
+    remove(&letters, "acme", 2).await;
+    remove(&letters, "acme", 6).await;
+    assert_eq!(names(&fs, "json"), 2, "one of seal 2 that was written again, and that of globex");
+    submit(&letters, &seals).join().expect("no panic");
+    letters.drained().await;
+    assert_eq!((entries(&letters, "acme").await.len(), entries(&letters, "globex").await), (0, vec![2]));
+
+    // While the log may hold seal 2 the names stay that keep its letter away.
+    assert_eq!(letters.sweep(&scope("acme"), 0, 1).await.expect("swept"), 0);
+    assert_eq!((names(&fs, "json"), names(&fs, "gone")), (1, 1));
+    submit(&letters, &seals[1..]).join().expect("no panic");
+    letters.drained().await;
+    assert_eq!(entries(&letters, "acme").await.len(), 0);
+    assert_eq!(letters.sweep(&scope("acme"), 0, 2).await.expect("swept"), 0);
+    assert_eq!((names(&fs, "json"), names(&fs, "gone")), (1, 0), "nothing but globex is left");
+}
+
+#[tokio::test]
+async fn old_letters_go_and_stay_away() {
+    let fs = SimFs::new();
+    let letters = open(&fs);
+    let seals: Vec<_> = (1..=4u64)
+        .map(|n| {
+            seal(
+                n,
+                SEALED_AT + n as i64,
+                vec![pack("acme", &[20 * n as u128, 20 * n as u128 + 2]), pack("globex", &[2])],
+                None,
+            )
+        })
+        .collect();
+    submit(&letters, &seals).join().expect("no panic");
+    letters.drained().await;
+    remove(&letters, "acme", 42).await;
+    assert_eq!(letters.sweep(&scope("acme"), SEALED_AT + 3, 1).await.expect("swept"), 3);
+    assert_eq!(entries(&letters, "acme").await, [60, 62, 80, 82]);
+    submit(&letters, &seals[1..]).join().expect("no panic"); // seal 1 is trimmed
+    letters.drained().await;
+    assert_eq!(
+        (entries(&letters, "acme").await, entries(&letters, "globex").await.len()),
+        (vec![60, 62, 80, 82], 4)
+    );
+    assert_eq!(letters.sweep(&scope("acme"), SEALED_AT + 3, 4).await.expect("swept"), 0);
+    assert_eq!((names(&fs, "json"), names(&fs, "gone")), (2 + 4, 0));
+}
+
+#[tokio::test]
+async fn totals_and_pages_follow_filters_and_removals_and_read_only_what_they_show() {
+    let fs = SimFs::new();
+    let letters = open(&fs);
+    let seals: Vec<_> = (1..=40u64)
+        .map(|n| {
+            let ids: Vec<u128> = (0..n as u128 % 4).map(|i| 2 * (100 * n as u128 + i)).collect();
+            let refusal = n.is_multiple_of(3).then_some(Refusal::Poison);
+            let packs = if ids.is_empty() { Vec::new() } else { vec![pack("acme", &ids)] };
+            seal(n, SEALED_AT + n as i64 / 3, packs, refusal)
+        })
+        .collect();
+    submit(&letters, &seals).join().expect("no panic");
+    letters.drained().await;
+    for entry in [2 * 500, 2 * 601, 2 * 700, 2 * 701, 2 * 702] {
+        remove(&letters, "acme", entry).await;
+    }
+    let whole = all(&letters, "acme").await;
+    let time = |letter: &DeadLetter| crate::model::time::parse_rfc3339(&letter.sealed_at).expect("a time");
+    for filter in [
+        LetterFilter::default(),
+        LetterFilter {
+            reasons: vec![Reason::Poison],
+            ..LetterFilter::default()
+        },
+        LetterFilter {
+            reasons: vec![Reason::IdConflict],
+            from: Some(SEALED_AT + 2),
+            to: Some(SEALED_AT + 9),
+            ..LetterFilter::default()
+        },
+        LetterFilter {
+            entry_ids: [2 * 500, 2 * 501, 2 * 1102, 2 * 300, 7].map(Uuid::from_u128).to_vec(),
+            ..LetterFilter::default()
+        },
+    ] {
+        let wanted: Vec<Uuid> = whole
+            .iter()
+            .filter(|l| filter.reasons.is_empty() || filter.reasons.contains(&l.reason))
+            .filter(|l| filter.entry_ids.is_empty() || filter.entry_ids.contains(&l.entry_id))
+            .filter(|l| filter.from.is_none_or(|from| time(l) >= from) && filter.to.is_none_or(|to| time(l) < to))
+            .map(|l| l.id)
+            .collect();
+        assert!(!wanted.is_empty());
+        for size in [1, 2, 5, 100] {
+            let mut paged = Vec::new();
+            for skip in (0..wanted.len() as u64).step_by(size) {
+                let page = letters.list(&scope("acme"), &filter, skip, size).await.expect("listed");
+                assert_eq!(page.total, wanted.len() as u64, "{filter:?}");
+                paged.extend(page.data.iter().map(|l| l.id));
+            }
+            assert_eq!(paged, wanted, "{filter:?}, pages of {size}");
+        }
+    }
+    // Objects that are not shown are not read: they may even be damaged.
+    let page = letters.list(&scope("acme"), &LetterFilter::default(), 20, 3).await.expect("listed");
+    let keep: Vec<String> = page.data.iter().map(|l| format!("{:015}-", time(l))).collect();
+    for path in fs.paths() {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.ends_with(".json") && !keep.iter().any(|k| name.starts_with(k.as_str())) {
+            fs.flip(&path, 0, 1);
+        }
+    }
+    assert!(
+        letters.list(&scope("acme"), &LetterFilter::default(), 0, 50).await.is_err(),
+        "the damage is seen"
+    );
+    let again = letters.list(&scope("acme"), &LetterFilter::default(), 20, 3).await.expect("listed");
+    assert_eq!(
+        again.data.iter().map(|l| l.id).collect::<Vec<_>>(),
+        page.data.iter().map(|l| l.id).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_power_cut_at_any_moment_of_a_removal_leaves_the_letter_or_takes_it_for_good() {
+    for ids in [&[2][..], &[2, 4]] {
+        let seals = [seal(1, SEALED_AT, vec![pack("acme", ids)], None)];
+        for operations in 0..30 {
+            let fs = SimFs::new();
+            let letters = open(&fs);
+            submit(&letters, &seals).join().expect("no panic");
+            letters.drained().await;
+            fs.power_off_after(operations);
+            let mut removed = 0;
+            for entry in ids {
+                let Ok(page) = letters.list(&scope("acme"), &LetterFilter::default(), 0, 10).await else {
+                    break;
+                };
+                let Some(letter) = page.data.iter().find(|l| l.entry_id.as_u128() == *entry) else {
+                    break;
+                };
+                let Ok(Some(found)) = letters.find(&scope("acme"), letter.id).await else {
+                    break;
+                };
+                if letters.remove(&scope("acme"), &found).await.is_err() {
+                    break;
+                }
+                removed += 1;
+            }
+            for (seed, mode) in [(0, CrashMode::Lose), (1, CrashMode::Keep), (2, CrashMode::Tear)] {
+                let again = open(&fs.crash(seed, mode));
+                let before = all(&again, "acme").await.len();
+                submit(&again, &seals).join().expect("no panic");
+                again.drained().await;
+                let left = all(&again, "acme").await.len();
+                assert!(left <= ids.len() - removed, "{operations} operations, {removed} removed, {left} left");
+                assert!(left + removed + 1 >= ids.len() && left == before, "only one may be in doubt: {operations}");
+                // Whatever is there can be removed, and the sweep leaves nothing.
+                for letter in all(&again, "acme").await {
+                    remove(&again, "acme", letter.entry_id.as_u128()).await;
+                }
+                again.sweep(&scope("acme"), 0, 1).await.expect("swept");
+                assert!(again.bundles(&scope("acme")).await.expect("listed").is_empty());
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_cannot_be_removed_after_its_replay_goes_when_the_disk_works_again() {
+    let fs = SimFs::new();
+    let letters = open(&fs);
+    submit(&letters, &[seal(1, SEALED_AT, vec![pack("acme", &[2])], None)])
+        .join()
+        .expect("no panic");
+    letters.drained().await;
+    let one = found(&letters, "acme", 2).await;
+    fs.fail_syncs(0, 1);
+    letters.remove_in_the_end(&scope("acme"), one).await;
+    assert_eq!(entries(&letters, "acme").await, [2]);
+    tokio::time::sleep(Duration::from_secs(60)).await; // virtual
+    assert!(entries(&letters, "acme").await.is_empty());
 }
