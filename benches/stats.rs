@@ -120,6 +120,7 @@ fn seal(n: u64, pack: Pack, head: u64) -> Arc<DecidedSeal> {
             packs: vec![decided],
             erasures: Vec::new(),
             removed: Vec::new(),
+            retired: Vec::new(),
         },
         crc: n as u32,
         packs: vec![Arc::new(pack)],

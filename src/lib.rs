@@ -13,6 +13,7 @@ pub mod export;
 pub mod fs;
 pub mod http;
 pub mod lifecycle;
+pub mod limits;
 pub mod model;
 pub mod objects;
 pub mod queue;

@@ -123,6 +123,7 @@ impl Sealer {
             packs: decided,
             erasures: Vec::new(),
             removed: Vec::new(),
+            retired: Vec::new(),
         };
         Arc::new(DecidedSeal {
             seal,

@@ -16,7 +16,7 @@ use crate::{
         sequencer::{Parts, Sequencer, SequencerSettings},
     },
     auth::{jwt::Authenticator, login::Logins, secret},
-    catalog::Catalog,
+    catalog::{Catalog, RateLimit},
     config::{Settings, TlsSettings},
     error::AppError,
     fs::{Fs, real::RealFs},
@@ -30,10 +30,12 @@ use crate::{
     },
     lifecycle::{
         access_log::{AccessLog, AccessLogSettings},
+        deletion::{self, Deletions},
         erasure::Eraser,
         export::{self, ExportSettings, Exports, Room},
         retention::Retention,
     },
+    limits::LimitSettings,
     model::time::now_ms,
     objects::{Objects, folder::FolderObjects},
     queue::{
@@ -119,6 +121,11 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     catalog.follow(CATALOG_EVERY);
     let dead_letters = DeadLetters::open(objects.clone(), 0);
     let Opened { store, wal, book, sequencer } = recovered::open(fs.clone(), settings, &catalog, dead_letters.settled(), &health).await?;
+    // Before the first seal is applied again: see `sinks::dead_letter::retired`.
+    dead_letters.forget(sequencer.state.retired.iter().cloned());
+    for deleted in catalog.retired() {
+        dead_letters.forget([deleted.tenant_id.access_log(), deleted.tenant_id]);
+    }
     let damage_reported = store.health().damage.len();
 
     let feed = FeedHandle::new(
@@ -145,6 +152,13 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
 
     let (drain, closing) = (Drain::new(), CancellationToken::new());
     let export_jobs = export_jobs(fs, objects, Arc::new(store.clone()), catalog.clone(), settings)?;
+    let deletion = deletion::Parts {
+        catalog: catalog.clone(),
+        eraser: eraser.clone(),
+        dead_letters: dead_letters.clone(),
+        exports: export_jobs.clone(),
+    };
+    let deletions = Deletions::start(deletion, &pending.retired);
     let retention = Retention {
         eraser: eraser.clone(),
         authority: Arc::new(store.clone()),
@@ -158,6 +172,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     let services = Services {
         access_log: access_log.clone(),
         eraser: eraser.clone(),
+        deletions,
         producer: Arc::new(queue.clone()),
         authority: Arc::new(store.clone()),
         feed: feed.clone(),
@@ -393,6 +408,23 @@ fn actor_settings(settings: &Settings) -> ActorSettings {
     }
 }
 
+fn limit_settings(settings: &Settings) -> LimitSettings {
+    let s = &settings.limits;
+    let unless_zero = |n: u64| (n > 0).then_some(n);
+    LimitSettings {
+        tenant: RateLimit {
+            entries_per_second: unless_zero(s.entries_per_second),
+            bytes_per_second: unless_zero(s.bytes_per_second),
+            burst: unless_zero(s.burst),
+        },
+        ceiling: s.ceiling,
+        tenant_max_entries: s.tenant_max_entries,
+        unauthenticated_per_minute: s.unauthenticated_per_minute,
+        unauthenticated_burst: s.unauthenticated_burst,
+        logins_per_minute: s.logins_per_minute,
+    }
+}
+
 /// Reads the certificate: what is wrong with it is a wrong configuration.
 pub fn open_tls(files: &TlsSettings) -> Result<Tls, AppError> {
     let files = tls::Files {
@@ -410,6 +442,7 @@ fn http_settings(settings: &Settings, tls: Option<Tls>) -> HttpSettings {
         body_memory_bytes: s.body_memory_bytes,
         body_memory_tenant_bytes: s.body_memory_tenant_bytes,
         body_idle: s.body_idle,
+        limits: limit_settings(settings),
         max_connections: s.max_connections,
         header_timeout: s.header_timeout,
         write_stall: s.write_stall,

@@ -97,6 +97,7 @@ impl Life {
         let catalog = Catalog::open(objects.clone()).await.map_err(AppError::failed)?;
         let (dead_letters, health) = (DeadLetters::open(objects, 0), Health::new());
         let Opened { store, wal, book, sequencer } = recovered::open(fs, settings, &catalog, dead_letters.settled(), &health).await?;
+        dead_letters.forget(sequencer.state.retired.iter().cloned());
         let queue = EmbeddedQueue::new(wal, book, queue_settings(settings), Handle::current());
         let parts = Parts {
             log: Arc::new(queue.clone()),
@@ -178,6 +179,9 @@ struct Client {
     /// Acknowledged, and then erased.
     gone: BTreeSet<Uuid>,
     erasures: u64,
+    /// It was asked to be deleted, and whether that was seen to be done.
+    deleted: Option<bool>,
+    deletions: u64,
 }
 
 impl Client {
@@ -192,6 +196,8 @@ impl Client {
             entries_acked: 0,
             gone: BTreeSet::new(),
             erasures: 0,
+            deleted: None,
+            deletions: 0,
         }
     }
 
@@ -199,6 +205,9 @@ impl Client {
     async fn send(mut self, queue: EmbeddedQueue, eraser: Eraser, fs: SimFs) -> Self {
         for _ in 0..24 {
             if self.dice.chance(8) && !self.erase(&queue, &eraser, &fs).await {
+                break;
+            }
+            if (self.deleted == Some(false) || self.dice.chance(1)) && !self.delete(&eraser, &fs).await {
                 break;
             }
             let (ids, text) = self.choose();
@@ -241,6 +250,24 @@ impl Client {
             self.gone.extend(erased);
         }
         hidden
+    }
+
+    /// Deletes the tenant; what is sent later is accepted and not stored. False as for an erasure.
+    async fn delete(&mut self, eraser: &Eraser, fs: &SimFs) -> bool {
+        self.deletions += u64::from(self.deleted.is_none());
+        self.deleted.get_or_insert(false);
+        let scope = TenantScope::new(self.tenant.clone());
+        let mut asked = std::pin::pin!(eraser.retire(&scope));
+        loop {
+            match (&mut asked).now_or_never() {
+                Some(done) => {
+                    self.deleted = Some(done.is_ok());
+                    return done.is_ok();
+                }
+                None if !fs.has_power() => return false,
+                None => tokio::task::yield_now().await,
+            }
+        }
     }
 
     /// New entries mostly; now and then known ones again, or known ones with other content.
@@ -290,8 +317,23 @@ fn pack(tenant: &TenantId, ids: &[Uuid], text: char, length: usize) -> Pack {
 }
 
 /// Reads everything back and compares.
-async fn check(life: &Life, client: &Client, may_jump: bool, what: &str) {
+async fn check(life: &Life, client: &mut Client, may_jump: bool, what: &str) {
     let scope = TenantScope::new(client.tenant.clone());
+    if client.deleted.is_some() {
+        // As the deletion does when it goes on: the seals know already, or are told now.
+        life.eraser.retire(&scope).await.expect("it goes on");
+        life.dead_letters.purge(&scope).await.expect("it can be written");
+        let late = pack(&client.tenant, &[Uuid::new_v4()], 'x', 10);
+        let decided = life
+            .queue
+            .accept(late, Some(std::time::Duration::from_secs(60)))
+            .await
+            .expect("there is room")
+            .decided;
+        assert_eq!(decided.map(|d| (d.stored, d.dead_lettered)), Some((0, 1)), "{what}: a pack of a deleted tenant");
+        (client.entries_tried, client.entries_acked) = (client.entries_tried + 1, client.entries_acked + 1);
+        life.dead_letters.drained().await;
+    }
     let (mut ids, mut upto) = (BTreeSet::new(), 0);
     loop {
         let mut query = ListQuery {
@@ -319,7 +361,11 @@ async fn check(life: &Life, client: &Client, may_jump: bool, what: &str) {
     }
     let back = client.gone.intersection(&ids).count();
     assert_eq!(back, 0, "{what}: erased entries of `{}` are back", client.tenant);
-    let lost = client.acked.difference(&ids).count();
+    let lost = if client.deleted.is_some() {
+        ids.len()
+    } else {
+        client.acked.difference(&ids).count()
+    };
     assert_eq!(lost, 0, "{what}: acknowledged entries of `{}` are lost", client.tenant);
     assert!(ids.is_subset(&client.tried), "{what}: entries that `{}` never sent", client.tenant);
     // An erasure of nothing: its turn comes when all others are counted.
@@ -329,8 +375,9 @@ async fn check(life: &Life, client: &Client, may_jump: bool, what: &str) {
     let head = life.store.visible_head(&scope).head;
     assert!(may_jump || head == counters.stored, "{what}: head {head} of {counters:?}");
     let letters = life.dead_letters.list(&scope, &LetterFilter::default(), 0, 1).await.expect("readable").total;
+    let originals = if client.deleted.is_some() { 0 } else { counters.dead_lettered };
     assert_eq!(
-        (counters.stored - counters.erased, counters.dead_lettered, counters.pending),
+        (counters.stored - counters.erased, originals, counters.pending),
         (ids.len() as u64, letters, 0),
         "{what}"
     );
@@ -350,6 +397,7 @@ struct Told {
     flushed: u64,
     dense: u64,
     erasures: u64,
+    deletions: u64,
 }
 
 async fn live_and_lose_power(seed: u64) -> Told {
@@ -382,7 +430,7 @@ async fn live_and_lose_power(seed: u64) -> Told {
         let life = Life::begin(&fs, &settings).await.expect("it starts");
         judge(&life, mode, &mut damage, seed);
         life.until_decided().await;
-        for client in &clients {
+        for client in &mut clients {
             check(&life, client, !damage.is_empty(), &format!("seed {seed}, {pass}")).await;
         }
         let store = life.store.clone();
@@ -398,6 +446,7 @@ async fn live_and_lose_power(seed: u64) -> Told {
         flushed,
         dense: u64::from(damage.is_empty()),
         erasures: clients.iter().map(|c| c.erasures).sum(),
+        deletions: clients.iter().map(|c| c.deletions).sum(),
     }
 }
 
@@ -420,14 +469,16 @@ async fn what_was_acknowledged_survives_a_power_cut_at_any_file_operation() {
             flushed: all.flushed + told.flushed,
             dense: all.dense + told.dense,
             erasures: all.erasures + told.erasures,
+            deletions: all.deletions + told.deletions,
         };
     }
     assert!(
-        all.acked > 10_000 && all.flushed > 100 && all.erasures > 40,
-        "it tested little: {} entries, {} seals, {} erasures",
+        all.acked > 10_000 && all.flushed > 100 && all.erasures > 40 && all.deletions > 10,
+        "it tested little: {} entries, {} seals, {} erasures, {} deletions",
         all.acked,
         all.flushed,
-        all.erasures
+        all.erasures,
+        all.deletions
     );
     // How many are torn visibly is a matter of timing; that numbers are dense must be tested often all the same.
     assert!(all.dense >= SEEDS / 4, "only {} of {SEEDS} stories were without a jump", all.dense);

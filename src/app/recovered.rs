@@ -66,7 +66,9 @@ pub async fn open(
         tenants: catalog
             .list()
             .iter()
-            .flat_map(|t| [Log::Audit, Log::Access].map(|log| log.of(&t.tenant_id)))
+            .map(|t| t.tenant_id.clone())
+            .chain(catalog.retired().into_iter().map(|t| t.tenant_id))
+            .flat_map(|id| [Log::Audit, Log::Access].map(|log| log.of(&id)))
             .chain(folded.start.undecided.iter().map(|p| p.tenant.clone()))
             .collect::<BTreeSet<_>>(),
     });
@@ -191,6 +193,7 @@ fn store_settings(settings: &Settings, volume: u64) -> StoreSettings {
         memtable_bytes: s.memtable_bytes,
         flush_after: s.flush_after,
         queries: s.queries,
+        queries_of_tenant: s.queries_of_tenant,
         query_timeout: s.query_timeout,
         ..usual
     }

@@ -117,6 +117,18 @@ impl Authenticator {
         self.authenticate_now(presented)
     }
 
+    /// Who a credential speaks for that was found good a short while ago and still is; `None`: it must be looked at. No hash and
+    /// no signature is computed.
+    pub fn recall(&self, presented: &Presented<'_>) -> Option<Principal> {
+        let Credential::Bearer(token) = presented.credential else { return None };
+        let good = self.good.read().unwrap_or_else(PoisonError::into_inner);
+        let principal = good.get(token).filter(|principal| self.still_good(principal)).cloned()?;
+        match (presented.tenant, &principal.tenant) {
+            (Some(wanted), Some(own)) if wanted != own.as_str() => None,
+            _ => Some(principal),
+        }
+    }
+
     /// As [`Authenticator::authenticate`], without waiting for anything: a token whose key would have to be fetched is refused.
     pub fn authenticate_now(&self, presented: &Presented<'_>) -> Result<Principal, AuthError> {
         let Credential::Bearer(token) = presented.credential else {

@@ -176,6 +176,11 @@ impl Inner {
             match self.write(&key, list.encode().into(), when).await {
                 Err(CatalogError::Unavailable(ObjectError::Conflict)) => {} // once more, on top of theirs
                 Err(error) => return Err(error),
+                Ok(()) if !self.tenants.contains_key(tenant) => {
+                    // It was deleted meanwhile, and whoever deletes its lists may have been here before.
+                    self.objects.delete(&key).await?;
+                    return Err(CatalogError::NotFound);
+                }
                 Ok(()) => {
                     T::roster(self)
                         .remember(tenant, list)

@@ -11,16 +11,21 @@
 //! # Object `catalog/tenants/<tenant id>.json`, format 1
 //!
 //! `{"format": 1, "revision": N, "tenant": {tenant_id, name, settings, created_at, updated_at}}`: the tenant as the HTTP
-//! contract shows it, and how often it was written, from 1. A setting that is missing has its default.
+//! contract shows it, and how often it was written, from 1. A setting that is missing has its default. Of a deleted tenant a
+//! tombstone is left ([`retired`]), for ever.
 
 mod changes;
 mod keys;
 mod lists;
+mod rate_limit;
+mod retired;
 mod roster;
 mod settings;
 mod users;
 
 pub use keys::{ApiKey, KEY_PREFIX, KeyText, NewKey};
+pub use rate_limit::RateLimit;
+pub use retired::Retired;
 pub use settings::{LogLevels, SettingsPatch, TenantSettings};
 pub use users::{NewUser, User, normal_email};
 
@@ -122,6 +127,7 @@ pub struct Catalog(Arc<Inner>);
 struct Inner {
     objects: Arc<dyn Objects>,
     tenants: DashMap<TenantId, Cached>,
+    retired: DashMap<TenantId, Retired>,
     keys: Roster<ApiKey>,
     users: Roster<User>,
     changes: Changes,
@@ -143,6 +149,12 @@ struct Stored {
     tenant: Tenant,
 }
 
+/// What stands in the place of a tenant.
+enum Object {
+    Tenant(Stored),
+    Tombstone(retired::Tombstone),
+}
+
 impl Catalog {
     /// Reads everything. Objects that cannot be understood are counted in [`Catalog::damaged`] and named in the log; the
     /// others work. Must be called inside a tokio runtime, as all methods that write.
@@ -150,6 +162,7 @@ impl Catalog {
         let inner = Arc::new(Inner {
             objects,
             tenants: DashMap::new(),
+            retired: DashMap::new(),
             keys: Roster::default(),
             users: Roster::default(),
             changes: Changes::new(),
@@ -253,7 +266,9 @@ impl Inner {
         let name = name.map(checked_name).transpose()?;
         loop {
             let (bytes, version) = self.objects.get(&key_of(id)).await?.ok_or(CatalogError::NotFound)?;
-            let mut stored = decode(&bytes).map_err(|e| CatalogError::Damaged(e.into()))?;
+            let Object::Tenant(mut stored) = decode(&bytes).map_err(|e| CatalogError::Damaged(e.into()))? else {
+                return Err(CatalogError::NotFound);
+            };
             settings.apply(&mut stored.tenant.settings)?;
             if let Some(name) = &name {
                 stored.tenant.name.clone_from(name);
@@ -274,8 +289,8 @@ impl Inner {
         Ok(self.remember(stored))
     }
 
-    /// Takes a stored tenant into memory, unless a later one is there: two writers may come here in the other order than
-    /// their writes.
+    /// Takes a stored tenant into memory, unless a later one is there, or it was deleted: two writers may come here in the other
+    /// order than their writes.
     fn remember(&self, stored: Stored) -> Arc<Tenant> {
         let (tenant, revision) = (Arc::new(stored.tenant), stored.revision);
         let cached = |revision| Cached {
@@ -285,6 +300,10 @@ impl Inner {
         let mut slot = self.tenants.entry(tenant.tenant_id.clone()).or_insert_with(|| cached(revision));
         if revision > slot.revision {
             *slot = cached(revision);
+        }
+        drop(slot);
+        if self.retired.contains_key(&tenant.tenant_id) {
+            self.tenants.remove(&tenant.tenant_id);
         }
         tenant.clone()
     }
@@ -344,11 +363,18 @@ impl Inner {
 
     /// Takes a tenant's object into memory; what is gone or cannot be understood leaves memory as it was.
     fn take_tenant(&self, key: &Key, bytes: &[u8]) -> Result<(), String> {
-        let stored = decode(bytes)?;
-        if key_of(&stored.tenant.tenant_id) != *key {
+        let found = decode(bytes)?;
+        let id = match &found {
+            Object::Tenant(stored) => &stored.tenant.tenant_id,
+            Object::Tombstone(tombstone) => &tombstone.retired.tenant_id,
+        };
+        if key_of(id) != *key {
             return Err("it holds a tenant of another name".to_owned());
         }
-        self.remember(stored);
+        match found {
+            Object::Tenant(stored) => drop(self.remember(stored)),
+            Object::Tombstone(tombstone) => self.forget(tombstone.retired),
+        }
         Ok(())
     }
 }
@@ -363,12 +389,18 @@ fn key_of(id: &TenantId) -> Key {
     Key::parse(&format!("{FOLDER}/{id}.json")).expect("a tenant id is made of what a key may hold")
 }
 
-fn decode(bytes: &[u8]) -> Result<Stored, String> {
-    let stored: Stored = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    if stored.format != FORMAT {
-        return Err(format!("format `{}` is not known to this version", stored.format));
+fn decode(bytes: &[u8]) -> Result<Object, String> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
     }
-    Ok(stored)
+    let Format { format } = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let read = match format {
+        FORMAT => serde_json::from_slice(bytes).map(Object::Tenant),
+        retired::FORMAT => serde_json::from_slice(bytes).map(Object::Tombstone),
+        _ => return Err(format!("format `{format}` is not known to this version")),
+    };
+    read.map_err(|e| e.to_string())
 }
 
 fn checked_name(name: String) -> Result<String, CatalogError> {

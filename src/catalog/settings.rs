@@ -3,7 +3,7 @@
 //! A setting of the contract that this version does not act on yet can only be set to its default: it is never stored and
 //! ignored.
 
-use super::CatalogError;
+use super::{CatalogError, RateLimit};
 use crate::model::entry::Severity;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
@@ -18,8 +18,8 @@ pub struct TenantSettings {
     pub log_levels: LogLevels,
     /// Paths and patterns that masked roles do not see.
     pub masking: Vec<String>,
-    /// Limits of intake.
-    pub rate_limit: Option<Value>,
+    /// Limits of intake; `None`: those of the configuration.
+    pub rate_limit: Option<RateLimit>,
     /// Whether unknown fields of an entry move into its metadata, instead of being an error.
     pub keep_unknown_fields: bool,
     /// Whether reads are entries of the access log.
@@ -64,7 +64,7 @@ pub struct SettingsPatch {
     retention_days: Option<u32>,
     log_levels: Option<LogLevels>,
     masking: Option<Vec<String>>,
-    rate_limit: Option<Option<Value>>,
+    rate_limit: Option<Option<RateLimit>>,
     keep_unknown_fields: Option<bool>,
     audit_reads: Option<bool>,
     access_retention_days: Option<u32>,
@@ -88,7 +88,7 @@ impl SettingsPatch {
             "retention_days" => self.retention_days = Some(days(value)?),
             "log_levels" => self.log_levels = Some(log_levels(value)?),
             "masking" => self.masking = Some(masking(value)?),
-            "rate_limit" => self.rate_limit = Some(rate_limit(value)?),
+            "rate_limit" => self.rate_limit = Some(RateLimit::parse(value)?),
             "keep_unknown_fields" => self.keep_unknown_fields = Some(boolean(value)?),
             "audit_reads" => self.audit_reads = Some(boolean(value)?),
             "access_retention_days" => self.access_retention_days = Some(days(value)?),
@@ -106,10 +106,7 @@ impl SettingsPatch {
     /// Makes the changes. What this version would store and ignore is refused, unless it is the default.
     pub(super) fn apply(&self, settings: &mut TenantSettings) -> Result<(), CatalogError> {
         let default = TenantSettings::default();
-        let unbuilt = [
-            ("masking", self.masking.as_ref().is_some_and(|v| *v != default.masking)),
-            ("rate_limit", self.rate_limit.as_ref().is_some_and(|v| *v != default.rate_limit)),
-        ];
+        let unbuilt = [("masking", self.masking.as_ref().is_some_and(|v| *v != default.masking))];
         if let Some((name, _)) = unbuilt.iter().find(|(_, differs)| *differs) {
             return Err(CatalogError::NotImplemented(format!("settings.{name}")));
         }
@@ -118,6 +115,9 @@ impl SettingsPatch {
         }
         if let Some(levels) = self.log_levels {
             settings.log_levels = levels;
+        }
+        if let Some(limit) = self.rate_limit {
+            settings.rate_limit = limit;
         }
         if let Some(keep) = self.keep_unknown_fields {
             settings.keep_unknown_fields = keep;
@@ -159,14 +159,4 @@ fn masking(value: &Value) -> Result<Vec<String>, String> {
     let path = |v: &Value| v.as_str().filter(|path| !path.is_empty()).map(str::to_owned);
     let paths = value.as_array().and_then(|paths| paths.iter().map(path).collect());
     paths.ok_or_else(|| "must be a list of field paths and patterns".to_owned())
-}
-
-fn rate_limit(value: &Value) -> Result<Option<Value>, String> {
-    const NAMES: [&str; 3] = ["entries_per_second", "bytes_per_second", "burst"];
-    let good = |limit: &Map<String, Value>| limit.iter().all(|(name, value)| NAMES.contains(&name.as_str()) && value.as_u64().is_some());
-    match value {
-        Value::Null => Ok(None),
-        Value::Object(limit) if good(limit) => Ok(Some(value.clone())),
-        _ => Err("must be null, or an object of whole numbers `entries_per_second`, `bytes_per_second`, `burst`".to_owned()),
-    }
 }

@@ -110,7 +110,7 @@ async fn edits_at_once_lose_nothing() {
 async fn what_this_version_does_not_act_on_is_refused_unless_it_is_the_default() {
     let catalog = open(&SimFs::new()).await;
     catalog.create(new("acme")).await.expect("made");
-    let unbuilt = [json!({"masking": ["email"]}), json!({"rate_limit": {"entries_per_second": 5}})];
+    let unbuilt = [json!({"masking": ["email"]})];
     for settings in unbuilt {
         let name = settings.as_object().and_then(|s| s.keys().next()).cloned().expect("one");
         let field = format!("settings.{name}");
@@ -123,7 +123,7 @@ async fn what_this_version_does_not_act_on_is_refused_unless_it_is_the_default()
         };
         assert!(matches!(catalog.create(made).await, Err(CatalogError::NotImplemented(_))), "{settings}");
     }
-    let defaults = json!({"retention_days": 90, "masking": [], "rate_limit": null, "audit_reads": true, "access_retention_days": 365});
+    let defaults = json!({"retention_days": 90, "masking": [], "audit_reads": true, "access_retention_days": 365});
     catalog.update(&id("acme"), None, patch(defaults).expect("good")).await.expect("updated");
     assert_eq!(
         catalog.get(&id("acme")).expect("there").settings,
@@ -157,6 +157,13 @@ async fn bad_values_are_named() {
         json!({"rate_limit": 5}),
         json!({"rate_limit": {"per_second": 5}}),
         json!({"rate_limit": {"burst": -5}}),
+        json!({"rate_limit": {"burst": 5}}),
+        json!({"rate_limit": {"entries_per_second": 0}}),
+        json!({"rate_limit": {"entries_per_second": 1.5}}),
+        json!({"rate_limit": {"entries_per_second": "5"}}),
+        json!({"rate_limit": {"bytes_per_second": 1_u64 << 54}}),
+        json!({"rate_limit": {"entries_per_second": 5, "bursts": 5}}),
+        json!({"rate_limit": [5]}),
         json!({"keep_unknown_fields": "yes"}),
         json!({"audit_reads": 1}),
         json!({"access_retention_days": []}),
@@ -234,4 +241,76 @@ async fn a_write_that_failed_leaves_memory_with_what_is_stored() {
     assert!(matches!(catalog.create(new("acme")).await, Err(CatalogError::Unavailable(ObjectError::Io(_)))));
     assert!(catalog.get(&id("acme")).is_none());
     catalog.create(new("acme")).await.expect("made");
+}
+
+#[tokio::test]
+async fn a_retired_tenant_is_unknown_for_good_and_its_id_is_taken() {
+    let fs = SimFs::new();
+    let catalog = open(&fs).await;
+    for tenant in ["acme", "globex"] {
+        catalog.create(new(tenant)).await.expect("made");
+    }
+    catalog
+        .update(&id("acme"), Some("Acme Ltd".to_owned()), SettingsPatch::default())
+        .await
+        .expect("updated");
+    let retired = catalog.retire(&id("acme")).await.expect("retired");
+    assert_eq!((&retired.tenant_id, &retired.finished_at), (&id("acme"), &None));
+    let stored = fs.bytes(std::path::Path::new("/data/objects/catalog/tenants/acme.json"));
+    assert!(!String::from_utf8_lossy(&stored).contains("Acme Ltd"), "nothing is left of it but the id");
+    for (catalog, finished) in [(catalog, false), (open(&fs.crash(0, CrashMode::Lose)).await, true)] {
+        assert!(catalog.get(&id("acme")).is_none());
+        assert_eq!(catalog.list().len(), 1);
+        assert!(matches!(catalog.create(new("acme")).await, Err(CatalogError::Exists)));
+        let updated = catalog.update(&id("acme"), None, SettingsPatch::default()).await;
+        assert!(matches!(updated, Err(CatalogError::NotFound)), "{updated:?}");
+        assert!(matches!(catalog.retire(&id("acme")).await, Err(CatalogError::NotFound)));
+        assert!(matches!(catalog.retire(&id("ghost")).await, Err(CatalogError::NotFound)));
+        assert_eq!(catalog.retired(), std::slice::from_ref(&retired));
+        if finished {
+            catalog.finish(&id("acme")).await.expect("noted");
+            catalog.finish(&id("acme")).await.expect("again");
+            assert!(matches!(catalog.finish(&id("globex")).await, Err(CatalogError::NotFound)), "it is not deleted");
+            assert!(catalog.retired()[0].finished_at.is_some());
+        }
+        assert_eq!(catalog.damaged(), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_who_comes_late_brings_a_retired_tenant_back() {
+    let shared = objects(&SimFs::new());
+    let one = Catalog::open(shared.clone()).await.expect("opened");
+    for round in 0..20 {
+        let tenant = id(&format!("tenant-{round}"));
+        one.create(new(tenant.as_str())).await.expect("made");
+        let two = Catalog::open(shared.clone()).await.expect("opened");
+        let key = || NewKey {
+            name: "service".to_owned(),
+            role: crate::auth::Role::Writer,
+            expires_at: None,
+        };
+        let delete = async {
+            one.retire(&tenant).await.expect("retired");
+            one.drop_tenant(&tenant).await.expect("dropped");
+        };
+        let (_, updated, made, elsewhere) = tokio::join!(
+            delete,
+            one.update(&tenant, Some("late".to_owned()), SettingsPatch::default()),
+            one.create_key(&tenant, key()),
+            two.update(&tenant, Some("later".to_owned()), SettingsPatch::default()),
+        );
+        for late in [updated.err(), made.err(), elsewhere.err()].into_iter().flatten() {
+            assert!(matches!(late, CatalogError::NotFound), "{late}");
+        }
+        two.catch_up().await.expect("looked");
+        for catalog in [&one, &two, &Catalog::open(shared.clone()).await.expect("opened")] {
+            assert!(catalog.get(&tenant).is_none(), "round {round}");
+        }
+        assert_eq!(
+            shared.list("catalog/keys").await.expect("listed"),
+            [],
+            "round {round}: no list without its tenant"
+        );
+    }
 }

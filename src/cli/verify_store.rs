@@ -22,8 +22,8 @@ pub fn run(settings: &Settings) -> Result<Exit, AppError> {
     let found = verify(&RealFs, dir, &mut progress).map_err(AppError::failed)?;
     let per_row = found.bytes as f64 / (found.rows.max(1)) as f64;
     super::print(&format!(
-        "manifest {} covers the seals up to {}\n{} parts, {} rows ({} erased and not yet removed), {} bytes, {per_row:.1} per row\n{} tenants\n",
-        found.manifest, found.flushed, found.parts, found.rows, found.erased_rows, found.bytes, found.tenants
+        "manifest {} covers the seals up to {}\n{} parts, {} rows ({} erased and not yet removed), {} bytes, {per_row:.1} per row\n{} tenants, {} of them deleted\n",
+        found.manifest, found.flushed, found.parts, found.rows, found.erased_rows, found.bytes, found.tenants, found.deleted
     ))?;
     if found.faults.is_empty() {
         super::print("everything is there\n")?;

@@ -45,6 +45,7 @@ pub struct Settings {
     pub disk: DiskSettings,
     pub wal: WalSettings,
     pub store: StoreSettings,
+    pub limits: LimitSettings,
     pub actors: ActorSettings,
     pub seal: SealSettings,
     pub retention: RetentionSettings,
@@ -116,7 +117,23 @@ pub struct StoreSettings {
     pub memtable_bytes: usize,
     pub flush_after: Duration,
     pub queries: usize,
+    /// At least 1; the file's 0 is resolved.
+    pub queries_of_tenant: usize,
     pub query_timeout: Duration,
+}
+
+/// `[limits]`; 0 is no limit.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)]
+pub struct LimitSettings {
+    pub entries_per_second: u64,
+    pub bytes_per_second: u64,
+    pub burst: u64,
+    pub ceiling: bool,
+    pub tenant_max_entries: u64,
+    pub unauthenticated_per_minute: u64,
+    pub unauthenticated_burst: u64,
+    pub logins_per_minute: u64,
 }
 
 /// `[actors]`
@@ -257,12 +274,8 @@ impl Settings {
                 reserve: r.size_or_auto("disk.reserve"),
             },
             wal: wal(r),
-            store: StoreSettings {
-                memtable_bytes: r.size("store.memtable_bytes", MIB..=16 * GIB) as usize,
-                flush_after: r.span("store.flush_after", SECOND..=30 * DAY),
-                queries: r.count("store.queries", 1..=1024),
-                query_timeout: r.span("store.query_timeout", 10 * MS..=HOUR),
-            },
+            store: store(r),
+            limits: limits(r),
             actors: actors(r),
             seal: SealSettings {
                 target_bytes: r.size("seal.target_bytes", 64 * KIB..=64 * MIB) as usize,
@@ -297,6 +310,19 @@ impl Settings {
     }
 
     fn check_together(&self, r: &mut Reader) {
+        let limits = &self.limits;
+        let anything = limits.entries_per_second > 0 || limits.bytes_per_second > 0;
+        r.require(["limits.burst", "limits.entries_per_second"], limits.burst == 0 || anything, || {
+            format!(
+                "is {}, but there is neither `limits.entries_per_second` nor `limits.bytes_per_second`",
+                limits.burst
+            )
+        });
+        r.require(
+            ["limits.unauthenticated_burst", "limits.unauthenticated_per_minute"],
+            limits.unauthenticated_per_minute == 0 || limits.unauthenticated_burst > 0,
+            || "is 0, so that nobody without a known credential could come in; `limits.unauthenticated_per_minute = 0` is no limit".to_owned(),
+        );
         let http = &self.http;
         let same_port = http.listen.port() != 0 && http.listen == self.admin.listen;
         r.require(["admin.listen", "http.listen"], !same_port, || {
@@ -434,6 +460,22 @@ fn wal(r: &mut Reader) -> WalSettings {
     }
 }
 
+fn store(r: &mut Reader) -> StoreSettings {
+    let queries = r.count("store.queries", 1..=1024);
+    // More queries of one tenant at once than processors make none of them faster, and those of others slower.
+    let processors = || std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
+    StoreSettings {
+        memtable_bytes: r.size("store.memtable_bytes", MIB..=16 * GIB) as usize,
+        flush_after: r.span("store.flush_after", SECOND..=30 * DAY),
+        queries,
+        queries_of_tenant: match r.count("store.queries_of_tenant", 0..=1024) {
+            0 => processors().min(queries / 2).max(1),
+            share => share,
+        },
+        query_timeout: r.span("store.query_timeout", 10 * MS..=HOUR),
+    }
+}
+
 fn actors(r: &mut Reader) -> ActorSettings {
     let processors = || std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
     ActorSettings {
@@ -446,6 +488,22 @@ fn actors(r: &mut Reader) -> ActorSettings {
         tenant_bytes: r.size("actors.tenant_bytes", 64 * KIB..=2 * GIB) as usize,
         batch_bytes: r.size("actors.batch_bytes", KIB..=64 * MIB) as usize,
         batch_linger: r.span("actors.batch_linger", Duration::ZERO..=SECOND),
+    }
+}
+
+fn limits(r: &mut Reader) -> LimitSettings {
+    // As far as a JSON number keeps its digits; nothing overflows beyond it either.
+    const MOST: usize = 1 << 53;
+    let mut count = |key| r.count(key, 0..=MOST) as u64;
+    LimitSettings {
+        entries_per_second: count("limits.entries_per_second"),
+        burst: count("limits.burst"),
+        tenant_max_entries: count("limits.tenant_max_entries"),
+        unauthenticated_per_minute: count("limits.unauthenticated_per_minute"),
+        unauthenticated_burst: count("limits.unauthenticated_burst"),
+        logins_per_minute: count("limits.logins_per_minute"),
+        bytes_per_second: r.size("limits.bytes_per_second", 0..=1 << 50),
+        ceiling: r.flag("limits.ceiling"),
     }
 }
 

@@ -86,6 +86,15 @@ impl Reader {
         count.unwrap_or(*range.start())
     }
 
+    /// Whether something is on.
+    pub fn flag(&mut self, key: &'static str) -> bool {
+        let on = self.value(key, "must be true or false", |value| {
+            value.as_bool().or_else(|| value.as_str()?.trim().parse().ok())
+        });
+        self.keep(key, on.map(Value::Boolean));
+        on.unwrap_or_default()
+    }
+
     /// Where to listen.
     pub fn address(&mut self, key: &'static str) -> SocketAddr {
         let rule = "must be ADDRESS:PORT with an IP address, such as \"127.0.0.1:8080\" or \"[::]:8080\"";

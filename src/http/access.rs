@@ -5,17 +5,19 @@ use super::{
     query::Query,
     recording,
     routes::{Endpoint, Operation, Verb},
+    server::Peer,
     state::App,
 };
 use crate::{
     auth::{
         Credential, Origin, Presented, Principal, Role,
+        jwt::AuthError,
         policy::{self, Action},
     },
     catalog::Tenant,
     model::tenant::{Log, TenantId, TenantScope},
 };
-use axum::http::{HeaderMap, header, request::Parts};
+use axum::http::{header, request::Parts};
 use std::sync::Arc;
 
 /// The one credential of a request. `token` is the one of the query string, where the endpoint takes it.
@@ -49,19 +51,35 @@ pub fn credential<'a>(parts: &'a Parts, token: Option<&'a str>) -> Result<Option
     }
 }
 
+/// A request that was refused before a credential was found in it: it counts as a failure of its address, which may be over its
+/// limit.
+pub fn counted(app: &App, parts: &Parts, refused: Problem) -> Problem {
+    app.limits.credential(Peer::of(&parts.extensions)).err().unwrap_or(refused)
+}
+
 /// 401 for want of a credential.
 pub fn missing() -> Problem {
     Problem::new(Code::MissingCredential, "send `Authorization: Bearer …` with a token")
 }
 
-/// Who the credential speaks for, and for which tenant: `X-Tenant-ID` may only choose among those of the credential.
-pub async fn authenticate(app: &App, credential: Credential<'_>, headers: &HeaderMap) -> Result<Principal, Problem> {
-    let mut wanted = headers.get_all("x-tenant-id").iter().map(|value| value.to_str().unwrap_or_default());
+/// Who the credential speaks for, and for which tenant: `X-Tenant-ID` may only choose among those of the credential. One that is
+/// not known yet is looked at only so often for each address: 429 before anything is computed.
+pub async fn authenticate(app: &App, credential: Credential<'_>, parts: &Parts) -> Result<Principal, Problem> {
+    let mut wanted = parts.headers.get_all("x-tenant-id").iter().map(|value| value.to_str().unwrap_or_default());
     let tenant = wanted.next();
     if wanted.any(|other| Some(other) != tenant) {
         return Err(not_covered());
     }
-    Ok(app.services.auth.authenticate(&Presented { credential, tenant }).await?)
+    let presented = Presented { credential, tenant };
+    if let Some(principal) = app.services.auth.recall(&presented) {
+        return Ok(principal);
+    }
+    let attempt = app.limits.credential(Peer::of(&parts.extensions))?;
+    let known = app.services.auth.authenticate(&presented).await;
+    if let Some(attempt) = attempt.filter(|_| known.as_ref().err().is_none_or(AuthError::is_forbidden)) {
+        attempt.good();
+    }
+    Ok(known?)
 }
 
 /// A credential that comes by itself, as a gateway's does, is for the pages of this host and of configured origins, wherever a
@@ -84,6 +102,11 @@ pub fn denied() -> Problem {
     Problem::new(Code::Forbidden, "none of the credential's roles allows this")
 }
 
+/// 403 for the credential of a tenant that does not exist, or no more.
+pub fn unknown_tenant() -> Problem {
+    Problem::new(Code::UnknownTenant, "the tenant of the credential does not exist; a platform admin creates it")
+}
+
 /// The tenant whose entries the caller reads or writes: the one of its credential. 403 when it may not, or does not exist.
 pub fn own_tenant(app: &App, principal: &Principal, action: Action) -> Result<(TenantScope, Arc<Tenant>), Problem> {
     let id = principal.tenant.as_ref().ok_or_else(denied)?;
@@ -91,7 +114,7 @@ pub fn own_tenant(app: &App, principal: &Principal, action: Action) -> Result<(T
         return Err(denied());
     }
     let tenant = app.services.catalog.get(id);
-    let tenant = tenant.ok_or_else(|| Problem::new(Code::UnknownTenant, "the tenant of the credential does not exist; a platform admin creates it"))?;
+    let tenant = tenant.ok_or_else(unknown_tenant)?;
     Ok((TenantScope::new(id.clone()), tenant))
 }
 

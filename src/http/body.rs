@@ -112,12 +112,14 @@ fn too_large(settings: &HttpSettings) -> Problem {
     )
 }
 
+/// The length that the client announces.
+pub fn announced(headers: &HeaderMap) -> Option<usize> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 /// Receives a body. An announced length that is too large, or finds no room now, is refused before anything is read.
 pub async fn receive(headers: &HeaderMap, body: Body, settings: &HttpSettings, held: &mut Held) -> Result<Bytes, Problem> {
-    let announced = headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|v| v.to_str().ok())
-        .and_then(|v| v.parse::<usize>().ok());
+    let announced = announced(headers);
     if announced.is_some_and(|len| len > settings.max_body_bytes) {
         return Err(too_large(settings));
     }

@@ -110,8 +110,9 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
         // The feed takes its credential from more places and may wait for it.
         _ if endpoint.operation == Op::Stream => None,
         Access::May(_) => {
-            let credential = access::credential(&parts, None)?.ok_or_else(access::missing)?;
-            let caller = access::authenticate(&app, credential, &parts.headers).await?;
+            let found = access::credential(&parts, None).and_then(|found| found.ok_or_else(access::missing));
+            let credential = found.map_err(|refused| access::counted(&app, &parts, refused))?;
+            let caller = access::authenticate(&app, credential, &parts).await?;
             access::not_borrowed(&app, &caller, endpoint, &parts)?;
             Some(caller)
         }
@@ -211,6 +212,7 @@ async fn perform(call: Call) -> Answer {
         Op::CreateTenant => tenants::create(call).await,
         Op::GetTenant => tenants::get(&call),
         Op::UpdateTenant => tenants::update(call).await,
+        Op::DeleteTenant => tenants::delete(call).await,
         Op::Usage => tenants::usage(&call),
         Op::ListKeys => keys::list(call).await,
         Op::CreateKey => keys::create(call).await,

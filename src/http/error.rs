@@ -4,6 +4,7 @@
 //! problem never carries internals, credentials or values of the query string: it names the parameter and says what is
 //! right. 503 promises that nothing happened; 504 says that it is unknown and names the ids.
 
+use super::leftover::Unwanted;
 use crate::{
     actors::broadcast::SubscribeError,
     auth::jwt::AuthError,
@@ -63,6 +64,8 @@ pub enum Code {
     AllRejected,
     UpgradeRequired,
     Overloaded,
+    RateLimited,
+    QuotaExceeded,
     NotImplemented,
     Unavailable,
     Internal,
@@ -116,6 +119,8 @@ impl Code {
             Self::AllRejected => (StatusCode::UNPROCESSABLE_ENTITY, "all_rejected", "No entry was accepted"),
             Self::UpgradeRequired => (StatusCode::UPGRADE_REQUIRED, "upgrade_required", "This is a live feed"),
             Self::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "overloaded", "Too much at once"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too much in too short a time"),
+            Self::QuotaExceeded => (StatusCode::TOO_MANY_REQUESTS, "quota_exceeded", "There is no room left in the quota"),
             Self::NotImplemented => (StatusCode::NOT_IMPLEMENTED, "not_implemented", "This version does not have it yet"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not possible at the moment"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong here"),
@@ -169,6 +174,7 @@ struct Parts {
     extra: Map<String, Value>,
     retry_after: Option<Duration>,
     headers: Vec<(header::HeaderName, HeaderValue)>,
+    leaves_body: bool,
 }
 
 /// What handlers return.
@@ -184,6 +190,7 @@ impl Problem {
             extra: Map::new(),
             retry_after: None,
             headers: Vec::new(),
+            leaves_body: false,
         }))
     }
 
@@ -245,6 +252,12 @@ impl Problem {
     /// With `Retry-After`.
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.0.retry_after = Some(after);
+        self
+    }
+
+    /// What is still to come of the request is not worth reading, even if its client never sees this.
+    pub fn leaving_the_body(mut self) -> Self {
+        self.0.leaves_body = true;
         self
     }
 
@@ -311,6 +324,9 @@ impl IntoResponse for Problem {
         }
         for (name, value) in &self.0.headers {
             headers.insert(name.clone(), value.clone());
+        }
+        if self.0.leaves_body {
+            response.extensions_mut().insert(Unwanted);
         }
         response.extensions_mut().insert(self);
         response

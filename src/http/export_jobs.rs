@@ -277,6 +277,7 @@ impl From<ExportError> for Problem {
                 "the volume is too full for exports, which stop before entries are refused; nothing was kept",
                 60,
             ),
+            ExportError::Closed => super::access::unknown_tenant(),
             ExportError::Objects(error) => error.into(),
             ExportError::Damaged(_) => {
                 tracing::error!(%error, "an export job cannot be read");

@@ -3,6 +3,9 @@
 //! A request becomes one pack, whole, and is answered when the pack is durable. Until [`Producer::accept`] is called nothing
 //! has been kept, so a client that goes away earlier leaves no trace; after it, the pack is taken whole or not at all.
 //!
+//! The tenant's rates are asked before the body is read; its bytes are charged before it is parsed, its entries after. The quota
+//! is asked before the body too, and decides when the number of entries is known.
+//!
 //! [`Producer::accept`]: crate::queue::Producer::accept
 
 use super::{
@@ -20,7 +23,8 @@ use super::{
 };
 use crate::{
     auth::Principal,
-    catalog::Tenant,
+    catalog::{RateLimit, Tenant},
+    limits::{quota::Reservation, rates::Admission},
     model::{
         entry::StoredEntry,
         pack::{Pack, PackHeader},
@@ -49,6 +53,8 @@ const KEY_BYTES: usize = 256;
 pub struct Taken {
     /// The accepted entries; `None` when there are none.
     pub pack: Option<Pack>,
+    /// Room for it in the quota: keep it until the pack is durable.
+    pub room: Reservation,
     /// The ids in input order.
     pub ids: Vec<Option<Uuid>>,
     errors: Vec<ItemError>,
@@ -67,6 +73,7 @@ pub struct Job {
     log_levels: [bool; 4],
     keep_unknown_fields: bool,
     idempotency_key: Option<String>,
+    rate_limit: Option<RateLimit>,
     /// A dead letter that is replayed: the body corrects its entry, or is empty.
     replay: Option<Arc<Found>>,
     settings: HttpSettings,
@@ -93,10 +100,19 @@ pub async fn write(call: Call) -> Answer {
 
 /// Receives, decodes and parses a body.
 pub async fn take(app: &App, scope: &TenantScope, job: Job, headers: &HeaderMap, body: Body) -> Result<Taken, Problem> {
+    let room_for = |entries| app.limits.reserve(scope.tenant(), entries, || app.services.producer.counters(scope));
     app.services.producer.room(scope.tenant())?;
+    drop(room_for(1)?);
+    let announced = body::announced(headers).unwrap_or_default().min(job.settings.max_body_bytes);
+    let mut admission = app.limits.admit(scope.tenant(), job.rate_limit.as_ref(), announced as u64)?;
     let mut held = app.memory.hold(scope.tenant().clone());
     let bytes = body::receive(headers, body, &app.services.settings, &mut held).await?;
-    let taken = run(app, job, bytes, held).await?;
+    // If it cannot be decompressed, this is what it has cost.
+    admission.bytes(bytes.len() as u64);
+    let mut taken = run(app, job, admission, bytes, held).await?;
+    if let Some(pack) = &taken.pack {
+        taken.room = room_for(pack.len() as u64)?;
+    }
     app.count_rejected(scope.tenant(), taken.ids.iter().filter(|id| id.is_none()).count());
     Ok(taken)
 }
@@ -134,14 +150,14 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 
 /// Decodes, parses and packs: small bodies here, large ones and all that are compressed (a small one may become large) on the
 /// blocking pool, as many at once as there are cores.
-async fn run(app: &App, job: Job, bytes: Bytes, held: Held) -> Result<Taken, Problem> {
+async fn run(app: &App, job: Job, admission: Admission, bytes: Bytes, held: Held) -> Result<Taken, Problem> {
     if job.encoding == Encoding::Identity && bytes.len() <= job.settings.inline_bytes {
-        return job.run(bytes, held);
+        return job.run(admission, bytes, held);
     }
     let slot = app.parsing.clone().acquire_owned().await.map_err(|_closed| internal())?;
     let work = tokio::task::spawn_blocking(move || {
         let _slot = slot;
-        job.run(bytes, held)
+        job.run(admission, bytes, held)
     });
     work.await.unwrap_or_else(|error| {
         tracing::error!(%error, "parsing a body failed");
@@ -169,6 +185,7 @@ impl Job {
             log_levels: tenant.settings.log_levels.0,
             keep_unknown_fields: tenant.settings.keep_unknown_fields,
             idempotency_key: None,
+            rate_limit: tenant.settings.rate_limit,
             replay: None,
             settings: call.app.services.settings.clone(),
         })
@@ -179,8 +196,9 @@ impl Job {
         Self { replay: Some(letter), ..self }
     }
 
-    fn run(self, bytes: Bytes, mut held: Held) -> Result<Taken, Problem> {
+    fn run(self, mut admission: Admission, bytes: Bytes, mut held: Held) -> Result<Taken, Problem> {
         let bytes = body::decode(bytes, self.encoding, &self.settings, &mut held)?;
+        admission.bytes(bytes.len() as u64);
         let now = now_ms();
         let context = ParseContext {
             tenant: &self.tenant,
@@ -213,6 +231,7 @@ impl Job {
             }
         };
         drop(bytes);
+        admission.entries(parsed.ids.len() as u64);
         let header = PackHeader {
             pack_id: Uuid::now_v7(),
             tenant: self.tenant,
@@ -223,6 +242,7 @@ impl Job {
         };
         Ok(Taken {
             pack: parsed.builder.finish(header),
+            room: Reservation::none(),
             ids: parsed.ids,
             errors: parsed.errors,
             duplicates: parsed.duplicates,
@@ -253,11 +273,11 @@ async fn one(app: &App, scope: &TenantScope, taken: Taken, wait: bool) -> Answer
 }
 
 impl Taken {
-    /// The one entry of a body that holds one, or why it is not taken.
-    pub fn single(self) -> Result<(Pack, StoredEntry), Problem> {
+    /// The one entry of a body that holds one, with its room in the quota, or why it is not taken.
+    pub fn single(self) -> Result<(Pack, Reservation, StoredEntry), Problem> {
         let Some(pack) = self.pack else { return Err(refused(self.errors)) };
         let entry = first(&pack);
-        Ok((pack, entry))
+        Ok((pack, self.room, entry))
     }
 }
 
@@ -315,7 +335,13 @@ pub async fn created(app: &App, scope: &TenantScope, mut entry: StoredEntry, wai
 }
 
 async fn many(app: &App, taken: Taken, wait: bool, with_ids: bool) -> Answer {
-    let Taken { pack, ids, errors, duplicates } = taken;
+    let Taken {
+        pack,
+        ids,
+        errors,
+        duplicates,
+        room: _room,
+    } = taken;
     let accepted = ids.iter().flatten().count();
     let rejected = ids.len() - accepted;
     let Some(pack) = pack else {

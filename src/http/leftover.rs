@@ -3,7 +3,7 @@
 //! A request that is refused early leaves its body on the wire. hyper then closes the connection behind the answer without
 //! announcing it: a client that is still sending sees a reset in place of the answer, one that uses the connection again sees
 //! it fail. So the rest is read and thrown away first, inside a limit of bytes and time; beyond it the answer says
-//! `Connection: close`. HTTP/2 resets just the stream and needs none of this.
+//! `Connection: close`. Of requests in a flood ([`Unwanted`]) next to nothing is read. HTTP/2 resets just the stream and needs none of this.
 
 use axum::{
     body::{Body, Bytes, HttpBody},
@@ -24,8 +24,14 @@ use tokio::time::{Instant, timeout_at};
 
 /// So much is read for nothing: twice the largest body, so that one that is merely too large still gets its answer.
 const MOST: u64 = 32 << 20;
+/// Of what is unwanted: as much as has arrived with the head anyway.
+const LITTLE: u64 = 64 << 10;
 /// For so long.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// In the extensions of an answer: the rest of the request is not worth reading, even if the client never sees the answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Unwanted;
 
 type Home = Arc<Mutex<Option<Body>>>;
 
@@ -78,8 +84,9 @@ pub async fn clear(request: Request, next: Next) -> Response {
     };
     let mut response = next.run(request.map(lend)).await;
     let rest = home.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let most = if response.extensions().get::<Unwanted>().is_some() { LITTLE } else { MOST };
     if let Some(rest) = rest
-        && (asks || !read_out(rest).await)
+        && (asks || !read_out(rest, most).await)
     {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -87,13 +94,17 @@ pub async fn clear(request: Request, next: Next) -> Response {
 }
 
 /// Whether the end was reached.
-async fn read_out(mut body: Body) -> bool {
+async fn read_out(mut body: Body, most: u64) -> bool {
     let deadline = Instant::now() + PATIENCE;
-    let mut left = MOST;
+    let mut left = most;
     while body.size_hint().lower() <= left {
         match timeout_at(deadline, body.frame()).await {
             Ok(None) => return true,
-            Ok(Some(Ok(frame))) => left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len) as u64),
+            Ok(Some(Ok(frame))) => match left.checked_sub(frame.data_ref().map_or(0, Bytes::len) as u64) {
+                Some(less) => left = less,
+                // It did not announce that it is so long.
+                None => return false,
+            },
             Ok(Some(Err(_))) | Err(_) => return false,
         }
     }

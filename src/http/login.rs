@@ -24,7 +24,9 @@ pub async fn login(call: Call) -> Answer {
         expires_in: u64,
         tenant_id: &'a str,
     }
-    let from = Peer::of(&call.parts.extensions).0.ip();
+    let peer = Peer::of(&call.parts.extensions);
+    let app = call.app.clone();
+    let attempt = app.limits.login(peer)?;
     let logins = call.app.services.logins.clone();
     let mut fields = object(call, &["email", "password", "tenant_id"]).await?;
     let email = text(&mut fields, "email")?;
@@ -38,9 +40,13 @@ pub async fn login(call: Call) -> Answer {
         email: &email,
         password,
         tenant: tenant.as_deref(),
-        from,
+        from: peer.0.ip(),
     };
-    let done = logins.login(login).await?;
+    let done = logins.login(login).await;
+    if let Some(attempt) = attempt.filter(|_| !matches!(done, Err(LoginError::Wrong))) {
+        attempt.good();
+    }
+    let done = done?;
     let mut response = json_of(&Token {
         access_token: &done.token,
         token_type: "Bearer",

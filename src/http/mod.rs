@@ -28,6 +28,7 @@ mod keys;
 mod layers;
 mod leftover;
 mod letters;
+mod limited;
 mod login;
 mod memory;
 mod openapi;

@@ -76,7 +76,7 @@ fn tag(endpoint: &Endpoint) -> &'static str {
         Op::PostLog | Op::PostBulk | Op::Cleanup => "write",
         Op::ListLogs | Op::SearchLogs | Op::GetLog | Op::Stats | Op::Stream => "read",
         Op::Export | Op::ExportJson | Op::ExportCsv | Op::CreateExport | Op::GetExport | Op::EndExport | Op::DownloadExport => "export",
-        Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::Usage => "tenants",
+        Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::DeleteTenant | Op::Usage => "tenants",
         Op::ListKeys | Op::CreateKey | Op::RevokeKey | Op::ListUsers | Op::CreateUser | Op::RemoveUser | Op::Login => "credentials",
         Op::ListDeadLetters | Op::GetDeadLetter | Op::DeleteDeadLetter | Op::ReplayDeadLetter => "dead letters",
         Op::HealthReport | Op::HealthLive | Op::HealthReady => "health",
@@ -229,6 +229,7 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::ListTenants => json!({"200": of("The tenants", "TenantList")}),
         Op::CreateTenant => json!({"201": of("The tenant", "Tenant"), "409": problem()}),
         Op::GetTenant | Op::UpdateTenant => json!({"200": of("The tenant", "Tenant")}),
+        Op::DeleteTenant => json!({"202": of("It is deleted, and what it had goes in the background", "Deletion"), "404": problem()}),
         Op::Usage => json!({"200": of("The counters", "Usage")}),
         Op::ListKeys => json!({"200": of("The keys", "KeyList")}),
         Op::CreateKey => json!({"201": of("The key; `key` is shown here and never again", "Key"), "409": problem()}),
@@ -306,6 +307,7 @@ fn schemas() -> Value {
     let time = || json!({"type": "string", "format": "date-time"});
     let maybe_time = || json!({"type": ["string", "null"], "format": "date-time"});
     let uuid = || json!({"type": "string", "format": "uuid"});
+    let maybe_positive = || json!({"type": ["integer", "null"], "minimum": 1});
     let count = || json!({"type": "integer", "minimum": 0});
     let counts = || json!({"type": "object", "additionalProperties": {"type": "integer", "minimum": 0}});
     let object = || json!({"type": ["object", "null"], "additionalProperties": true});
@@ -330,7 +332,7 @@ fn schemas() -> Value {
         "before_state": object(), "after_state": object(), "metadata": object(),
         "tenant_id": {"type": ["string", "null"], "description": "Never trusted; another tenant than the credential's is an error"},
     });
-    json!({
+    let mut all = json!({
         "NewLogEntry": {
             "type": "object", "required": ["action", "resource_type", "resource_id"], "properties": new_entry,
         },
@@ -402,7 +404,9 @@ fn schemas() -> Value {
         }},
         "TenantSettings": {"type": "object", "properties": {
             "retention_days": count(), "log_levels": {"type": "array", "items": severity()}, "masking": {"type": "array", "items": {"type": "string"}},
-            "rate_limit": {"type": ["object", "null"]}, "keep_unknown_fields": {"type": "boolean"}, "audit_reads": {"type": "boolean"},
+            "rate_limit": {"type": ["object", "null"], "additionalProperties": false, "properties": {
+                "entries_per_second": maybe_positive(), "bytes_per_second": maybe_positive(), "burst": maybe_positive(),
+            }}, "keep_unknown_fields": {"type": "boolean"}, "audit_reads": {"type": "boolean"},
             "access_retention_days": count(),
         }},
         "NewTenant": {"type": "object", "required": ["tenant_id"], "properties": {
@@ -418,7 +422,12 @@ fn schemas() -> Value {
         "TenantList": list("Tenant"),
         "Usage": {"type": "object", "properties": {
             "accepted": count(), "stored": count(), "duplicate": count(), "dead_lettered": count(), "pending": {"type": ["integer", "null"]},
-            "erased": count(), "rejected": count(), "bytes": count(), "quota": {"type": ["integer", "null"]},
+            "erased": count(), "rejected": count(), "bytes": count(), "quota": {"type": ["object", "null"], "properties": {
+                "limit": {"type": ["integer", "null"]}, "used": count(), "rate": {"type": ["object", "null"], "properties": {
+                    "entries_per_second": maybe_positive(), "entries_burst": maybe_positive(),
+                    "bytes_per_second": maybe_positive(), "bytes_burst": maybe_positive(),
+                }},
+            }},
         }},
         "NewKey": {"type": "object", "required": ["name", "role"], "properties": {
             "name": text(200), "role": {"type": "string", "enum": ["writer", "viewer", "auditor", "admin"]}, "expires_at": maybe_time(),
@@ -462,7 +471,11 @@ fn schemas() -> Value {
             "type": {"type": "string"}, "title": {"type": "string"}, "status": {"type": "integer"}, "detail": {"type": "string"},
             "code": {"type": "string"}, "request_id": {"type": "string"}, "errors": {"type": "array", "items": schema("ItemError")},
         }},
-    })
+    });
+    all["Deletion"] = json!({"type": "object", "required": ["id", "tenant_id", "status", "requested_at"], "properties": {
+        "id": uuid(), "tenant_id": text(63), "status": {"type": "string", "enum": ["running"]}, "requested_at": time(),
+    }});
+    all
 }
 
 #[cfg(test)]

@@ -49,13 +49,14 @@ pub async fn replay(call: Call) -> Answer {
     let (app, who) = (call.app.clone(), call.who()?);
     let taken = ingest::take(&app, &scope, job, &call.parts.headers, call.body).await?;
     let ids = taken.ids.clone();
-    let (pack, entry) = taken.single()?;
+    let (pack, room, entry) = taken.single()?;
     let id = entry.entry().id();
     refuse_conflict(&app, &scope, &entry).await?;
     let work = {
         let (app, scope) = (app.clone(), scope.clone());
         async move {
             let decided = ingest::accept(&app, pack, &ids, wait).await?;
+            drop(room);
             app.services.dead_letters.remove_in_the_end(&scope, Found::clone(&found)).await;
             drop(in_hand);
             Ok::<_, Problem>(decided)

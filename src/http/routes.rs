@@ -69,6 +69,7 @@ pub enum Operation {
     CreateTenant,
     GetTenant,
     UpdateTenant,
+    DeleteTenant,
     Usage,
     ListKeys,
     CreateKey,
@@ -293,6 +294,8 @@ const CLEANUP: &[Param] = &[
     ),
 ];
 
+const CONFIRM: &[Param] = &[once("confirm", Form::Text, "The id of the tenant; needed")];
+
 const IDS: &[Param] = &[once("ids", Form::Flag, "`false` leaves the ids out of the answer")];
 
 const FEED: &[Param] = &[
@@ -478,6 +481,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         "Change a tenant's name and settings",
     ),
     end(
+        Delete,
+        "/tenants/{tenant}",
+        May(Action::DeleteTenant),
+        Op::DeleteTenant,
+        &[CONFIRM],
+        "Delete a tenant with everything that it has; nobody gets its id again",
+    ),
+    end(
         Get,
         "/tenants/{tenant}/usage",
         May(Action::ReadUsage),
@@ -577,7 +588,6 @@ pub const ENDPOINTS: &[Endpoint] = &[
     public("/docs/assets/{file}", Op::Asset, "Scripts and styles of the documentation pages"),
     // Of the contract, not of this version.
     later(Post, "/logs/index/bulk", May(Action::Erase), "rebuilding the search store"),
-    later(Delete, "/tenants/{tenant}", May(Action::DeleteTenant), "deleting a tenant"),
 ];
 
 #[cfg(test)]

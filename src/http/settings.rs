@@ -1,6 +1,7 @@
 //! Limits and times of the HTTP surface. Each has a default that fits one small machine; `config/default.toml` names the keys.
 
 use super::{origin::Origins, tls::Tls};
+use crate::limits::LimitSettings;
 use std::time::Duration;
 
 /// What the HTTP surface may use. Sizes in bytes.
@@ -22,6 +23,8 @@ pub struct HttpSettings {
     pub body_total: Duration,
     /// Bodies larger than this are decoded and parsed on the blocking pool, smaller ones on the reactor.
     pub inline_bytes: usize,
+    /// Rates, quotas, and tries of addresses.
+    pub limits: LimitSettings,
     /// Connections at once; further ones wait in the kernel's backlog.
     pub max_connections: usize,
     /// A connection must have sent the head of its (next) request within this time.
@@ -62,6 +65,7 @@ impl Default for HttpSettings {
             body_idle: Duration::from_secs(30),
             body_total: Duration::from_secs(300),
             inline_bytes: 256 << 10,
+            limits: LimitSettings::default(),
             max_connections: 4096,
             header_timeout: Duration::from_secs(30),
             write_stall: Duration::from_secs(60),

@@ -1,11 +1,11 @@
 //! What the handlers share.
 
-use super::{cursor::CursorKey, export::Exports, health::Health, memory::BodyMemory, server::Drain, settings::HttpSettings};
+use super::{cursor::CursorKey, export::Exports, health::Health, limited::Limits, memory::BodyMemory, server::Drain, settings::HttpSettings};
 use crate::{
     actors::broadcast::FeedHandle,
     auth::{jwt::Authenticator, login::Logins},
     catalog::Catalog,
-    lifecycle::{access_log::AccessLog, erasure::Eraser, export},
+    lifecycle::{access_log::AccessLog, deletion::Deletions, erasure::Eraser, export},
     model::tenant::TenantId,
     queue::Producer,
     sinks::{Authority, dead_letter::DeadLetters},
@@ -29,6 +29,8 @@ pub struct Services {
     pub catalog: Catalog,
     /// Erases.
     pub eraser: Eraser,
+    /// Deletes tenants.
+    pub deletions: Deletions,
     /// Writes down who reads and changes what.
     pub access_log: AccessLog,
     /// What could not be stored.
@@ -55,6 +57,8 @@ pub struct App {
     pub services: Services,
     /// The memory of request bodies.
     pub memory: Arc<BodyMemory>,
+    /// Rates, quotas, and tries of addresses.
+    pub limits: Limits,
     /// Large bodies that are decoded and parsed at once: as many as there are cores, the others wait holding their budget.
     pub parsing: Arc<Semaphore>,
     /// Sockets of the live feed that have not named a credential yet.
@@ -73,6 +77,7 @@ impl App {
         let settings = &services.settings;
         Arc::new(Self {
             memory: BodyMemory::new(settings.body_memory_bytes, settings.body_memory_tenant_bytes),
+            limits: Limits::new(&settings.limits),
             parsing: Arc::new(Semaphore::new(available_parallelism().map_or(2, usize::from))),
             strangers: Arc::new(Semaphore::new(settings.feed_unauthenticated)),
             exports: Exports::new(settings),
@@ -88,6 +93,11 @@ impl App {
             metrics().entries(Outcome::Rejected, entries as u64);
             *self.rejected.entry(tenant.clone()).or_default() += entries as u64;
         }
+    }
+
+    /// The tenant is deleted.
+    pub fn forget(&self, tenant: &TenantId) {
+        self.rejected.remove(tenant);
     }
 
     /// How many entries of the tenant were rejected since the start.

@@ -1,10 +1,11 @@
-//! Tenants: list, create, get, update, usage.
+//! Tenants: list, create, get, update, delete, usage.
 
 use super::{
     access,
     dispatch::{Call, json_of},
     error::{Answer, Problem},
     fields::{invalid, object},
+    limited::Quota,
     recording,
     routes::BASE,
 };
@@ -18,6 +19,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// A list with its length, as every short list of the contract.
 #[derive(Serialize)]
@@ -106,6 +108,39 @@ impl<'a> Shown<'a> {
     }
 }
 
+/// `DELETE /tenants/{id}`: 202 with the job. The tenant is unknown from then on; what it had goes in the background.
+pub async fn delete(call: Call) -> Answer {
+    #[derive(Serialize)]
+    struct Deletion {
+        id: Uuid,
+        tenant_id: TenantId,
+        status: &'static str,
+        requested_at: String,
+    }
+    let (caller, action) = call.caller()?;
+    let (scope, _) = access::named_tenant(&call.app, caller, action, &call.id)?;
+    if call.query.get("confirm") != Some(scope.tenant().as_str()) {
+        let (code, message) = match call.query.get("confirm") {
+            None => (
+                "required",
+                "this deletes everything that the tenant has, for ever; to do that, add `confirm` with its id",
+            ),
+            Some(_) => ("invalid_value", "`confirm` is the id of the tenant that is to be deleted"),
+        };
+        return Err(Problem::parameter("confirm", code, message));
+    }
+    let retired = call.app.services.deletions.delete(scope.tenant()).await?;
+    call.app.forget(scope.tenant());
+    let mut response = json_of(&Deletion {
+        id: retired.job,
+        tenant_id: retired.tenant_id,
+        status: "running",
+        requested_at: retired.requested_at,
+    });
+    *response.status_mut() = StatusCode::ACCEPTED;
+    Ok(response)
+}
+
 /// `GET /tenants/{id}/usage`.
 pub fn usage(call: &Call) -> Answer {
     #[derive(Serialize)]
@@ -118,10 +153,10 @@ pub fn usage(call: &Call) -> Answer {
         erased: u64,
         rejected: u64,
         bytes: u64,
-        quota: Option<u64>,
+        quota: Option<Quota>,
     }
     let (caller, action) = call.caller()?;
-    let (scope, _) = access::named_tenant(&call.app, caller, action, &call.id)?;
+    let (scope, tenant) = access::named_tenant(&call.app, caller, action, &call.id)?;
     let counters = call.app.services.producer.counters(&scope);
     Ok(json_of(&Usage {
         accepted: counters.accepted,
@@ -132,7 +167,7 @@ pub fn usage(call: &Call) -> Answer {
         erased: counters.erased,
         rejected: call.app.rejected(scope.tenant()),
         bytes: counters.bytes,
-        quota: None,
+        quota: call.app.limits.quota(&tenant, &counters),
     }))
 }
 

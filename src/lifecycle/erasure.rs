@@ -60,6 +60,8 @@ impl From<Ended> for EraseError {
 pub trait Orders: Send + Sync + 'static {
     /// Seals an erasure; resolves when the store hides the rows.
     fn erase(&self, tenant: TenantId, kind: ErasureKind, cutoff: i64, job: Uuid) -> BoxFuture<'static, Result<(), Ended>>;
+    /// Retires the tenant and erases all of its rows, in one seal; resolves when the store hides them.
+    fn retire(&self, tenant: TenantId, job: Uuid) -> BoxFuture<'static, Result<(), Ended>>;
     /// Seals the result of the tenant's first pending erasure; resolves when it is counted.
     fn removed(&self, tenant: TenantId, job: Uuid, rows: u64) -> BoxFuture<'static, Result<(), Ended>>;
 }
@@ -67,6 +69,10 @@ pub trait Orders: Send + Sync + 'static {
 impl Orders for SequencerHandle {
     fn erase(&self, tenant: TenantId, kind: ErasureKind, cutoff: i64, job: Uuid) -> BoxFuture<'static, Result<(), Ended>> {
         Self::erase(self, tenant, kind, cutoff, job)
+    }
+
+    fn retire(&self, tenant: TenantId, job: Uuid) -> BoxFuture<'static, Result<(), Ended>> {
+        Self::retire(self, tenant, job)
     }
 
     fn removed(&self, tenant: TenantId, job: Uuid, rows: u64) -> BoxFuture<'static, Result<(), Ended>> {
@@ -104,6 +110,14 @@ impl Line {
             room: Arc::new(Semaphore::new(UNDER_WAY)),
         })
     }
+
+    /// The ticket of an erasure that `order` seals.
+    async fn sealed(&self, order: BoxFuture<'static, Result<(), Ended>>) -> Result<u64, EraseError> {
+        let mut next = self.next.lock().await;
+        order.await?;
+        *next += 1;
+        Ok(*next - 1)
+    }
 }
 
 impl Eraser {
@@ -133,7 +147,7 @@ impl Eraser {
     /// Erases the tenant's rows whose time is before `cutoff` (milliseconds), up to its head. Resolves when they are hidden
     /// for good; how many they were comes by what it returns. Once polled, dropping either ends nothing but the waiting.
     pub async fn erase(&self, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> Result<Counting, EraseError> {
-        let line = self.0.lines().entry(scope.tenant().clone()).or_insert_with(|| Line::new(0)).clone();
+        let line = self.0.line(scope);
         let room = line.room.clone().try_acquire_owned().map_err(|_| EraseError::Busy)?;
         let (inner, scope) = (self.0.clone(), scope.clone());
         let (hidden, is_hidden) = oneshot::channel();
@@ -145,6 +159,19 @@ impl Eraser {
         });
         is_hidden.await.map_err(|_| EraseError::Stopping)?;
         Ok(Counting(counted))
+    }
+
+    /// Retires the tenant: its packs are refused from here on, for ever, and all of its rows are erased. Resolves when everything
+    /// that was ever erased of it is counted; how many rows this call removed. Called again, also after a restart, it only waits
+    /// for that. Once polled, dropping it ends nothing but the waiting.
+    pub async fn retire(&self, scope: &TenantScope) -> Result<u64, EraseError> {
+        let (inner, line, scope) = (self.0.clone(), self.0.line(scope), scope.clone());
+        let retired = self.spawn(async move {
+            let (tenant, job) = (scope.tenant().clone(), Uuid::new_v4());
+            let ticket = line.sealed(inner.orders.retire(tenant, job)).await?;
+            inner.settle(&line, ticket, &scope, ErasureKind::Retention, job).await
+        });
+        Counting(retired).rows().await
     }
 
     /// Runs `work` until it is done or [`Eraser::stop`].
@@ -184,13 +211,15 @@ impl Inner {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner) // changed by single insertions
     }
 
+    fn line(&self, scope: &TenantScope) -> Arc<Line> {
+        self.lines().entry(scope.tenant().clone()).or_insert_with(|| Line::new(0)).clone()
+    }
+
     /// Seals an erasure; its ticket and its name.
     async fn seal(&self, line: &Line, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> Result<(u64, Uuid), EraseError> {
         let job = Uuid::new_v4();
-        let mut next = line.next.lock().await;
-        self.orders.erase(scope.tenant().clone(), kind, cutoff, job).await?;
-        *next += 1;
-        Ok((*next - 1, job))
+        let ticket = line.sealed(self.orders.erase(scope.tenant().clone(), kind, cutoff, job)).await?;
+        Ok((ticket, job))
     }
 
     /// Counts a sealed erasure when it is its turn, and seals the number.

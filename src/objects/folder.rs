@@ -81,12 +81,15 @@ impl Objects for FolderObjects {
         self.blocking(move |inner| inner.locked(&key, |path| inner.delete(path)))
     }
 
+    fn clear(&self, folder: &str) -> BoxFuture<'static, Result<(), ObjectError>> {
+        let folder = folder.to_owned();
+        self.blocking(move |inner| inner.clear(&checked(folder)?))
+    }
+
     fn list(&self, folder: &str) -> BoxFuture<'static, Result<Vec<Key>, ObjectError>> {
         let folder = folder.to_owned();
         self.blocking(move |inner| {
-            if !folder.split('/').all(is_folder) {
-                return Err(ObjectError::InvalidKey(folder));
-            }
+            let folder = checked(folder)?;
             let mut keys = Vec::new();
             inner.list(&folder, &mut keys)?;
             keys.sort_unstable();
@@ -167,6 +170,25 @@ impl Inner {
         }
     }
 
+    fn clear(&self, folder: &str) -> Result<(), ObjectError> {
+        let path = self.root.join(folder);
+        if !self.settle(&path)? {
+            return Ok(());
+        }
+        for name in self.fs.list(&path).map_err(|e| failed(&e))? {
+            let below = format!("{folder}/{name}");
+            if is_folder(&name) {
+                self.clear(&below)?;
+            } else if Key::parse(below.strip_suffix(".tmp").unwrap_or(&below)).is_ok() {
+                match self.fs.remove(&path.join(&name)) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(failed(&e)),
+                    _ => {}
+                }
+            } // else: a stranger's file
+        }
+        self.fs.sync_dir(&path).map_err(|e| self.doubt(&path, &e))
+    }
+
     fn list(&self, folder: &str, keys: &mut Vec<Key>) -> Result<(), ObjectError> {
         let path = self.root.join(folder);
         if !self.settle(&path)? {
@@ -217,6 +239,14 @@ impl Inner {
     fn doubt(&self, folder: &Path, error: &io::Error) -> ObjectError {
         self.synced.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
         failed(error)
+    }
+}
+
+fn checked(folder: String) -> Result<String, ObjectError> {
+    if folder.split('/').all(is_folder) {
+        Ok(folder)
+    } else {
+        Err(ObjectError::InvalidKey(folder))
     }
 }
 
@@ -319,6 +349,25 @@ mod tests {
             let got = objects.get_range(&key, range.clone()).await.expect("read").expect("there");
             assert_eq!(got, want, "{range:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_cleared_folder_holds_nothing_and_stays_so() {
+        let fs = SimFs::new();
+        let objects = open(&fs);
+        for name in ["x/a/1.json", "x/a/b/2.part", "x/ab/3.json", "x/4.json"] {
+            objects.put(&key(name), "1".into(), Precondition::Any).await.expect("written");
+        }
+        let left = Path::new(ROOT).join("x/a/5.json.tmp");
+        fs::write_atomic(&fs, &left.with_extension(""), b"cut short").expect("written");
+        fs.rename(&left.with_extension(""), &left).expect("renamed");
+        objects.clear("x/a").await.expect("cleared");
+        objects.clear("x/a").await.expect("again");
+        objects.clear("y").await.expect("what is not there is fine");
+        assert!(matches!(objects.clear("../x").await, Err(ObjectError::InvalidKey(_))));
+        assert!(!fs.paths().contains(&left), "with what a write left");
+        let after = open(&fs.crash(0, CrashMode::Lose));
+        assert_eq!(after.list("x").await.expect("listed"), [key("x/4.json"), key("x/ab/3.json")]);
     }
 
     #[tokio::test]

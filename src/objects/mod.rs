@@ -109,6 +109,9 @@ pub trait Objects: Send + Sync + 'static {
     /// Deletes the object, with what a write of it left that was cut short; one that is not there is fine. Durable when it
     /// returns.
     fn delete(&self, key: &Key) -> BoxFuture<'static, Result<(), ObjectError>>;
+    /// Deletes every object in this folder (without a `/` at its end) and the folders below it, with what writes left that were
+    /// cut short; none there is fine. What is written there meanwhile may stay. Durable when it returns.
+    fn clear(&self, folder: &str) -> BoxFuture<'static, Result<(), ObjectError>>;
     /// The names of all objects in this folder (without a `/` at its end) and the folders below it, sorted.
     fn list(&self, folder: &str) -> BoxFuture<'static, Result<Vec<Key>, ObjectError>>;
 }

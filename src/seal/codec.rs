@@ -1,11 +1,11 @@
 //! The bytes of a seal.
 //!
-//! # Seal, versions 1 and 2 (fixed integers little endian; `v` is a LEB128 varint of at most 64 bits, in its shortest form)
+//! # Seal, versions 1 to 3 (fixed integers little endian; `v` is a LEB128 varint of at most 64 bits, in its shortest form)
 //!
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 4 | magic `SLSE` |
-//! | 4 | 2 | version: 1, or 2 if it erases or has results of erasures |
+//! | 4 | 2 | version: 1; 2 if it erases or has results of erasures; 3 if it retires tenants |
 //! | 6 | 2 | flags: bit 0 chain break; the others 0 |
 //! | 8 | 4 | length of the whole seal in bytes, the checksum included |
 //! | 12 | 8 | n |
@@ -26,7 +26,7 @@
 //! | | v | number of its first new entry, 0 when none is new |
 //! | | v | number of entries, at least 1 |
 //! | | ⌈entries / 4⌉ | 2 bits per entry, the first in the lowest bits: 0 new, 1 duplicate, 2 conflict, 3 refused; unused bits 0 |
-//! | | | in version 2 only: |
+//! | | | in versions 2 and 3 only: |
 //! | … | v | number of erasures, then each of them: |
 //! | | v | index of its tenant |
 //! | | 16 | job |
@@ -37,10 +37,13 @@
 //! | | v | index of its tenant |
 //! | | 16 | job |
 //! | | v | rows |
+//! | | | in version 3 only: |
+//! | … | v | number of retired tenants, at least 1, then each of them: |
+//! | | v | index of the tenant, larger than the one before it |
 //! | end − 4 | 4 | CRC32C of everything before it; this is the CRC that the next seal names |
 //!
-//! A seal without erasures and results is written as version 1, so that builds which know no erasures can read logs without
-//! any. There is one encoding of a seal: what [`decode`] takes, [`encode`] gives back byte by byte. [`decode`] never panics
+//! A seal is written in the lowest version that can say it, so that builds which know no erasures, or no retired tenants,
+//! can read logs without any, and refuse what they would not obey. There is one encoding of a seal: what [`decode`] takes, [`encode`] gives back byte by byte. [`decode`] never panics
 //! and never allocates more than a small multiple of its input.
 
 use super::{
@@ -54,6 +57,7 @@ use uuid::Uuid;
 const MAGIC: &[u8; 4] = b"SLSE";
 const VERSION: u16 = 1;
 const VERSION_ERASING: u16 = 2;
+const VERSION_RETIRING: u16 = 3;
 const HEADER_LEN: usize = 48;
 const FLAG_CHAIN_BREAK: u16 = 1;
 
@@ -87,8 +91,14 @@ pub fn encode(seal: &Seal) -> Vec<u8> {
     let entries: usize = seal.packs.iter().map(|p| p.decisions.len()).sum();
     let mut out = Vec::with_capacity(HEADER_LEN + 64 * seal.tenants.len() + 40 * seal.packs.len() + entries / 4 + 8);
     out.extend_from_slice(MAGIC);
-    let erasing = !seal.erasures.is_empty() || !seal.removed.is_empty();
-    out.extend_from_slice(&(if erasing { VERSION_ERASING } else { VERSION }).to_le_bytes());
+    let version = if !seal.retired.is_empty() {
+        VERSION_RETIRING
+    } else if !seal.erasures.is_empty() || !seal.removed.is_empty() {
+        VERSION_ERASING
+    } else {
+        VERSION
+    };
+    out.extend_from_slice(&version.to_le_bytes());
     out.extend_from_slice(&(if seal.chain_break { FLAG_CHAIN_BREAK } else { 0 }).to_le_bytes());
     out.extend_from_slice(&[0; 4]); // the length, below
     out.extend_from_slice(&seal.n.to_le_bytes());
@@ -127,8 +137,14 @@ pub fn encode(seal: &Seal) -> Vec<u8> {
                 .map(|four| four.iter().enumerate().fold(0, |byte, (i, d)| byte | (*d as u8) << (2 * i))),
         );
     }
-    if erasing {
+    if version >= VERSION_ERASING {
         put_erasing(&mut out, seal);
+    }
+    if version >= VERSION_RETIRING {
+        put(&mut out, seal.retired.len() as u64);
+        for tenant in &seal.retired {
+            put(&mut out, u64::from(*tenant));
+        }
     }
     let len = (out.len() + 4) as u32;
     out[8..12].copy_from_slice(&len.to_le_bytes());
@@ -174,7 +190,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Seal, u32), SealError> {
     let (body, checksum) = bytes.split_at(found - 4);
     let mut from = Reader(&body[4..]);
     let version = u16::from_le_bytes(from.array()?);
-    if version != VERSION && version != VERSION_ERASING {
+    if !(VERSION..=VERSION_RETIRING).contains(&version) {
         return Err(SealError::Version(version));
     }
     let flags = u16::from_le_bytes(from.array()?);
@@ -199,19 +215,29 @@ pub fn decode(bytes: &[u8]) -> Result<(Seal, u32), SealError> {
         packs: from.many(22, read_pack)?,
         erasures: Vec::new(),
         removed: Vec::new(),
+        retired: Vec::new(),
     };
-    if version == VERSION_ERASING {
+    if version >= VERSION_ERASING {
         seal.erasures = from.many(27, read_erasure)?;
         seal.removed = from.many(18, read_removed)?;
-        if seal.erasures.is_empty() && seal.removed.is_empty() {
-            return Err(SealError::Malformed("it erases nothing"));
-        }
+    }
+    if version >= VERSION_RETIRING {
+        seal.retired = from.many(1, Reader::varint32)?;
+    }
+    let says_something = match version {
+        VERSION => true,
+        VERSION_ERASING => !seal.erasures.is_empty() || !seal.removed.is_empty(),
+        _ => !seal.retired.is_empty() && seal.retired.is_sorted_by(|a, b| a < b),
+    };
+    if !says_something {
+        return Err(SealError::Malformed("it erases or retires nothing, or not in order"));
     }
     if !from.0.is_empty() {
         return Err(SealError::Malformed("something follows its end"));
     }
     let packs = seal.packs.iter().map(|p| p.tenant);
-    let named = packs.chain(seal.erasures.iter().map(|e| e.tenant)).chain(seal.removed.iter().map(|r| r.tenant));
+    let erased = seal.erasures.iter().map(|e| e.tenant).chain(seal.removed.iter().map(|r| r.tenant));
+    let named = packs.chain(erased).chain(seal.retired.iter().copied());
     if seal.n == 0 || named.max().is_some_and(|tenant| tenant as usize >= seal.tenants.len()) {
         return Err(SealError::Malformed("a number is out of range"));
     }
@@ -405,6 +431,7 @@ mod tests {
             }],
             erasures: vec![],
             removed: vec![],
+            retired: vec![],
         }
     }
 
@@ -423,6 +450,13 @@ mod tests {
         }
     }
 
+    fn retiring() -> Seal {
+        Seal {
+            retired: vec![0, 1],
+            ..erasing()
+        }
+    }
+
     #[test]
     fn a_seal_reads_back_as_written() {
         let without_packs = Seal { packs: vec![], ..erasing() };
@@ -430,7 +464,8 @@ mod tests {
             erasures: vec![],
             ..without_packs.clone()
         };
-        for seal in [sample(), erasing(), without_packs, result_only] {
+        let retiring_only = Seal { retired: vec![1], ..sample() };
+        for seal in [sample(), erasing(), retiring(), without_packs, result_only, retiring_only] {
             let bytes = encode(&seal);
             assert_eq!(decode(&bytes), Ok((seal, crc_of(&bytes))));
         }
@@ -438,7 +473,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
-        for good in [encode(&sample()), encode(&erasing())] {
+        for good in [encode(&sample()), encode(&erasing()), encode(&retiring())] {
             for at in 0..good.len() {
                 for bit in 0..8 {
                     let mut bad = good.clone();
@@ -469,6 +504,49 @@ mod tests {
         assert_eq!(added[19..27], (-2i64).to_le_bytes());
         assert_eq!(added[27..31], [0xac, 2, 1, 0], "its head, one result, of the first tenant");
         assert_eq!(added[46..], [8, 0x80, 0x80, 0x80, 0x80, 0x20]);
+
+        let retiring = encode(&retiring());
+        assert_eq!(retiring[4], 3);
+        assert_eq!(retiring[48..erasing.len() - 4], erasing[48..erasing.len() - 4], "the same up to the results");
+        assert_eq!(retiring[erasing.len() - 4..retiring.len() - 4], [2, 0, 1], "two tenants, by their indexes");
+    }
+
+    #[test]
+    fn a_list_of_retired_tenants_has_one_form() {
+        let plain = encode(&retiring());
+        for (list, good) in [
+            (&[2, 0, 1][..], true),
+            (&[1, 1], true),
+            (&[0], false),
+            (&[2, 1, 0], false),
+            (&[2, 1, 1], false),
+            (&[1, 2], false),
+        ] {
+            let mut bytes = plain[..plain.len() - 7].to_vec();
+            bytes.extend_from_slice(list);
+            let len = (bytes.len() + 4) as u32;
+            bytes[8..12].copy_from_slice(&len.to_le_bytes());
+            let crc = crc32c::crc32c(&bytes);
+            bytes.extend_from_slice(&crc.to_le_bytes());
+            assert_eq!(decode(&bytes).is_ok(), good, "{list:?}");
+        }
+    }
+
+    /// A seal that was written before tenants could be retired.
+    #[test]
+    fn a_log_of_version_2_is_read() {
+        const WRITTEN: &[u8] = &[
+            0x53, 0x4c, 0x53, 0x45, 0x02, 0x00, 0x01, 0x00, 0xbe, 0x00, 0x00, 0x00, 0x07, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xef, 0xbe, 0xad, 0xde,
+            0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0xfd, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+            0x02, 0x04, 0x61, 0x63, 0x6d, 0x65, 0x80, 0x80, 0x80, 0x01, 0x01, 0x06, 0xfa, 0xff, 0x3f, 0x02, 0x01, 0xac, 0x02, 0xaf, 0x02, 0x80, 0x80, 0x80,
+            0x80, 0x80, 0x20, 0x01, 0x62, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01, 0x00, 0x02, 0x01, 0xac, 0x02, 0xaf, 0x02, 0x80, 0x80,
+            0x80, 0x80, 0x80, 0x20, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x01, 0x02, 0x01,
+            0x80, 0x20, 0xac, 0x02, 0xff, 0xff, 0xff, 0xff, 0x0f, 0x02, 0x09, 0x05, 0x78, 0x00, 0x01, 0x01, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+            0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x07, 0x02, 0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xac, 0x02, 0x01, 0x00, 0x00, 0x00, 0x00,
+            0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x08, 0x80, 0x80, 0x80, 0x80, 0x20, 0x9b, 0xf6, 0xac, 0x14,
+        ];
+        let (seal, _) = decode(WRITTEN).expect("a seal");
+        assert_eq!((&seal, encode(&seal)), (&erasing(), WRITTEN.to_vec()), "and written as it was");
     }
 
     /// Seals that were written before there were erasures.
@@ -496,8 +574,8 @@ mod tests {
     proptest! {
         /// Bytes with a good checksum but arbitrary contents: an error or a seal with this very encoding, never a panic.
         #[test]
-        fn arbitrary_contents_never_panic_and_have_one_encoding(edits in prop::collection::vec((12usize..260, any::<u8>()), 0..6), cut in 0usize..60, erases: bool) {
-            let mut bytes = encode(&if erases { erasing() } else { sample() });
+        fn arbitrary_contents_never_panic_and_have_one_encoding(edits in prop::collection::vec((12usize..270, any::<u8>()), 0..6), cut in 0usize..60, kind in 0usize..3) {
+            let mut bytes = encode(&[sample(), erasing(), retiring()][kind]);
             bytes.truncate(bytes.len() - 4 - cut.min(bytes.len() - 60));
             for (at, value) in edits {
                 if let Some(byte) = bytes.get_mut(at) {

@@ -119,6 +119,16 @@ pub struct Seal {
     pub erasures: Vec<SealErasure>,
     /// What erasures of earlier seals have removed.
     pub removed: Vec<SealRemoved>,
+    /// Indexes into [`Seal::tenants`], ascending: whose packs are refused from the next seal on, for ever. Each of them has an
+    /// erasure in the same seal that takes all its rows.
+    pub retired: Vec<u32>,
+}
+
+impl Seal {
+    /// The tenants that it retires.
+    pub fn retires(&self) -> impl Iterator<Item = &TenantId> {
+        self.retired.iter().map(|index| &self.tenants[*index as usize].tenant)
+    }
 }
 
 /// A durable seal as it was found in the log.

@@ -1,11 +1,14 @@
-//! What a sequence of seals adds up to: heads, counters and erasures. The sequencer keeps it, recovery rebuilds it from the log, and
+//! What a sequence of seals adds up to: heads, counters, erasures and who is retired. The sequencer keeps it, recovery rebuilds it from the log, and
 //! the store's manifest carries it as the checkpoint. It changes by seals only and is never read from rows, so that
 //! deletion cannot lower a head.
 
 use super::{Seal, erasure::Erasures};
 use crate::model::tenant::TenantId;
 use serde::{Deserialize, Serialize};
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 /// The state of one tenant. All counters are cumulative.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +42,8 @@ pub struct SealState {
     pub tenants: HashMap<TenantId, TenantState>,
     /// What is erased, of every tenant of which something is.
     pub erasures: HashMap<TenantId, Arc<Erasures>>,
+    /// Tenants that were deleted: no later pack of theirs gets a number. Only ever grows.
+    pub retired: HashSet<TenantId>,
 }
 
 /// A seal does not follow the one before it: one may be lost.
@@ -83,6 +88,7 @@ impl SealState {
             let tenant = &seal.tenants[made.tenant as usize].tenant;
             Arc::make_mut(self.erasures.entry(tenant.clone()).or_default()).add(&made.erasure);
         }
+        self.retired.extend(seal.retires().cloned());
         for result in &seal.removed {
             let tenant = &seal.tenants[result.tenant as usize].tenant;
             let settled = self.erasures.get_mut(tenant).is_some_and(|all| Arc::make_mut(all).settle(result.job));
@@ -133,6 +139,7 @@ mod tests {
             packs: vec![],
             erasures: vec![],
             removed: vec![],
+            retired: vec![],
         }
     }
 
@@ -192,6 +199,20 @@ mod tests {
                 .is_some_and(|all| all.pending().is_empty() && all.settled_covers(9, 99, 7))
         );
         assert!(state.erasures_of(&TenantId::parse("b").expect("a tenant")).is_none());
+    }
+
+    #[test]
+    fn a_tenant_is_retired_by_its_seal_and_stays_so() {
+        let (mut state, a) = (SealState::default(), TenantId::parse("a").expect("a tenant"));
+        state.fold(&seal(1, 0, false, 7), 1);
+        assert!(state.retired.is_empty());
+        let retiring = Seal {
+            retired: vec![0],
+            ..seal(2, 1, false, 7)
+        };
+        state.fold(&retiring, 2);
+        state.fold(&seal(3, 2, false, 7), 3);
+        assert!(state.retired.contains(&a) && state.retired.len() == 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! `submit` renders and queues; one task writes, in order, and tries again for ever with back-off. The queue is bounded in
 //! bytes; at the bound the submitter waits. What is queued can be read already. Letters that were replayed or deleted, or are
-//! older than the tenant keeps them, go by `removal`.
+//! older than the tenant keeps them, go by `removal`; tenants that were deleted have none (`retired`).
 //!
 //! # Object `deadletters/<tenant>/<name>.json`, format 2
 //!
@@ -21,6 +21,8 @@
 mod letter;
 mod name;
 mod removal;
+mod retired;
+mod shelf;
 
 pub use letter::{DeadLetter, Reason};
 pub use name::LetterFilter;
@@ -37,8 +39,9 @@ use bytes::Bytes;
 use letter::{letter_of, stamp, time_of};
 use name::{Bundle, FOLDER, Place};
 use serde::{Deserialize, Serialize};
+use shelf::{Bundles, Shelves};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -95,6 +98,9 @@ struct Shared {
     room: Condvar,
     work: Notify,
     settled: watch::Sender<u64>,
+    shelves: Shelves,
+    /// Tenants whose letters are not written: see `retired`.
+    forgotten: Mutex<HashSet<TenantId>>,
     capacity: usize,
 }
 
@@ -146,6 +152,8 @@ impl DeadLetters {
             room: Condvar::new(),
             work: Notify::new(),
             settled: watch::Sender::new(settled),
+            shelves: Shelves::default(),
+            forgotten: Mutex::default(),
             capacity,
         });
         let task = tokio::spawn(write_all(shared.clone())).abort_handle();
@@ -156,7 +164,8 @@ impl DeadLetters {
     /// must not be called from async code. After [`DeadLetters::close`] it does nothing.
     pub fn submit(&self, seal: &Arc<DecidedSeal>) {
         let shared = &self.0.shared;
-        let objects = objects_of(seal);
+        let mut objects = objects_of(seal);
+        shared.leave_out(seal, &mut objects);
         let bytes = objects.iter().map(|o| o.bytes.len()).sum::<usize>();
         let full = |queue: &mut Queue| !queue.closed && queue.bytes > 0 && queue.bytes + bytes > shared.capacity;
         let mut queue = shared.room.wait_while(shared.lock(), full).unwrap_or_else(PoisonError::into_inner);
@@ -168,11 +177,16 @@ impl DeadLetters {
             Some(last) if objects.is_empty() => last.settles = seal.seal.n,
             _ => {
                 queue.bytes += bytes;
+                let names: Vec<_> = objects.iter().map(|object| (object.tenant.clone(), object.key.clone())).collect();
                 queue.jobs.push_back(Job {
                     settles: seal.seal.n,
                     bytes,
                     objects: objects.into(),
                 });
+                drop(queue);
+                for (tenant, key) in names {
+                    shared.shelves.add(&tenant, key);
+                }
                 shared.work.notify_one();
             }
         }
@@ -201,27 +215,19 @@ impl DeadLetters {
     /// One page of the tenant's letters that match, sorted by id, with those that are not written yet. Reads no more objects than the
     /// page has letters, unless it is asked for entries by id, which a few bits of each stand for in the names.
     pub async fn list(&self, scope: &TenantScope, filter: &LetterFilter, skip: u64, limit: usize) -> Result<DeadLetterPage, ObjectError> {
-        let mut bundles = self.bundles(scope).await?;
-        bundles.retain(|bundle| filter.reaches(bundle.place));
         let mut page = DeadLetterPage::default();
-        for moment in bundles.chunk_by(|a, b| a.place.sealed_at == b.place.sealed_at) {
-            let known = moment.iter().map(|bundle| bundle.matching(filter)).sum::<Option<u64>>();
+        for moment in self.ask(scope, |bundles| moments(bundles, filter, skip, limit)).await? {
+            let Moment { bundles, known } = moment;
             let room = limit - page.data.len();
-            let letters = match known {
-                Some(letters) if room == 0 || page.total + letters <= skip => letters,
-                _ => {
-                    let mut all = self.read(scope, moment).await?;
-                    all.retain(|found| filter.matches(&found.letter));
-                    let from = skip.saturating_sub(page.total);
-                    let letters = all.len() as u64;
-                    page.data.extend(
-                        all.into_iter()
-                            .skip(usize::try_from(from).unwrap_or(usize::MAX))
-                            .take(room)
-                            .map(|found| found.letter),
-                    );
-                    letters
-                }
+            let letters = if bundles.is_empty() {
+                known
+            } else {
+                let mut all = self.read(scope, &bundles).await?;
+                all.retain(|found| filter.matches(&found.letter));
+                let from = usize::try_from(skip.saturating_sub(page.total)).unwrap_or(usize::MAX);
+                let letters = all.len() as u64;
+                page.data.extend(all.into_iter().skip(from).take(room).map(|found| found.letter));
+                letters
             };
             page.total += letters;
         }
@@ -231,17 +237,23 @@ impl DeadLetters {
     /// One letter of a tenant.
     pub async fn find(&self, scope: &TenantScope, id: Uuid) -> Result<Option<Found>, ObjectError> {
         let sealed_at = time_of(id);
-        let mut bundles = self.bundles(scope).await?;
-        bundles.retain(|bundle| bundle.place.sealed_at == sealed_at);
+        let of_that_time = Place { sealed_at, n: 0 }..=Place { sealed_at, n: u64::MAX };
+        let bundles: Vec<Bundle> = self
+            .ask(scope, |bundles| bundles.range(of_that_time).map(|(_, bundle)| bundle.clone()).collect())
+            .await?;
         Ok(self.read(scope, &bundles).await?.into_iter().find(|found| found.letter.id == id))
     }
 
-    /// What the names of the tenant's objects say, written or waiting, in order.
-    async fn bundles(&self, scope: &TenantScope) -> Result<Vec<Bundle>, ObjectError> {
-        // Those that wait are looked at first: what is written meanwhile is then seen twice, not never.
-        let mut keys: Vec<Key> = self.0.shared.waiting(scope).map_keys();
-        keys.extend(self.0.shared.objects.list(&format!("{FOLDER}/{}", scope.tenant().folder())).await?);
-        Ok(Bundle::group(keys))
+    /// What `ask` says of the tenant's bundles, written or waiting.
+    async fn ask<T>(&self, scope: &TenantScope, ask: impl FnOnce(&Bundles) -> T) -> Result<T, ObjectError> {
+        let shared = &self.0.shared;
+        let list = || async {
+            // Those that wait are looked at first: what is written meanwhile is then seen twice, not never.
+            let mut keys: Vec<Key> = shared.waiting(scope).map_keys();
+            keys.extend(shared.objects.list(&format!("{FOLDER}/{}", scope.tenant().folder())).await?);
+            Ok(keys)
+        };
+        shared.shelves.ask(scope.tenant(), list, ask).await
     }
 
     /// All letters that are left in these bundles, by id.
@@ -279,6 +291,38 @@ impl DeadLetters {
     }
 }
 
+/// Letters that were decided in the same millisecond, whose ids are mixed.
+struct Moment {
+    /// Those to be read; none if the number is known and none of them is on the page.
+    bundles: Vec<Bundle>,
+    known: u64,
+}
+
+/// What must be read for a page, and what need not be.
+fn moments(bundles: &Bundles, filter: &LetterFilter, skip: u64, limit: usize) -> Vec<Moment> {
+    let mut moments = Vec::<Moment>::new();
+    let mut passed = 0;
+    let wanted: Vec<&Bundle> = bundles.values().filter(|bundle| filter.reaches(bundle.place)).collect();
+    for moment in wanted.chunk_by(|a, b| a.place.sealed_at == b.place.sealed_at) {
+        let known = moment.iter().map(|bundle| bundle.matching(filter)).sum::<Option<u64>>();
+        let shown = known.is_none_or(|letters| letters > 0 && passed + letters > skip && passed < skip.saturating_add(limit as u64));
+        let known = known.unwrap_or(0);
+        passed += known;
+        match moments.last_mut() {
+            Some(last) if !shown && last.bundles.is_empty() => last.known += known,
+            _ => moments.push(Moment {
+                bundles: if shown {
+                    moment.iter().map(|bundle| (*bundle).clone()).collect()
+                } else {
+                    Vec::new()
+                },
+                known,
+            }),
+        }
+    }
+    moments
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         // Every change of the queue is a single step, so a panic elsewhere leaves it whole.
@@ -301,6 +345,10 @@ impl Shared {
 struct Waiting(Vec<(Key, Bytes)>);
 
 impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn map_keys(self) -> Vec<Key> {
         self.0.into_iter().map(|(key, _)| key).collect()
     }
@@ -336,10 +384,11 @@ async fn write_all(shared: Arc<Shared>) {
 
 async fn write(shared: &Shared, object: &Object) {
     let mut pause = FIRST_RETRY;
-    loop {
+    while !shared.is_forgotten(object) {
         match shared.objects.put(&object.key, object.bytes.clone(), Precondition::Absent).await {
             // Conflict: it was written before, from the same seal, so with the same contents.
-            Ok(_) | Err(ObjectError::Conflict) => return,
+            // Told once more: a removal that was faster has deleted what was not there yet.
+            Ok(_) | Err(ObjectError::Conflict) => return shared.shelves.add(&object.tenant, object.key.clone()),
             Err(error) => tracing::warn!(%error, retry_after = ?pause, "dead letters cannot be written; trimming of the log waits for them"),
         }
         tokio::time::sleep(pause).await;
@@ -377,4 +426,4 @@ fn objects_of(seal: &DecidedSeal) -> Vec<Object> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -69,6 +69,36 @@ pub enum Lane {
     DeadLetters,
 }
 
+/// A limit that a request was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Entries a second of a tenant.
+    Entries,
+    /// Bytes a second of a tenant.
+    Bytes,
+    /// Entries that a tenant may have.
+    Quota,
+    /// Failed credentials of an address.
+    Unauthenticated,
+    /// Failed logins of an address.
+    Login,
+}
+
+impl Limit {
+    const ALL: [Self; 5] = [Self::Entries, Self::Bytes, Self::Quota, Self::Unauthenticated, Self::Login];
+
+    /// Its name, for programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Entries => "entries",
+            Self::Bytes => "bytes",
+            Self::Quota => "quota",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Login => "login",
+        }
+    }
+}
+
 /// The handles. Get them by [`metrics()`].
 pub struct Metrics {
     entries: [Counter; 5],
@@ -104,6 +134,7 @@ pub struct Metrics {
     erasures: [Counter; 2],
     erased: [Counter; 2],
     http: [Histogram; 5],
+    limited: [Counter; 5],
 }
 
 static METRICS: LazyLock<(Metrics, PrometheusHandle)> = LazyLock::new(register);
@@ -261,6 +292,11 @@ impl Metrics {
         self.erased[at].increment(rows);
     }
 
+    /// A request was refused because of this limit.
+    pub fn limited(&self, limit: Limit) {
+        self.limited[limit as usize].increment(1);
+    }
+
     /// A request was answered with this status.
     pub fn http(&self, status: u16, took: Duration) {
         let class = usize::from(status / 100).clamp(1, 5) - 1;
@@ -331,6 +367,7 @@ fn register() -> (Metrics, PrometheusHandle) {
             erasures: ["cleanup", "retention"].map(|kind| counter!("sluice_erasures_total", "kind" => kind)),
             erased: ["cleanup", "retention"].map(|kind| counter!("sluice_erased_rows_total", "kind" => kind)),
             http: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|status| histogram!("sluice_http_request_seconds", "status" => status)),
+            limited: Limit::ALL.map(|limit| counter!("sluice_http_limited_total", "limit" => limit.as_str())),
         }
     });
     (metrics, recorder.handle())
@@ -403,6 +440,7 @@ fn describe() {
     describe_counter!("sluice_feed_kicks_total", "Slow readers of the live feed that were sent away.");
     describe_counter!("sluice_erasures_total", "Erasures that were applied and counted, by kind.");
     describe_counter!("sluice_erased_rows_total", "Rows that erasures have removed, by kind.");
+    describe_counter!("sluice_http_limited_total", "Requests that were refused because of a limit, by which.");
     describe_histogram!("sluice_http_request_seconds", Unit::Seconds, "Time of a request, by class of the answer.");
 }
 

@@ -46,6 +46,7 @@ impl Store {
             packs: Vec::new(),
             erasures: Vec::new(),
             removed: Vec::new(),
+            retired: Vec::new(),
         };
         for (i, (pack, void)) in packs.iter().enumerate() {
             let rows = tenants.entry(pack.tenant().clone()).or_default();

@@ -46,7 +46,7 @@ pub struct Undecided {
     pub refusal: Option<Refusal>,
 }
 
-/// Something to seal about erasures.
+/// Something to seal about erasures and deleted tenants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
     /// Hide the tenant's rows whose time is before `cutoff`, up to the head that it has when this is sealed.
@@ -58,6 +58,14 @@ pub enum Order {
         /// Milliseconds since 1970.
         cutoff: i64,
         /// Names the erasure: ordered again while it is pending, nothing happens.
+        job: Uuid,
+    },
+    /// Refuse every later pack of the tenant, for ever, and hide all of its rows: both by the same seal, so that no pack comes
+    /// between. Ordered again, nothing happens.
+    Retire {
+        /// Whom.
+        tenant: TenantId,
+        /// Names the erasure.
         job: Uuid,
     },
     /// The first pending erasure of the tenant removed so many rows. One that is not the first pending is left as it is.
@@ -191,6 +199,7 @@ impl Core {
             packs: Vec::new(),
             erasures: Vec::new(),
             removed: Vec::new(),
+            retired: Vec::new(),
         };
         Some(Draft {
             seal,
@@ -199,13 +208,17 @@ impl Core {
         })
     }
 
-    /// Takes the packs of the next seal: known ones are dropped, and so is the second of two deliveries of one pack.
+    /// Takes the packs of the next seal: known ones are dropped, and so is the second of two deliveries of one pack. Those of
+    /// deleted tenants are refused unread. No other seal may be adopted before this plan is decided.
     pub fn plan(&self, packs: Vec<Undecided>, now: i64) -> Plan {
         debug_assert!(self.gap.is_none(), "the gap seal comes first");
         let (mut plan, mut taken) = (Plan::default(), HashSet::new());
-        for item in packs {
+        for mut item in packs {
             if self.known.contains(item.pack.id()) || !taken.insert(item.pack.id()) {
                 continue;
+            }
+            if self.state.retired.contains(item.pack.tenant()) {
+                item.refusal = Some(Refusal::TenantDeleted); // whatever else is wrong with it
             }
             if item.refusal.is_none() {
                 let tenant = item.pack.tenant();
@@ -298,6 +311,7 @@ impl Core {
             packs: making.packs,
             erasures: Vec::new(),
             removed: Vec::new(),
+            retired: Vec::new(),
         };
         Draft { seal, packs, rows }
     }
@@ -307,9 +321,9 @@ impl Core {
     pub fn erasing_seal(&self, orders: &[Order], now: i64) -> Option<Draft> {
         debug_assert!(self.gap.is_none(), "the gap seal comes first");
         let (mut making, mut after) = (Making::default(), HashMap::<&TenantId, Erasures>::new());
-        let (mut erasures, mut removed) = (Vec::new(), Vec::new());
+        let (mut erasures, mut removed, mut retired) = (Vec::new(), Vec::new(), BTreeSet::new());
         for order in orders {
-            let (Order::Erase { tenant, .. } | Order::Removed { tenant, .. }) = order;
+            let (Order::Erase { tenant, .. } | Order::Retire { tenant, .. } | Order::Removed { tenant, .. }) = order;
             let after = after
                 .entry(tenant)
                 .or_insert_with(|| self.state.erasures_of(tenant).map_or_else(Erasures::default, |all| (**all).clone()));
@@ -320,11 +334,20 @@ impl Core {
                     after.add(&erasure);
                     erasures.push(SealErasure { tenant, erasure });
                 }
+                Order::Retire { job, .. } if !self.state.retired.contains(tenant) => {
+                    let (tenant, head) = (making.tenant(tenant, &self.state), self.state.tenant(tenant).head);
+                    if retired.insert(tenant) {
+                        let (kind, cutoff) = (ErasureKind::Retention, i64::MAX);
+                        let erasure = Erasure { job, kind, cutoff, head };
+                        after.add(&erasure);
+                        erasures.push(SealErasure { tenant, erasure });
+                    }
+                }
                 Order::Removed { job, rows, .. } if after.settle(job) => {
                     let tenant = making.tenant(tenant, &self.state);
                     removed.push(SealRemoved { tenant, job, rows });
                 }
-                Order::Erase { .. } | Order::Removed { .. } => (),
+                Order::Erase { .. } | Order::Retire { .. } | Order::Removed { .. } => (),
             }
         }
         let seal = Seal {
@@ -337,6 +360,7 @@ impl Core {
             packs: Vec::new(),
             erasures,
             removed,
+            retired: retired.into_iter().collect(),
         };
         let (packs, rows) = (Vec::new(), Vec::new());
         (!seal.tenants.is_empty()).then_some(Draft { seal, packs, rows })

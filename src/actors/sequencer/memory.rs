@@ -308,6 +308,7 @@ mod tests {
             packs: vec![decided],
             erasures: Vec::new(),
             removed: Vec::new(),
+            retired: Vec::new(),
         };
         let seal = DecidedSeal {
             seal,

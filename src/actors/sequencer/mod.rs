@@ -159,6 +159,12 @@ impl SequencerHandle {
         self.order(Order::Erase { tenant, kind, cutoff, job })
     }
 
+    /// Retires the tenant: from here on its packs are refused, for ever, and all of its rows are erased. Resolves as
+    /// [`SequencerHandle::erase`]. Ordered again, nothing happens.
+    pub fn retire(&self, tenant: TenantId, job: Uuid) -> BoxFuture<'static, Result<(), Ended>> {
+        self.order(Order::Retire { tenant, job })
+    }
+
     /// The first pending erasure of the tenant removed so many rows. Resolves when that is durable and counted. Once polled,
     /// dropping the future changes nothing.
     pub fn removed(&self, tenant: TenantId, job: Uuid, rows: u64) -> BoxFuture<'static, Result<(), Ended>> {
@@ -464,7 +470,7 @@ impl Worker {
         self.create(draft, group)
     }
 
-    /// Seals what was ordered about erasures.
+    /// Seals what was ordered about erasures and deleted tenants.
     fn obey(&mut self, orders: Vec<(Order, oneshot::Sender<()>)>) -> Result<(), End> {
         if orders.is_empty() {
             return Ok(());

@@ -1,8 +1,8 @@
 //! The protocol under a hostile scheduler: the real decisions ([`super::core`]), the real book and recovery of the queue, the
 //! real bytes of packs and seals, over a log of which only a prefix is durable.
 //!
-//! Accepting, syncing, sealing, erasing, counting, applying, flushing, compacting, copying and trimming go on at once in an
-//! order that a seed chooses; a sync may fail; the process may die between any two steps, with any part of what was not synced kept; the newest manifest
+//! Accepting, syncing, sealing, erasing, counting, deleting a tenant, applying, flushing, compacting, copying and trimming go on
+//! at once in an order that a seed chooses; a sync may fail; the process may die between any two steps, with any part of what was not synced kept; the newest manifest
 //! may be unreadable afterwards. At the end, and on the way, the promises are checked against a model that is told only
 //! which seals became durable. [`Mistake`]s are planted in the harness, one at a time, and each must be found.
 
@@ -27,7 +27,7 @@ use crate::{
         },
     },
     seal::{
-        DecidedSeal, Decision, FoundSeal, Seal, codec,
+        DecidedSeal, Decision, FoundSeal, Refusal, Seal, codec,
         erasure::{Erasure, ErasureKind},
         state::SealState,
     },
@@ -83,6 +83,18 @@ enum Mistake {
     DecideBeforeErasureShows,
     /// An erasure that the last run left uncounted is not taken up.
     ForgetPending,
+    /// A manifest does not take over who is retired.
+    ForgetRetired,
+    /// A plan that was made before a tenant was retired is decided after it.
+    NumberAfterRetirement,
+    /// A tenant is retired by a seal after the one that erases its rows.
+    EraseBeforeRetiring,
+    /// At a start, dead letters of a retired tenant are written again from the log.
+    LettersComeBack,
+    /// What is refused because its tenant was deleted is kept as a dead letter.
+    KeepRefused,
+    /// A deletion that the catalog calls finished is believed, although damage took its seal.
+    TrustTheTombstone,
 }
 
 #[derive(Clone)]
@@ -101,6 +113,10 @@ struct Disk {
     segment: u64,
     in_segment: u32,
     manifests: Manifests,
+    /// Objects of dead letters, by the seal that made them.
+    letters: BTreeSet<(TenantId, u64)>,
+    /// The deleted tenant in the catalog, and whether the deletion is finished.
+    tombstone: Option<(TenantId, bool)>,
 }
 
 /// What a ledger once had.
@@ -113,10 +129,12 @@ struct World {
     /// Some of the runs damage the log, and some erase nothing, so that each check is strict where it can be.
     damage: bool,
     erases: bool,
+    deletes: bool,
     disk: Disk,
     handles: u64,
     clients: u64,
     erasures: u64,
+    retirements: u128,
     /// Erasures that the store has hidden rows for: they must never be forgotten.
     hidden: HashSet<Uuid>,
     accepted: HashMap<TenantId, u64>,
@@ -127,6 +145,7 @@ struct World {
     numbers: HashMap<(TenantId, u64), (Uuid, usize)>,
     shown: u64,
     ghost: Option<usize>,
+    /// The log is damaged, and no gap seal has answered that yet.
     damaged: bool,
     now: i64,
 }
@@ -158,6 +177,13 @@ struct Process {
     counted: HashSet<Uuid>,
     /// Erasures that were pending at the start.
     inherited: HashSet<Uuid>,
+    /// A deletion is under way, and its retirement is ordered.
+    deletion: Option<bool>,
+    /// Dead letters that wait to be written, and whose are not written any more.
+    letters: Vec<(TenantId, u64)>,
+    unwritten: HashSet<TenantId>,
+    /// For [`Mistake::NumberAfterRetirement`].
+    ahead: Option<Plan>,
     floor: u64,
 }
 
@@ -178,16 +204,20 @@ impl World {
             mistake,
             damage: seed % 4 == 2,
             erases: !seed.is_multiple_of(4),
+            deletes: seed % 3 == 1,
             disk: Disk {
                 log: Vec::new(),
                 synced: 0,
                 segment: 1,
                 in_segment: 0,
                 manifests: Default::default(),
+                letters: BTreeSet::new(),
+                tombstone: None,
             },
             handles: 0,
             clients: 0,
             erasures: 0,
+            retirements: 0,
             hidden: HashSet::new(),
             accepted: HashMap::new(),
             counted: HashSet::new(),
@@ -244,6 +274,8 @@ impl World {
                 let (seal, _) = codec::decode(&record.bytes).map_err(|e| e.to_string())?;
                 if let Some(before) = self.durable.insert(seal.n, seal.clone()) {
                     ensure(before == seal, || format!("seal {} has two contents", seal.n))?;
+                } else if seal.chain_break {
+                    self.damaged = false; // it is answered
                 }
             }
         }
@@ -315,7 +347,10 @@ impl World {
         }
         self.disk.log.truncate(keep);
         if self.damage && keep > 2 && self.dice.chance(40) {
-            let at = self.dice.below(keep as u64) as usize;
+            // Rarely anything depends on one certain seal; the one that retires a tenant is such a seal.
+            let retires = |r: &Record| r.is_seal && codec::decode(&r.bytes).is_ok_and(|(seal, _)| !seal.retired.is_empty());
+            let retiring = self.disk.log.iter().position(retires).filter(|_| self.dice.chance(50));
+            let at = retiring.unwrap_or_else(|| self.dice.below(keep as u64) as usize);
             let upto = at + 1 + self.dice.below((keep - at).min(3) as u64) as usize;
             self.disk.log.drain(at..upto);
             self.damaged = true;
@@ -356,7 +391,7 @@ impl Process {
         let folded = fold.finish();
         world.note_durable()?;
         ensure(folded.bad.is_empty(), || format!("bad records {:?}", folded.bad))?;
-        let lost = std::mem::take(&mut world.damaged) || !folded.breaks.is_empty();
+        let lost = world.damaged || !folded.breaks.is_empty();
         ensure(world.damage || !lost && folded.missing.is_none(), || "a seal is missing in the log".into())?;
         ensure(world.damage || world.shown <= folded.start.state.n, || "a number that was shown is gone".into())?;
         Self::go_on(world, manifest, folded, flushed, lost)
@@ -402,8 +437,22 @@ impl Process {
             orders: Vec::new(),
             counted: HashSet::new(),
             inherited: HashSet::new(),
+            deletion: None,
+            letters: Vec::new(),
+            unwritten: folded.start.state.retired.clone(),
+            ahead: None,
             floor: 0,
         };
+        // Not by the seals alone: damage may have taken the one that retires it, and a finished deletion does not look for
+        // letters again.
+        this.unwritten.extend(world.disk.tombstone.iter().map(|(tenant, _)| tenant.clone()));
+        if world.plants(Mistake::LettersComeBack) {
+            this.unwritten.clear();
+        }
+        if let Some((tenant, finished)) = &world.disk.tombstone {
+            let known = world.plants(Mistake::TrustTheTombstone) || folded.start.state.retired.contains(tenant);
+            this.deletion = (!finished || !known).then_some(false);
+        }
         this.inbox.sort_by_key(|pack| pack.id());
         this.inbox.retain(|_| world.dice.chance(30));
         for found in folded.seals {
@@ -526,6 +575,7 @@ impl Process {
                         let seal = self.core.adopt(draft, &encoded);
                         self.book.sealed(&seal.seal, at);
                         self.following.push(seal);
+                        self.making = self.ahead.take().map_or(Making::Idle, |plan| Making::Planned(plan, Ledger::new()));
                     }
                     None => self.making = Making::Appended { draft, encoded, handle },
                 }
@@ -560,17 +610,19 @@ impl Process {
         if !self.orders.is_empty() && world.dice.chance(40) {
             let some = 1 + world.dice.below(self.orders.len() as u64) as usize;
             let orders: Vec<_> = self.orders.drain(..some).collect();
-            if let Some(draft) = self.core.erasing_seal(&orders, world.now) {
+            if let Some(mut draft) = self.core.erasing_seal(&orders, world.now) {
+                if !draft.seal.retired.is_empty() && world.plants(Mistake::NumberAfterRetirement) {
+                    self.ahead = Some(self.plan(world)).filter(|plan| !plan.is_empty());
+                }
+                if world.plants(Mistake::EraseBeforeRetiring) {
+                    let retired = draft.seal.retired.clone();
+                    draft.seal.erasures.retain(|made| !retired.contains(&made.tenant));
+                }
                 self.append_seal(world, draft);
             }
             return;
         }
-        let mut packs = Vec::new();
-        for _ in 0..world.dice.below(4).min(self.inbox.len() as u64) {
-            let pack = self.inbox.swap_remove(world.dice.below(self.inbox.len() as u64) as usize);
-            packs.push(Undecided { pack, refusal: None });
-        }
-        let plan = self.core.plan(packs, world.now);
+        let plan = self.plan(world);
         if !plan.is_empty() {
             self.making = Making::Planned(plan, self.stale.clone());
         }
@@ -581,6 +633,17 @@ impl Process {
                 .map(|row| ((row.tenant.clone(), row.id), row.hash))
                 .collect();
         }
+    }
+
+    /// Some of what was delivered.
+    fn plan(&mut self, world: &mut World) -> Plan {
+        let mut packs = Vec::new();
+        for _ in 0..world.dice.below(4).min(self.inbox.len() as u64) {
+            let pack = self.inbox.swap_remove(world.dice.below(self.inbox.len() as u64) as usize);
+            let refusal = world.dice.chance(3).then_some(Refusal::Poison);
+            packs.push(Undecided { pack, refusal });
+        }
+        self.core.plan(packs, world.now)
     }
 
     fn append_seal(&mut self, world: &mut World, draft: Draft) {
@@ -623,6 +686,16 @@ impl Process {
             let before = self.store.find(&world.disk.manifests, &row.tenant, row.id);
             ensure(before.is_none() || world.damage, || format!("id {} has two rows", row.id))?;
         }
+        if !world.plants(Mistake::KeepRefused) {
+            self.unwritten.extend(seal.seal.retires().cloned());
+        }
+        for pack in &seal.seal.packs {
+            let tenant = seal.tenant_of(pack);
+            let lettered = pack.decisions.iter().any(|d| matches!(d, Decision::Conflict | Decision::Refused));
+            if lettered && !self.unwritten.contains(tenant) {
+                self.letters.push((tenant.clone(), seal.seal.n));
+            }
+        }
         self.store.apply(&mut world.disk.manifests, seal);
         world.hidden.extend(seal.seal.erasures.iter().map(|made| made.erasure.job));
         world.show(seal)
@@ -647,6 +720,51 @@ impl Process {
             let rows = self.store.count_erased(&world.disk.manifests, &tenant, job);
             self.counted.insert(job);
             self.orders.extend(std::iter::repeat_n(Order::Removed { tenant, job, rows }, again));
+        }
+    }
+
+    /// Dead letters are written; or somebody deletes a tenant; or its deletion goes on.
+    fn delete(&mut self, world: &mut World, clients: bool) {
+        if world.dice.chance(50) && !self.letters.is_empty() {
+            let letter = self.letters.remove(0);
+            if !self.unwritten.contains(&letter.0) {
+                world.disk.letters.insert(letter);
+            }
+            return;
+        }
+        let Some((tenant, _)) = world.disk.tombstone.clone() else {
+            if clients && world.deletes && world.dice.chance(8) {
+                let tenant = tenants()[world.dice.below(2) as usize].clone();
+                if !world.plants(Mistake::KeepRefused) {
+                    self.unwritten.insert(tenant.clone());
+                }
+                world.disk.tombstone = Some((tenant, false));
+                self.deletion = Some(false);
+            }
+            return;
+        };
+        match self.deletion {
+            None => (),
+            Some(false) => {
+                world.retirements += 1;
+                let job = Uuid::from_u128((1 << 64) + world.retirements);
+                let order = Order::Retire { tenant: tenant.clone(), job };
+                if world.plants(Mistake::EraseBeforeRetiring) {
+                    let (kind, cutoff) = (ErasureKind::Retention, i64::MAX);
+                    self.orders.push(Order::Erase { tenant, kind, cutoff, job });
+                }
+                self.orders.extend(std::iter::repeat_n(order, 1 + usize::from(world.dice.chance(20))));
+                self.deletion = Some(true);
+            }
+            Some(true) => {
+                let settled = self.store.pending().iter().all(|(whose, _)| *whose != tenant);
+                let drained = self.letters.iter().all(|(whose, _)| *whose != tenant);
+                if self.store.retired().contains(&tenant) && settled && drained {
+                    world.disk.letters.retain(|(whose, _)| *whose != tenant);
+                    world.disk.tombstone = Some((tenant, true));
+                    self.deletion = None;
+                }
+            }
         }
     }
 
@@ -701,17 +819,20 @@ impl Process {
     }
 
     fn step(&mut self, world: &mut World, clients: bool) -> Check {
-        match world.dice.below(12) {
+        match world.dice.below(13) {
             0 if clients => self.client(world),
             0 | 1 => return self.sync(world),
             2 => self.deliver(world),
             3 | 4 => return self.sequence(world),
             5 => return self.follow(world),
+            // Damage can take a whole deletion only while no manifest has it.
+            6 if world.damage && world.deletes && !world.dice.chance(5) => (),
             6 => self.store.flush(&mut world.disk.manifests, &mut world.dice),
             7 => self.trim(world),
             8 => self.store.compact(&mut world.disk.manifests, &mut world.dice),
             9 => self.erase(world, clients),
             10 if world.dice.chance(25) => return self.read(world),
+            11 => self.delete(world, clients),
             _ => return self.counters(world),
         }
         Ok(())
@@ -719,7 +840,7 @@ impl Process {
 
     fn is_done(&self) -> bool {
         let quiet = self.appending.is_empty() && self.following.is_empty() && self.noting.is_empty() && matches!(self.making, Making::Idle);
-        quiet && self.orders.is_empty() && self.book.undecided().1 == 0 && self.store.pending().is_empty()
+        quiet && self.letters.is_empty() && self.deletion.is_none() && self.orders.is_empty() && self.book.undecided().1 == 0 && self.store.pending().is_empty()
     }
 }
 
@@ -742,6 +863,14 @@ impl World {
         ensure(self.damage || dense, || "seals are not dense".into())?;
         if !self.damage {
             self.check_decisions(process)?;
+        }
+        if let Some((tenant, _)) = &self.disk.tombstone {
+            ensure(process.core.state().retired.contains(tenant), || "a deleted tenant is not retired".into())?;
+            let rows = process.store.rows(&self.disk.manifests).filter(|row| row.tenant == *tenant).count();
+            let letters = self.disk.letters.iter().filter(|(whose, _)| whose == tenant).count();
+            ensure((rows, letters) == (0, 0), || {
+                format!("a deleted tenant has {rows} rows and {letters} dead letters")
+            })?;
         }
         process.counters(self)
     }
@@ -787,6 +916,7 @@ struct History {
     rows: Vec<Row>,
     /// Every erasure, how many rows it removed, and then how many were said to be.
     erasures: Vec<(u64, Erasure, Option<u64>)>,
+    retired: HashSet<TenantId>,
     wrong: Option<String>,
 }
 
@@ -804,9 +934,13 @@ impl History {
         for decided in &seal.packs {
             let pack = &world.packs[&decided.pack_id];
             let mut next = decided.first_sequence;
+            let deleted = self.retired.contains(pack.tenant());
+            let refused = decided.refusal == Some(Refusal::TenantDeleted);
+            self.expect(deleted == refused, || format!("seal {}: deleted {deleted}, refused {refused}", seal.n));
             for (entry, decision) in pack.entries().zip(&decided.decisions) {
                 let known = self.rows.iter().find(|row| row.tenant == *pack.tenant() && row.id == entry.id());
                 let expected = match known {
+                    _ if decided.refusal.is_some() => Decision::Refused,
                     None => Decision::New,
                     Some(row) if row.hash == entry.hash() => Decision::Duplicate,
                     Some(_) => Decision::Conflict,
@@ -836,6 +970,13 @@ impl History {
             let hides = |row: &Row| row.tenant == *tenant && made.erasure.covers(row.timestamp, row.received_at, row.sequence);
             self.rows.retain(|row| !hides(row));
             self.erasures.push(((before - self.rows.len()) as u64, made.erasure, None));
+        }
+        for tenant in seal.retires() {
+            let first = self.retired.insert(tenant.clone());
+            let left = self.rows.iter().filter(|row| row.tenant == *tenant).count();
+            self.expect(first && left == 0, || {
+                format!("seal {} retires a tenant (for the first time: {first}) that has {left} rows", seal.n)
+            });
         }
         for result in &seal.removed {
             let found = self.erasures.iter_mut().find(|(_, erasure, _)| erasure.job == result.job);
@@ -899,10 +1040,16 @@ fn every_planted_mistake_is_found() {
         Mistake::LedgerStopsAtFirst,
         Mistake::DecideBeforeErasureShows,
         Mistake::ForgetPending,
+        Mistake::ForgetRetired,
+        Mistake::NumberAfterRetirement,
+        Mistake::EraseBeforeRetiring,
+        Mistake::LettersComeBack,
+        Mistake::KeepRefused,
+        Mistake::TrustTheTombstone,
     ];
     for mistake in mistakes {
         // A gap is made in damaged runs only, every fourth.
-        let step = if matches!(mistake, Mistake::NoGap | Mistake::GapForgetsTenants) {
+        let step = if matches!(mistake, Mistake::NoGap | Mistake::GapForgetsTenants | Mistake::TrustTheTombstone) {
             4
         } else {
             1

@@ -75,14 +75,15 @@ impl Drop for Told {
 pub async fn open(mut call: Call) -> Answer {
     let headers = &call.parts.headers;
     let (socket, events) = (asks_for_socket(headers), asks_for_events(headers));
-    let caller = match access::credential(&call.parts, call.query.get("token"))? {
+    let credential = access::credential(&call.parts, call.query.get("token"));
+    let caller = match credential.map_err(|refused| access::counted(&call.app, &call.parts, refused))? {
         Some(credential) => {
-            let (caller, action) = authorised(&call.app, credential, headers, call.endpoint).await?;
+            let (caller, action) = authorised(&call.app, credential, &call.parts, call.endpoint).await?;
             access::not_borrowed(&call.app, &caller, call.endpoint, &call.parts)?;
             Some((caller, action))
         }
         None if socket => None,
-        None => return Err(access::missing()),
+        None => return Err(access::counted(&call.app, &call.parts, access::missing())),
     };
     call.query.check(call.endpoint)?;
     let wanted = wanted(std::mem::take(&mut call.query), &call.parts.headers)?;
@@ -144,8 +145,8 @@ fn upgrade_required() -> Problem {
 }
 
 /// Who the credential speaks for, if that is somebody who may follow a tenant's feed.
-async fn authorised(app: &App, credential: Credential<'_>, headers: &HeaderMap, endpoint: &Endpoint) -> Result<(Principal, Action), Problem> {
-    let caller = access::authenticate(app, credential, headers).await?;
+async fn authorised(app: &App, credential: Credential<'_>, parts: &Parts, endpoint: &Endpoint) -> Result<(Principal, Action), Problem> {
+    let caller = access::authenticate(app, credential, parts).await?;
     match endpoint.access {
         Access::May(action) if policy::allowed(&caller, action) => Ok((caller, action)),
         _ => Err(access::denied()),

@@ -167,7 +167,7 @@ impl Talk {
             return Err(Over::Close(NONE));
         };
         let refused = |problem: Problem| Over::Close(closing(&problem));
-        let (caller, action) = authorised(app, Credential::Bearer(&token), &parts.headers, endpoint).await.map_err(refused)?;
+        let (caller, action) = authorised(app, Credential::Bearer(&token), &parts, endpoint).await.map_err(refused)?;
         let granted = subscribe(app, &caller, action, wanted, &parts, &request_id).await.map_err(refused)?;
         drop(place);
         Ok(granted)

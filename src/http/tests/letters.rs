@@ -77,6 +77,28 @@ async fn a_replay_that_was_cut_short_before_the_letter_went_stores_nothing_twice
 }
 
 #[tokio::test]
+async fn what_could_not_be_decided_keeps_its_id_and_is_the_same_entry_to_its_sender() {
+    let bench = Bench::new().await;
+    let mut sent = entry(1);
+    sent["id"] = Uuid::from_u128(0x77).to_string().into();
+    // Larger as it is shown than as it was sent: every sign of the message takes three times as much.
+    sent["message"] = "\u{8}".repeat(16 << 10).into();
+    sent["metadata"] = json!({"digits": 1, "more": {"text": "x".repeat(150 << 10)}});
+    bench.shelf.with(|state| state.poisons = true);
+    assert_eq!(bench.post("/logs", &sent).await.status, 201);
+    bench.shelf.with(|state| state.poisons = false);
+    let letter = bench.get("/deadletters?reason=poison").await.json()["data"][0].clone();
+    let entry = bench.replay(&letter, "", "  ").await.json();
+    assert_eq!(
+        (&entry["id"], &entry["message"], &entry["timestamp"]),
+        (&sent["id"], &sent["message"], &letter["entry"]["timestamp"])
+    );
+    let again = bench.post("/logs?wait=stored", &sent).await.json();
+    assert_eq!(again["decided"]["duplicate"], 1, "{}", again["decided"]);
+    assert_eq!(bench.letters().await, 0);
+}
+
+#[tokio::test]
 async fn a_corrected_entry_is_checked_like_any_other() {
     let bench = Bench::new().await;
     let letter = bench.letter(1).await;

@@ -1,11 +1,13 @@
 //! The whole surface, by `oneshot` and over real sockets, on a store that is a list: the contract's sentences one by one.
 
 mod cleanup;
+mod deletion;
 mod export;
 mod export_jobs;
 mod feed;
 mod ingest;
 mod letters;
+mod limits;
 mod lists;
 mod reads;
 mod server;
@@ -28,6 +30,7 @@ use crate::{
     fs::sim::SimFs,
     lifecycle::{
         access_log::{AccessLog, AccessLogSettings},
+        deletion::{Deletions, Parts as DeletionParts},
         erasure::{Eraser, Orders},
         export::{ExportSettings, Exports, Parts},
     },
@@ -80,6 +83,8 @@ struct State {
     refusal: Option<AcceptError>,
     /// There is no room, said before a body is read.
     full: Option<AcceptError>,
+    /// Entries cannot be decided and are refused.
+    poisons: bool,
     /// Packs are durable and stay undecided.
     holds: bool,
     pending: Vec<(TenantId, StoredEntry)>,
@@ -113,6 +118,7 @@ impl Shelf {
             for (i, entry) in pack.entries().enumerate() {
                 let known = state.rows.iter().find(|(t, e)| *t == tenant && e.entry().id() == entry.id());
                 let decision = match known {
+                    _ if state.poisons => Decision::Refused,
                     Some((_, e)) if e.entry().hash() == entry.hash() => Decision::Duplicate,
                     Some(_) => Decision::Conflict,
                     None => Decision::New,
@@ -161,6 +167,7 @@ impl Shelf {
                 }],
                 erasures: Vec::new(),
                 removed: Vec::new(),
+                retired: Vec::new(),
             };
             let seal = DecidedSeal {
                 seal,
@@ -370,6 +377,10 @@ impl Orders for Shelf {
         ready(Ok(())).boxed()
     }
 
+    fn retire(&self, tenant: TenantId, job: Uuid) -> BoxFuture<'static, Result<(), Ended>> {
+        self.erase(tenant, ErasureKind::Retention, i64::MAX, job)
+    }
+
     fn removed(&self, _: TenantId, _: Uuid, _: u64) -> BoxFuture<'static, Result<(), Ended>> {
         ready(Ok(())).boxed()
     }
@@ -460,17 +471,28 @@ impl Bench {
             room: None,
             clock: now_ms,
         };
-        let dead_letters = DeadLetters::open(objects, 0);
+        let (dead_letters, eraser) = (
+            DeadLetters::open(objects.clone(), 0),
+            Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
+        );
+        let export_jobs = Exports::start(jobs, ExportSettings::default());
+        let deletion = DeletionParts {
+            catalog: catalog.clone(),
+            eraser: eraser.clone(),
+            dead_letters: dead_letters.clone(),
+            exports: export_jobs.clone(),
+        };
         assert!(shelf.letters.set(dead_letters.clone()).is_ok());
         let services = Services {
+            deletions: Deletions::start(deletion, &Default::default()),
             producer: shelf.clone(),
             authority: shelf.clone(),
             feed,
             access_log: AccessLog::start(shelf.clone(), catalog.clone(), AccessLogSettings::default()),
-            eraser: Eraser::new(shelf.clone(), shelf.clone(), &SealState::default()),
+            eraser,
             logins: Arc::new(Logins::new(catalog.clone(), SECRET, Duration::from_secs(3600))),
             catalog,
-            export_jobs: Exports::start(jobs, ExportSettings::default()),
+            export_jobs,
             dead_letters,
             auth: Arc::new(Authenticator::local(SECRET)),
             cursors: CursorKey::derive(SECRET),

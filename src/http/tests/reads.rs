@@ -66,13 +66,7 @@ async fn unknown_parameters_are_422_unbuilt_ones_501() {
     assert!(problem["errors"][0]["message"].as_str().expect("text").contains("`severity`"));
     let both = bench.get("/logs?severity=LOUD&page=0").await.problem(422, "invalid_parameter");
     assert_eq!(both["errors"].as_array().map(Vec::len), Some(2), "all at once");
-    for path in ["/tenants/acme/keys", "/tenants/acme/users"] {
-        bench.get(path).await.problem(501, "not_implemented");
-    }
-    for (method, path) in [("POST", "/logs/index/bulk"), ("DELETE", "/tenants/acme"), ("POST", "/login")] {
-        let got = bench.call(method, &format!("/api/v1{path}"), &token(Some("acme"), "admin"), "").await;
-        got.problem(501, "not_implemented");
-    }
+    bench.post("/logs/index/bulk", &json!({})).await.problem(501, "not_implemented");
     bench.get("/logs?page=11&page_size=1000").await.problem(422, "invalid_parameter");
     bench.get("/tenants?x=1").await.problem(422, "invalid_parameter");
 }

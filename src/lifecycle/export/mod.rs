@@ -20,6 +20,7 @@
 
 mod chunk;
 mod job;
+mod purge;
 mod queue;
 mod run;
 mod turn;
@@ -129,6 +130,9 @@ pub enum ExportError {
     /// Too many jobs wait (503).
     #[error("too many export jobs wait")]
     Busy,
+    /// The tenant is being deleted (403).
+    #[error("the tenant is being deleted")]
+    Closed,
     /// The volume is too full for exports (503).
     #[error("there is no room for exports on the volume")]
     NoRoom,
@@ -159,6 +163,8 @@ struct Inner {
     state: Mutex<State>,
     /// Something in `state` changed.
     changed: Notify,
+    /// A turn has ended.
+    ended: Notify,
     stop: CancellationToken,
     /// Everything that runs: it is waited for at the stop.
     tasks: TaskTracker,
@@ -167,12 +173,14 @@ struct Inner {
 #[derive(Default)]
 struct State {
     queue: Queue,
-    /// Jobs that have a turn, and how to end it early.
+    /// Jobs that have a turn, or are being made, and how to end it early.
     turns: HashMap<Uuid, CancellationToken>,
     /// All jobs there are.
     kept: HashMap<TenantId, HashSet<Uuid>>,
     /// Those that are over, by the time of their end.
     expiring: BTreeSet<(i64, TenantId, Uuid)>,
+    /// Tenants that are being deleted: no job of theirs is made.
+    closed: HashSet<TenantId>,
 }
 
 impl State {
@@ -255,6 +263,7 @@ impl Inner {
             settings,
             state: Mutex::default(),
             changed: Notify::new(),
+            ended: Notify::new(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
@@ -284,6 +293,9 @@ impl Inner {
         let job = Job::new(tenant.clone(), request, as_of, (self.parts.clock)());
         {
             let mut state = self.state();
+            if state.closed.contains(&tenant) {
+                return Err(ExportError::Closed);
+            }
             if state.unfinished() >= self.settings.queue {
                 return Err(ExportError::Busy);
             }
@@ -292,8 +304,12 @@ impl Inner {
                 return Err(ExportError::TooMany);
             }
             jobs.insert(job.id);
+            state.turns.insert(job.id, self.stop.child_token());
         }
-        if let Err(error) = job::write(&*self.parts.objects, &job, Precondition::Absent).await {
+        let written = job::write(&*self.parts.objects, &job, Precondition::Absent).await;
+        self.state().turns.remove(&job.id);
+        self.ended.notify_waiters();
+        if let Err(error) = written {
             self.state().forget(&tenant, job.id);
             // It may have been written all the same; then the next start does it, and nobody fetches it.
             return Err(error);

@@ -145,6 +145,7 @@ async fn one(inner: Arc<Inner>, ticket: Ticket, stop: CancellationToken) {
     };
     let mut state = inner.state();
     state.turns.remove(&ticket.job);
+    inner.ended.notify_waiters();
     match then {
         Then::Again => state.queue.push_again(Ticket { trouble: None, ..ticket }),
         Then::Rest(since, times) => {

@@ -525,3 +525,40 @@ async fn a_flipped_bit_is_never_given_out() {
     assert_eq!(pieces.len(), 2, "the first chunk, then the end");
     assert!(matches!(pieces[1], Err(ReadError::Damaged(1))));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_ends_all_jobs_of_the_tenant_and_leaves_nothing_of_it() {
+    let bench = Bench::new(900).await;
+    let exports = Exports::start(bench.parts.clone(), bench.settings.clone());
+    let (acme, globex) = (scope("acme"), scope("globex"));
+    let other = exports.create(&globex, request(Format::Csv, &[]), bench.head("globex")).await.expect("made");
+    for round in 0..6 {
+        exports.create(&acme, request(Format::Json, &[]), bench.head("acme")).await.expect("made");
+        if round % 2 == 0 {
+            tokio::task::yield_now().await; // some have begun
+        }
+    }
+    let late = {
+        let (exports, acme, head) = (exports.clone(), acme.clone(), bench.head("acme"));
+        tokio::spawn(async move {
+            let mut last = Ok(());
+            for _ in 0..200 {
+                last = exports.create(&acme, request(Format::Csv, &[]), head).await.map(drop);
+            }
+            last
+        })
+    };
+    exports.purge(&acme).await.expect("purged");
+    exports.purge(&acme).await.expect("again");
+    let last = late.await.expect("no panic");
+    assert!(matches!(last, Err(ExportError::Closed)), "{last:?}");
+    assert_eq!(bench.parts.objects.list("exports/acme").await.expect("listed"), []);
+    let until_done = async {
+        while exports.get(&globex, other.id).await.expect("read").is_none_or(|job| job.status != Status::Done) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, until_done).await.expect("another tenant's goes on");
+    exports.stop().await;
+    assert_eq!(bench.parts.objects.list("exports/acme").await.expect("listed"), []);
+}

@@ -501,6 +501,7 @@ mod tests {
             packs: packs.iter().map(decided).collect(),
             erasures: Vec::new(),
             removed: Vec::new(),
+            retired: Vec::new(),
         }
     }
 

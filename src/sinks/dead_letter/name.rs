@@ -91,27 +91,37 @@ impl Letters {
     }
 }
 
+/// What becomes of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    Add,
+    Take,
+}
+
 impl Bundle {
-    /// The bundles of these names, in order. Other names are passed over.
-    pub(super) fn group(keys: impl IntoIterator<Item = Key>) -> Vec<Self> {
-        let mut bundles = BTreeMap::<Place, Self>::new();
-        for key in keys {
-            let Some((place, what)) = parse(&key) else { continue };
-            let bundle = bundles.entry(place).or_insert_with(|| Self {
-                place,
-                letters: None,
-                gone: BTreeMap::new(),
-                all_gone: false,
-            });
-            match what {
-                What::Letters { counts, prints } => bundle.letters = Some(Letters { key, counts, prints }),
-                What::Gone(index, reason) => {
-                    bundle.gone.insert(index, reason);
-                }
-                What::AllGone => bundle.all_gone = true,
+    /// One name more or less. Names that say nothing are passed over.
+    pub(super) fn change(bundles: &mut BTreeMap<Place, Self>, key: Key, change: Change) {
+        let Some((place, what)) = parse(&key) else { return };
+        let bundle = bundles.entry(place).or_insert_with(|| Self {
+            place,
+            letters: None,
+            gone: BTreeMap::new(),
+            all_gone: false,
+        });
+        match (what, change) {
+            (What::Letters { counts, prints }, Change::Add) => bundle.letters = Some(Letters { key, counts, prints }),
+            (What::Letters { .. }, Change::Take) => bundle.letters = None,
+            (What::Gone(index, reason), Change::Add) => {
+                bundle.gone.insert(index, reason);
             }
+            (What::Gone(index, _), Change::Take) => {
+                bundle.gone.remove(&index);
+            }
+            (What::AllGone, change) => bundle.all_gone = change == Change::Add,
         }
-        bundles.into_values().collect()
+        if bundle.letters.is_none() && bundle.gone.is_empty() && !bundle.all_gone {
+            bundles.remove(&place);
+        }
     }
 
     /// Whether a letter is left.

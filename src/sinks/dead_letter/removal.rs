@@ -25,14 +25,14 @@ impl DeadLetters {
         let tenant = scope.tenant();
         let Found { bundle, index, letter, .. } = found;
         let count = bundle.letters.as_ref().map_or(0, name::Letters::count);
-        if count > 1 && !self.mark(&name::gone(tenant, bundle.place, *index, letter.reason)).await? {
+        if count > 1 && !self.mark(tenant, name::gone(tenant, bundle.place, *index, letter.reason)).await? {
             return Ok(false);
         }
         // Should the last two go at once, neither is the last by what it found; the next sweep sees that nothing is left.
         if bundle.gone.len() + 1 < count {
             return Ok(true);
         }
-        let first = self.mark(&name::all_gone(tenant, bundle.place)).await?;
+        let first = self.mark(tenant, name::all_gone(tenant, bundle.place)).await?;
         let mut rest = Bundle::clone(bundle);
         if count > 1 {
             rest.gone.insert(*index, letter.reason);
@@ -68,23 +68,24 @@ impl DeadLetters {
     /// sweep.
     pub async fn sweep(&self, scope: &TenantScope, cutoff: i64, trimmed: u64) -> Result<u64, ObjectError> {
         let (tenant, mut removed) = (scope.tenant(), 0);
-        for bundle in self.bundles(scope).await? {
+        let settled = |bundle: &Bundle| bundle.place.n <= trimmed;
+        let goes = |bundle: &&Bundle| {
             let expired = i64::try_from(bundle.place.sealed_at).is_ok_and(|at| at < cutoff);
-            let settled = bundle.place.n <= trimmed;
             // Letters that are not there may still be written, unless their seal is past.
-            let nothing_left = bundle.all_gone || bundle.letters.as_ref().map_or(settled, |letters| bundle.gone.len() >= letters.count());
-            if !expired && !nothing_left {
-                continue;
-            }
+            let nothing_left = bundle.all_gone || bundle.letters.as_ref().map_or(settled(bundle), |letters| bundle.gone.len() >= letters.count());
+            expired || nothing_left
+        };
+        for bundle in self.ask(scope, |bundles| bundles.values().filter(goes).cloned().collect::<Vec<_>>()).await? {
+            let settled = settled(&bundle);
             if bundle.is_live() {
                 removed += bundle.letters.as_ref().map_or(0, |letters| letters.count() - bundle.gone.len()) as u64;
             }
             if !settled && !bundle.all_gone {
-                self.mark(&name::all_gone(tenant, bundle.place)).await?;
+                self.mark(tenant, name::all_gone(tenant, bundle.place)).await?;
             }
             self.drop_letters(tenant, &bundle).await?;
             if settled && bundle.all_gone {
-                self.0.shared.objects.delete(&name::all_gone(tenant, bundle.place)).await?;
+                self.delete(tenant, name::all_gone(tenant, bundle.place)).await?;
             }
         }
         Ok(removed)
@@ -92,22 +93,37 @@ impl DeadLetters {
 
     /// Deletes the letters of a bundle, then the marks of single ones.
     async fn drop_letters(&self, tenant: &TenantId, bundle: &Bundle) -> Result<(), ObjectError> {
-        let objects = &self.0.shared.objects;
         if let Some(letters) = &bundle.letters {
-            objects.delete(&letters.key).await?;
+            self.delete(tenant, letters.key.clone()).await?;
         }
         for (index, reason) in &bundle.gone {
-            objects.delete(&name::gone(tenant, bundle.place, *index, *reason)).await?;
+            self.delete(tenant, name::gone(tenant, bundle.place, *index, *reason)).await?;
         }
         Ok(())
     }
 
     /// Writes a name; `false` when it was there.
-    async fn mark(&self, key: &Key) -> Result<bool, ObjectError> {
-        match self.0.shared.objects.put(key, Bytes::new(), Precondition::Absent).await {
-            Ok(_) => Ok(true),
-            Err(ObjectError::Conflict) => Ok(false),
-            Err(error) => Err(error),
+    async fn mark(&self, tenant: &TenantId, key: Key) -> Result<bool, ObjectError> {
+        let shared = &self.0.shared;
+        let first = match shared.objects.put(&key, Bytes::new(), Precondition::Absent).await {
+            Ok(_) => true,
+            Err(ObjectError::Conflict) => false,
+            Err(error) => {
+                shared.shelves.forget(tenant);
+                return Err(error);
+            }
+        };
+        shared.shelves.add(tenant, key);
+        Ok(first)
+    }
+
+    async fn delete(&self, tenant: &TenantId, key: Key) -> Result<(), ObjectError> {
+        let shared = &self.0.shared;
+        let done = shared.objects.delete(&key).await;
+        match done {
+            Ok(()) => shared.shelves.take(tenant, key),
+            Err(_) => shared.shelves.forget(tenant),
         }
+        done
     }
 }

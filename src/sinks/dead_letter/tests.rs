@@ -43,6 +43,7 @@ fn seal(n: u64, sealed_at: i64, packs: Vec<Arc<Pack>>, refusal: Option<Refusal>)
             packs: packs.iter().map(decide).collect(),
             erasures: Vec::new(),
             removed: Vec::new(),
+            retired: Vec::new(),
         },
         crc: 0,
         packs,
@@ -52,6 +53,11 @@ fn seal(n: u64, sealed_at: i64, packs: Vec<Arc<Pack>>, refusal: Option<Refusal>)
 
 fn pack(tenant: &str, ids: &[u128]) -> Arc<Pack> {
     Arc::new(pack_of(tenant, ids))
+}
+
+/// A seal whose entries are all conflicts of one tenant; `ids` are even.
+pub(crate) fn conflicts(n: u64, sealed_at: i64, tenant: &str, ids: &[u128]) -> Arc<DecidedSeal> {
+    seal(n, sealed_at, vec![pack(tenant, ids)], None)
 }
 
 /// Submits from a thread of its own, as the sequencer's follower does.
@@ -259,6 +265,65 @@ async fn the_task_ends_with_the_last_clone() {
         tokio::task::yield_now().await;
     }
     assert_eq!(Arc::strong_count(&shared), 1, "nothing of it is left");
+}
+
+#[tokio::test]
+async fn a_deleted_tenant_has_no_letters_whatever_is_submitted_again() {
+    let fs = SimFs::new();
+    let before = seal(1, SEALED_AT, vec![pack("acme", &[2]), pack("globex", &[4])], None);
+    let after = seal(3, SEALED_AT + 2, vec![pack("acme", &[6]), pack("globex", &[8])], Some(Refusal::TenantDeleted));
+    let mut retiring = DecidedSeal::clone(&seal(2, SEALED_AT + 1, Vec::new(), None));
+    let untouched = |name| crate::seal::SealTenant {
+        tenant: TenantId::parse(name).expect("a tenant id"),
+        head: 1,
+        void: None,
+        stored: 0,
+        duplicate: 0,
+        dead_lettered: 0,
+        accepted: 0,
+        bytes: 0,
+    };
+    retiring.seal.tenants = vec![untouched("other"), untouched("acme")];
+    retiring.seal.retired = vec![1];
+    let seals = [before, Arc::new(retiring), after];
+
+    let letters = open(&fs);
+    submit(&letters, &seals[..1]).join().expect("no panic");
+    letters.drained().await;
+    assert_eq!(all(&letters, "acme").await.len(), 1);
+    submit(&letters, &seals[1..]).join().expect("no panic");
+    letters.drained().await;
+    assert_eq!(
+        (all(&letters, "acme").await.len(), all(&letters, "globex").await.len()),
+        (1, 2),
+        "none after its seal"
+    );
+    assert_eq!(*letters.settled().borrow(), 3, "what is not written is settled");
+    letters.purge(&scope("acme")).await.expect("purged");
+    letters.purge(&scope("acme")).await.expect("again");
+    assert_eq!((all(&letters, "acme").await.len(), all(&letters, "globex").await.len()), (0, 2));
+
+    // A start: the seals come again, and it is told who was deleted.
+    let letters = open(&fs.crash(0, CrashMode::Lose));
+    letters.forget([scope("acme").tenant().clone()]);
+    submit(&letters, &seals).join().expect("no panic");
+    letters.drained().await;
+    assert_eq!((all(&letters, "acme").await.len(), all(&letters, "globex").await.len()), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_does_not_wait_for_a_letter_that_cannot_be_written() {
+    let fs = SimFs::new();
+    let letters = open(&fs);
+    fs.set_capacity(0);
+    submit(&letters, &[seal(1, SEALED_AT, vec![pack("acme", &[2])], None)])
+        .join()
+        .expect("no panic");
+    tokio::time::sleep(FIRST_RETRY / 2).await; // it was tried once
+    letters.purge(&scope("acme")).await.expect("nothing has to be written for it");
+    fs.set_capacity(u64::MAX);
+    letters.drained().await;
+    assert!(all(&letters, "acme").await.is_empty());
 }
 
 /// Which letters there are, by the ids of their entries.
@@ -470,7 +535,7 @@ async fn a_power_cut_at_any_moment_of_a_removal_leaves_the_letter_or_takes_it_fo
                     remove(&again, "acme", letter.entry_id.as_u128()).await;
                 }
                 again.sweep(&scope("acme"), 0, 1).await.expect("swept");
-                assert!(again.bundles(&scope("acme")).await.expect("listed").is_empty());
+                assert!(again.ask(&scope("acme"), |bundles| bundles.is_empty()).await.expect("listed"));
             }
         }
     }
@@ -490,4 +555,44 @@ async fn a_letter_that_cannot_be_removed_after_its_replay_goes_when_the_disk_wor
     assert_eq!(entries(&letters, "acme").await, [2]);
     tokio::time::sleep(Duration::from_secs(60)).await; // virtual
     assert!(entries(&letters, "acme").await.is_empty());
+}
+
+#[tokio::test]
+async fn what_is_kept_of_the_names_is_what_a_list_gives() {
+    let fs = SimFs::new();
+    let letters = open(&fs);
+    let mut dice = crate::fs::sim::Dice::new(5);
+    let mut seals = Vec::new();
+    for n in 1..=60u64 {
+        let ids: Vec<u128> = (0..1 + u128::from(dice.below(3))).map(|i| 2 * (100 * u128::from(n) + i)).collect();
+        seals.push(seal(n, SEALED_AT + n as i64 / 2, vec![pack("acme", &ids)], None));
+        submit(&letters, &seals[seals.len() - 1..]).join().expect("no panic");
+        if dice.chance(30) {
+            letters.drained().await;
+        }
+        for _ in 0..dice.below(4) {
+            let there = all(&letters, "acme").await;
+            let Some(one) = there.get(dice.below(there.len().max(1) as u64) as usize) else {
+                break;
+            };
+            remove(&letters, "acme", one.entry_id.as_u128()).await;
+        }
+        let trimmed = n / 2;
+        if dice.chance(20) {
+            letters.sweep(&scope("acme"), SEALED_AT + trimmed as i64 / 3, trimmed).await.expect("swept");
+        }
+        if dice.chance(20) {
+            submit(&letters, &seals[trimmed as usize..]).join().expect("no panic");
+        }
+        letters.drained().await;
+        let kept: Vec<String> = letters
+            .ask(&scope("acme"), |b| b.values().map(|b| format!("{b:?}")).collect())
+            .await
+            .expect("kept");
+        let listed: Vec<String> = open(&fs)
+            .ask(&scope("acme"), |b| b.values().map(|b| format!("{b:?}")).collect())
+            .await
+            .expect("listed");
+        assert_eq!(kept, listed, "after seal {n}");
+    }
 }

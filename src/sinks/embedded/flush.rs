@@ -234,6 +234,9 @@ fn advance(next: &mut Manifest, frozen: &Frozen, contents: &[(TenantId, TableVie
     for (tenant, erasures) in &frozen.state.erasures {
         next.tenants.entry(tenant.clone()).or_default().erasures = Erasures::clone(erasures);
     }
+    for tenant in &frozen.state.retired {
+        next.tenants.entry(tenant.clone()).or_default().retired = true;
+    }
     for (tenant, table) in contents {
         next.tenants.entry(tenant.clone()).or_default().voids.extend(&table.voids);
     }

@@ -1,11 +1,11 @@
 //! The manifest: which parts there are, and what the seals up to `flushed` add up to. A flush becomes valid by it.
 //!
-//! # File, version 2
+//! # File, versions 2 and 3
 //!
 //! `manifest/<number>`, the number decimal in 20 digits. One line of ASCII, then JSON:
 //!
 //! ```text
-//! sluice-manifest 2 crc32c=0123abcd bytes=4567\n
+//! sluice-manifest 3 crc32c=0123abcd bytes=4567\n
 //! { …, 4567 bytes, the serde form of `Manifest` … }
 //! ```
 //!
@@ -13,8 +13,9 @@
 //! that it was made from in `previous`, and these two are kept. Files are written whole or not at all
 //! ([`crate::fs::write_atomic`]) and never changed.
 //!
-//! Version 1 had no erasures and is read as such. A build that knows only version 1 refuses version 2: it would show again
-//! what was erased.
+//! Version 1 had no erasures and is read as such. A manifest with a retired tenant is version 3, one without is version 2. A
+//! build that knows only an earlier version refuses a later one: it would show again what was erased, or take packs of a
+//! tenant that was deleted.
 //!
 //! # What a start does with damage
 //!
@@ -42,6 +43,7 @@ use std::{
 };
 
 const VERSION: u32 = 2;
+const VERSION_RETIRING: u32 = 3;
 const OLDEST_VERSION: u32 = 1;
 
 /// What a manifest says about one tenant.
@@ -56,6 +58,9 @@ pub(super) struct TenantEntry {
     /// What is erased.
     #[serde(default, skip_serializing_if = "Erasures::is_empty")]
     pub erasures: Erasures,
+    /// It was deleted: its packs are refused.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub retired: bool,
 }
 
 /// The contents of a manifest. The default is the state before the first flush.
@@ -100,6 +105,7 @@ impl Manifest {
                 .filter(|(_, t)| !t.erasures.is_empty())
                 .map(|(id, t)| (id.clone(), Arc::new(t.erasures.clone())))
                 .collect(),
+            retired: self.tenants.iter().filter(|(_, t)| t.retired).map(|(id, _)| id.clone()).collect(),
         }
     }
 
@@ -108,9 +114,19 @@ impl Manifest {
         fs::write_atomic(fs, &path(dir, self.number), &self.encode())
     }
 
+    /// The lowest version that can say it.
+    fn version(&self) -> u32 {
+        if self.tenants.values().any(|t| t.retired) {
+            VERSION_RETIRING
+        } else {
+            VERSION
+        }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let json = serde_json::to_vec(self).expect("a manifest is plain data with text keys");
-        let mut out = format!("sluice-manifest {VERSION} crc32c={:08x} bytes={}\n", crc32c::crc32c(&json), json.len()).into_bytes();
+        let version = self.version();
+        let mut out = format!("sluice-manifest {version} crc32c={:08x} bytes={}\n", crc32c::crc32c(&json), json.len()).into_bytes();
         out.extend_from_slice(&json);
         out
     }
@@ -119,7 +135,7 @@ impl Manifest {
         let end = bytes.iter().position(|b| *b == b'\n').ok_or("it has no first line")?;
         let (line, json) = (std::str::from_utf8(&bytes[..end]).map_err(|_| "its first line is no text")?, &bytes[end + 1..]);
         let version = match line.split(' ').nth(1).and_then(|v| v.parse::<u32>().ok()) {
-            Some(version @ OLDEST_VERSION..=VERSION) => version,
+            Some(version @ OLDEST_VERSION..=VERSION_RETIRING) => version,
             Some(other) => return Err(format!("version `{other}` is not known to this build")),
             None => return Err("it does not begin as a manifest does".into()),
         };
@@ -127,6 +143,9 @@ impl Manifest {
             return Err("its checksum or length does not fit".into());
         }
         let manifest: Self = serde_json::from_slice(json).map_err(|e| format!("it is malformed: {e}"))?;
+        if manifest.version() != version.max(VERSION) {
+            return Err("its version does not fit what it says".into());
+        }
         if manifest.number == number {
             Ok(manifest)
         } else {
@@ -235,6 +254,7 @@ mod tests {
             },
             voids: vec![(3, 5)],
             erasures: Erasures::default(),
+            retired: false,
         };
         Manifest {
             number,
@@ -275,7 +295,19 @@ mod tests {
         let file = |version| [line(version, json).as_bytes(), json].concat();
         assert_eq!(Manifest::decode(&file(1), 3).unwrap(), manifest(3));
         assert!(manifest(3).state().erasures.is_empty());
-        assert!(Manifest::decode(&file(3), 3).is_err(), "a later version may hide what this one would show");
+        assert!(Manifest::decode(&file(4), 3).is_err(), "a later version may hide what this one would show");
+        assert_eq!(manifest(3).encode(), file(2), "one without a retired tenant is written as before");
+    }
+
+    #[test]
+    fn a_retired_tenant_makes_a_manifest_that_earlier_builds_refuse() {
+        let (mut retiring, a) = (manifest(3), TenantId::parse("a").unwrap());
+        retiring.tenants.get_mut(&a).unwrap().retired = true;
+        let bytes = retiring.encode();
+        assert!(bytes.starts_with(b"sluice-manifest 3 "));
+        let read = Manifest::decode(&bytes, 3).unwrap();
+        assert_eq!((&read, read.state().retired.contains(&a)), (&retiring, true));
+        assert!(manifest(3).state().retired.is_empty());
     }
 
     #[test]

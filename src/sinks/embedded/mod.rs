@@ -9,7 +9,7 @@
 //! * [`flush`]: one thread that turns a full memtable into a part and makes it valid by a [`manifest`].
 //! * [`compact`]: one thread that merges parts, and takes out rows that are erased; [`commit`]: both commit by it.
 //! * [`part`]: one Parquet file of a range of seals with its sidecar of ranges, filters and ids; never changed.
-//! * [`view`]: what a query sees; [`query`]: how it reads that.
+//! * [`view`]: what a query sees; [`query`]: how it reads that; [`turns`]: whose query runs next.
 //!
 //! Guarantees: an applied seal is visible whole or not at all, and stays so. Nothing leaves memory before a durable manifest
 //! covers it. Applying a seal again changes nothing. Heads and counters come from manifest and seals, never from rows. No
@@ -30,6 +30,7 @@ mod open;
 pub mod part;
 mod quarantine;
 mod query;
+mod turns;
 pub mod verify;
 mod view;
 
@@ -40,6 +41,7 @@ use self::{
     commit::Commit,
     memtable::Memtable,
     query::{Control, stats::Helpers},
+    turns::Turns,
     view::{TenantView, View},
 };
 use super::{Authority, ListPage, ListQuery, Scan, SealFollower, Stats, StatsQuery, StoreError, VisibleHead};
@@ -62,15 +64,12 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
 };
-use tokio::{
-    sync::{Semaphore, watch},
-    time::Instant,
-};
+use tokio::{sync::watch, time::Instant};
 use uuid::Uuid;
 
 /// How many queries may wait for each that runs; more are refused with [`StoreError::Busy`].
@@ -90,6 +89,8 @@ pub struct StoreSettings {
     pub flush_after: Duration,
     /// Queries at once.
     pub queries: usize,
+    /// Those of them that may be one tenant's.
+    pub queries_of_tenant: usize,
     /// A query that takes longer, its wait for a turn included, is ended.
     pub query_timeout: Duration,
     /// Bytes of the volume that merges leave free, `disk.reserve`; a flush may use them.
@@ -111,6 +112,7 @@ impl Default for StoreSettings {
             flush_log_bytes: 512 << 20,
             flush_after: Duration::from_secs(3600),
             queries: 16,
+            queries_of_tenant: 4,
             query_timeout: Duration::from_secs(30),
             reserve: 2 << 30,
             part_bytes: 512 << 20,
@@ -215,8 +217,7 @@ struct Inner {
     /// Dead letters of seals up to this one are settled.
     dead_letters: watch::Receiver<u64>,
     closing: watch::Sender<bool>,
-    queries: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    queries: Turns,
 }
 
 /// What merges have done since the start.
@@ -416,18 +417,23 @@ impl EmbeddedStore {
     }
 
     /// Runs a query within the time that queries have.
-    fn query<T: Send + 'static>(&self, work: impl Fn(&Inner, &Control) -> Result<T, StoreError> + Send + 'static) -> BoxFuture<'static, Result<T, StoreError>> {
-        self.query_within(self.0.inner.settings.query_timeout, work)
+    fn query<T: Send + 'static>(
+        &self,
+        scope: &TenantScope,
+        work: impl Fn(&Inner, &Control) -> Result<T, StoreError> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        self.query_within(scope, self.0.inner.settings.query_timeout, work)
     }
 
-    /// Runs a query on a thread that may block, when it is its turn, and again without a part that it finds damaged. Dropping
-    /// the future ends the query at its next check.
+    /// Runs a query on a thread that may block, when it is its tenant's turn, and again without a part that it finds damaged.
+    /// Dropping the future ends the query at its next check.
     fn query_within<T: Send + 'static>(
         &self,
+        scope: &TenantScope,
         timeout: Duration,
         work: impl Fn(&Inner, &Control) -> Result<T, StoreError> + Send + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
-        let inner = self.0.inner.clone();
+        let (inner, tenant) = (self.0.inner.clone(), scope.tenant().owner());
         Box::pin(async move {
             inner.ready()?;
             let control = Control {
@@ -435,12 +441,8 @@ impl EmbeddedStore {
                 abandoned: Arc::new(AtomicBool::new(false)),
             };
             let abandon = SetOnDrop(control.abandoned.clone());
-            let turn = {
-                let _waiting = Waiting::join(&inner).ok_or(StoreError::Busy)?;
-                let turn = inner.queries.clone().acquire_owned();
-                let turn = tokio::time::timeout_at(control.deadline, turn).await.map_err(|_| StoreError::Busy)?;
-                turn.expect("the semaphore is never closed")
-            };
+            let turn = tokio::time::timeout_at(control.deadline, inner.queries.turn(&tenant)).await;
+            let Ok(Ok(turn)) = turn else { return Err(StoreError::Busy) };
             let done = tokio::task::spawn_blocking(move || {
                 let _turn = turn;
                 inner.without_bad_parts(|| work(&inner, &control))
@@ -461,23 +463,6 @@ struct SetOnDrop(Arc<AtomicBool>);
 impl Drop for SetOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// A place among the queries that wait for their turn.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn join(inner: &'a Inner) -> Option<Self> {
-        let waiting = Self(&inner.waiting);
-        let before = inner.waiting.fetch_add(1, Ordering::Relaxed);
-        (before < inner.settings.queries.saturating_mul(WAITING_PER_QUERY)).then_some(waiting)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -506,35 +491,36 @@ impl Authority for EmbeddedStore {
         if let Err(error) = inner.ready() {
             return Box::pin(std::future::ready(Err(error)));
         }
-        let (view, scope) = (inner.view(), scope.clone());
-        let erasures = view.erasures_of(&scope);
-        if let Some(found) = view.memtables().find_map(|m| m.get(&scope, id, &inner.visible, erasures)) {
+        let view = inner.view();
+        let erasures = view.erasures_of(scope);
+        if let Some(found) = view.memtables().find_map(|m| m.get(scope, id, &inner.visible, erasures)) {
             return Box::pin(std::future::ready(Ok(Some(found))));
         }
-        self.query(move |inner, control| query::get::on_disk(&inner.view(), &scope, id, control))
+        let own = scope.clone();
+        self.query(scope, move |inner, control| query::get::on_disk(&inner.view(), &own, id, control))
     }
 
     fn list(&self, scope: &TenantScope, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>> {
-        let scope = scope.clone();
-        self.query(move |inner, control| {
+        let own = scope.clone();
+        self.query(scope, move |inner, control| {
             let pause_at = Instant::now() + inner.settings.query_timeout / 4;
-            query::list::list(&inner.tenant(&scope), &query, control, pause_at)
+            query::list::list(&inner.tenant(&own), &query, control, pause_at)
         })
     }
 
     fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
-        let scope = scope.clone();
-        self.query(move |inner, control| {
-            let spare = |wanted| Helpers::spare(&inner.queries, inner.settings.queries, wanted);
-            query::stats::stats(&inner.tenant(&scope), &query, control, spare)
+        let own = scope.clone();
+        self.query(scope, move |inner, control| {
+            let spare = |wanted| Helpers::spare(&inner.queries, wanted);
+            query::stats::stats(&inner.tenant(&own), &query, control, spare)
         })
     }
 
     fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>> {
-        let scope = scope.clone();
-        self.query(move |inner, control| {
+        let own = scope.clone();
+        self.query(scope, move |inner, control| {
             let pause_at = Instant::now() + inner.settings.query_timeout / 4;
-            query::scan::scan(&inner.tenant(&scope), &filter, after, limit, control, pause_at)
+            query::scan::scan(&inner.tenant(&own), &filter, after, limit, control, pause_at)
         })
     }
 
@@ -543,18 +529,18 @@ impl Authority for EmbeddedStore {
     }
 
     fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
-        let scope = scope.clone();
-        self.query_within(COUNT_TIMEOUT, move |inner, control| {
-            let view = inner.tenant(&scope);
+        let own = scope.clone();
+        self.query_within(scope, COUNT_TIMEOUT, move |inner, control| {
+            let view = inner.tenant(&own);
             let removal = view.erasures.as_ref().and_then(|all| all.removal(job));
             removal.map_or(Ok(0), |removal| query::erased::count(view, &removal, control))
         })
     }
 
     fn count_would_erase(&self, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>> {
-        let scope = scope.clone();
-        self.query_within(COUNT_TIMEOUT, move |inner, control| {
-            let view = inner.tenant(&scope);
+        let own = scope.clone();
+        self.query_within(scope, COUNT_TIMEOUT, move |inner, control| {
+            let view = inner.tenant(&own);
             let (job, head) = (Uuid::nil(), view.head);
             let before = view.erasures.as_deref().cloned().unwrap_or_default();
             query::erased::count(view, &before.removal_of(Erasure { job, kind, cutoff, head }), control)

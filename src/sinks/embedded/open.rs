@@ -1,13 +1,14 @@
 //! The start of the store: which manifest and which parts it goes by, and what of the damage the log makes good.
 
 use super::{
-    EmbeddedStore, Handle, Inner, Merges, Opened, State, StoreDamage, StoreSettings,
+    EmbeddedStore, Handle, Inner, Merges, Opened, State, StoreDamage, StoreSettings, WAITING_PER_QUERY,
     commit::Commit,
     compact,
     flush::{self, follows_a_manifest, is_file_of, is_part_file},
     manifest::{self, Chosen, Manifest, is_damage},
     memtable::Memtable,
     part::{Part, PartError, PartMeta, data_file},
+    turns::Turns,
     view::View,
 };
 use crate::{fs::Fs, sinks::StoreError, telemetry::metrics::metrics};
@@ -16,10 +17,10 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, RwLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize},
+        atomic::{AtomicBool, AtomicU64},
     },
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 impl EmbeddedStore {
     /// Opens the store of a data folder that this process has locked, and makes `parts/` and `manifest/` when missing. Seals
@@ -75,8 +76,7 @@ impl EmbeddedStore {
             merges: Merges::default(),
             dead_letters: dead_letters_settled,
             closing: watch::Sender::new(false),
-            queries: Arc::new(Semaphore::new(settings.queries.max(1))),
-            waiting: AtomicUsize::new(0),
+            queries: Turns::new(settings.queries, settings.queries_of_tenant, settings.queries.saturating_mul(WAITING_PER_QUERY)),
             settings,
         });
         let thread = |name: &str, work: fn(&Inner)| {

@@ -2,7 +2,7 @@
 //!
 //! Checked are both manifests, every byte of every part and sidecar, the order of rows, the id index, and for each tenant that
 //! the numbers 1 to its head, as of the newest manifest, are each once a row, a void, or erased; and so that rows and
-//! counters agree. Seals that are not flushed yet are in the log and are no matter of the store.
+//! counters agree. Of a tenant that was deleted no row may be left that is not erased. Seals that are not flushed yet are in the log and are no matter of the store.
 
 use super::{
     manifest::{self, Chosen, Manifest},
@@ -28,6 +28,8 @@ pub struct Verified {
     pub bytes: u64,
     /// Tenants that the manifest knows.
     pub tenants: usize,
+    /// Tenants among them that were deleted.
+    pub deleted: usize,
     /// What is wrong, one line each. Names tenants.
     pub faults: Vec<String>,
 }
@@ -39,6 +41,8 @@ struct Numbers {
     present: Vec<u64>,
     /// Rows that are not erased, or whose erasure is not counted yet.
     kept: u64,
+    /// Rows that a read would show.
+    shown: u64,
 }
 
 /// Reads everything below the data folder `dir`, which nobody else uses. Changes nothing. Blocks for long; holds eight bytes for
@@ -56,7 +60,8 @@ pub fn verify(fs: &dyn Fs, dir: &Path, progress: &mut dyn FnMut(usize, usize)) -
         manifest: current.number,
         flushed: current.flushed,
         parts: current.parts.len(),
-        tenants: current.tenants.len(),
+        tenants: current.tenants.keys().filter(|tenant| !tenant.is_access_log()).count(),
+        deleted: current.tenants.iter().filter(|(tenant, t)| t.retired && !tenant.is_access_log()).count(),
         ..Verified::default()
     };
     for bad in unreadable {
@@ -74,6 +79,7 @@ pub fn verify(fs: &dyn Fs, dir: &Path, progress: &mut dyn FnMut(usize, usize)) -
             part.verify()?;
             part.verify_rows(&mut |tenant, row| {
                 let erasures = current.tenants.get(tenant).map(|t| &t.erasures);
+                let is_hidden = erasures.is_some_and(|all| all.covers(row.timestamp, row.received_at, row.sequence));
                 let is_gone = erasures.is_some_and(|all| all.settled_covers(row.timestamp, row.received_at, row.sequence));
                 // A tenant's rows follow each other, so it is nearly always there.
                 if !tenants.contains_key(tenant) {
@@ -82,6 +88,7 @@ pub fn verify(fs: &dyn Fs, dir: &Path, progress: &mut dyn FnMut(usize, usize)) -
                 if let Some(numbers) = tenants.get_mut(tenant) {
                     numbers.present.push(row.sequence);
                     numbers.kept += u64::from(!is_gone);
+                    numbers.shown += u64::from(!is_hidden);
                 }
                 found.erased_rows += u64::from(is_gone);
             })
@@ -106,7 +113,7 @@ pub fn verify(fs: &dyn Fs, dir: &Path, progress: &mut dyn FnMut(usize, usize)) -
 /// That each tenant's numbers are all accounted for.
 fn count(manifest: &Manifest, mut tenants: BTreeMap<TenantId, Numbers>, faults: &mut Vec<String>) {
     for (tenant, entry) in &manifest.tenants {
-        let Numbers { mut present, kept } = tenants.remove(tenant).unwrap_or_default();
+        let Numbers { mut present, kept, shown } = tenants.remove(tenant).unwrap_or_default();
         let state = &entry.state;
         present.sort_unstable();
         if let Some(twice) = present.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -114,6 +121,9 @@ fn count(manifest: &Manifest, mut tenants: BTreeMap<TenantId, Numbers>, faults: 
         }
         if let Some(last) = present.last().filter(|last| **last > state.head) {
             faults.push(format!("tenant `{tenant}`: number {last} is beyond its head {}", state.head));
+        }
+        if entry.retired && shown > 0 {
+            faults.push(format!("tenant `{tenant}`: it was deleted, and {shown} of its rows are not erased"));
         }
         let is_void = |n: &u64| entry.voids.iter().any(|void| (void.0..=void.1).contains(n));
         if let Some(void) = present.iter().find(|n| is_void(n)) {

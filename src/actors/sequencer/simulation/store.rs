@@ -10,7 +10,7 @@ use crate::{
     seal::{DecidedSeal, erasure::Erasures, state::SealState},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 use uuid::Uuid;
@@ -62,6 +62,7 @@ pub struct Store {
     /// The seals that the manifest does not cover, and their rows.
     memory: BTreeMap<u64, (Arc<DecidedSeal>, Vec<Row>)>,
     erasures: HashMap<TenantId, Arc<Erasures>>,
+    retired: HashSet<TenantId>,
     pub applied: u64,
     flushing: Option<(u64, Vec<Row>)>,
     compacting: Option<(usize, Vec<Row>, Vec<Vec<Row>>)>,
@@ -73,6 +74,7 @@ impl Store {
         Self {
             memory: BTreeMap::new(),
             erasures: manifest.state.erasures.clone(),
+            retired: manifest.state.retired.clone(),
             applied: manifest.state.n,
             flushing: None,
             compacting: None,
@@ -87,6 +89,11 @@ impl Store {
     /// As of the last seal applied.
     pub fn erasures(&self) -> &HashMap<TenantId, Arc<Erasures>> {
         &self.erasures
+    }
+
+    /// Likewise.
+    pub fn retired(&self) -> &HashSet<TenantId> {
+        &self.retired
     }
 
     /// Every row that is not gone, erased or not; oldest first.
@@ -132,6 +139,7 @@ impl Store {
             }
             Arc::make_mut(self.erasures.entry(tenant.clone()).or_default()).add(&erasure);
         }
+        self.retired.extend(seal.seal.retires().cloned());
         for result in &seal.seal.removed {
             let tenant = &seal.seal.tenants[result.tenant as usize].tenant;
             Arc::make_mut(self.erasures.entry(tenant.clone()).or_default()).settle(result.job);
@@ -175,6 +183,9 @@ impl Store {
                 }
                 if self.plants(Mistake::ForgetErasures) {
                     next.state.erasures.clone_from(&disk[1].state.erasures);
+                }
+                if self.plants(Mistake::ForgetRetired) {
+                    next.state.retired.clone_from(&disk[1].state.retired);
                 }
                 next.parts.push(part);
                 *disk = [disk[1].clone(), next];

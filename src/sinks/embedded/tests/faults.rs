@@ -108,11 +108,11 @@ fn damage_that_a_read_finds_shows_in_health_once_and_within_a_bound() {
     let (bench, _) = grown(31, 3);
     let store = &bench.store;
     assert!(store.health().damage.is_empty() && store.health().parts_memory > 0);
-    let damaged = |what: String| bench.ask(store.query(move |_, _| Err::<(), _>(StoreError::Damaged(what.as_str().into()))));
+    let damaged = |what: String| bench.ask(store.query(&scope("a"), move |_, _| Err::<(), _>(StoreError::Damaged(what.as_str().into()))));
     for _ in 0..2 {
         assert!(damaged("`p-1.parquet` is damaged".into()).is_err());
     }
-    assert!(bench.ask(store.query(|_, _| Err::<(), _>(StoreError::Deadline))).is_err());
+    assert!(bench.ask(store.query(&scope("a"), |_, _| Err::<(), _>(StoreError::Deadline))).is_err());
     let damage = store.health().damage;
     assert_eq!(damage.len(), 1, "each once, and nothing but damage: {damage:?}");
     assert_eq!((&*damage[0].what, damage[0].rebuilt), ("`p-1.parquet` is damaged", false));

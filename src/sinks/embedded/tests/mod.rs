@@ -213,6 +213,7 @@ impl Sequencer {
             packs,
             erasures: Vec::new(),
             removed: Vec::new(),
+            retired: Vec::new(),
         }
     }
 

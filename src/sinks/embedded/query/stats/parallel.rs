@@ -1,18 +1,17 @@
 //! Work on several threads while the machine has nothing better to do.
 //!
 //! Pieces of work are numbered; whoever is free takes the next one. The asking thread works too. Helpers take the place of
-//! queries that could run instead (their permits), only while at least half of these are free and no more threads than cores
+//! queries that could run instead (their turns), only while at least half of these are free and no more threads than cores
 //! are at it, and on Linux they run with a lower priority: ingest goes first.
 
-use crate::sinks::StoreError;
+use crate::sinks::{
+    StoreError,
+    embedded::turns::{Spare, Turns},
+};
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How much lower the priority of helpers is.
 #[cfg(target_os = "linux")]
@@ -21,33 +20,32 @@ const NICE: i32 = 10;
 /// Threads that a query may have besides its own, until this is dropped.
 pub struct Helpers {
     most: usize,
-    _permits: Option<OwnedSemaphorePermit>,
+    _turns: Option<Spare>,
 }
 
 impl Helpers {
-    /// At most `wanted`, as many as there are spare cores and spare permits; `all` is the number of permits.
-    pub fn spare(queries: &Arc<Semaphore>, all: usize, wanted: usize) -> Self {
-        let free = queries.available_permits();
+    /// At most `wanted`, as many as there are spare cores and spare turns.
+    pub fn spare(queries: &Turns, wanted: usize) -> Self {
+        let (all, taken) = (queries.all(), queries.taken());
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let spare = cores.saturating_sub(all.saturating_sub(free)).min(free.saturating_sub(all / 2)).min(wanted);
-        let permits = u32::try_from(spare).ok().filter(|n| *n > 0);
-        let permits = permits.and_then(|n| queries.clone().try_acquire_many_owned(n).ok());
+        let spare = cores.saturating_sub(taken).min((all - taken).saturating_sub(all / 2)).min(wanted);
+        let turns = queries.spare(spare);
         Self {
-            most: permits.as_ref().map_or(0, |p| p.num_permits()),
-            _permits: permits,
+            most: turns.count(),
+            _turns: Some(turns),
         }
     }
 
     /// None.
     #[cfg(test)]
     pub fn none() -> Self {
-        Self { most: 0, _permits: None }
+        Self { most: 0, _turns: None }
     }
 
     /// This many, whatever else goes on.
     #[cfg(test)]
     pub fn exactly(most: usize) -> Self {
-        Self { most, _permits: None }
+        Self { most, _turns: None }
     }
 }
 
@@ -146,16 +144,16 @@ mod tests {
 
     #[test]
     fn helpers_leave_half_of_the_turns_to_others_and_give_theirs_back() {
-        let queries = Arc::new(Semaphore::new(16));
-        let turn = queries.clone().try_acquire_owned().expect("free");
+        let queries = Turns::new(16, 16, 16);
+        let query = queries.spare(1);
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let helpers = Helpers::spare(&queries, 16, 99);
+        let helpers = Helpers::spare(&queries, 99);
         assert_eq!(helpers.most, (cores - 1).min(7));
-        assert_eq!(queries.available_permits(), 15 - helpers.most);
+        assert_eq!(queries.taken(), 1 + helpers.most);
         drop(helpers);
-        assert_eq!(queries.available_permits(), 15);
-        let busy = queries.clone().try_acquire_many_owned(7).expect("free");
-        assert_eq!(Helpers::spare(&queries, 16, 99).most, 0, "half of them run");
-        drop((turn, busy));
+        assert_eq!(queries.taken(), 1);
+        let busy = queries.spare(7);
+        assert_eq!(Helpers::spare(&queries, 99).most, 0, "half of them run");
+        drop((query, busy));
     }
 }

@@ -1,0 +1,120 @@
+//! What the names of objects say, kept in memory for the tenants that were asked about lately: whoever replays a hundred thousand
+//! letters one by one does not list a hundred thousand names each time.
+//!
+//! This process alone writes the objects, and tells of every name that it adds or takes away, so what is kept is what a list
+//! would give. Where it is not known whether a write took effect, what is kept is thrown away. At most [`MOST`] bundles are kept; the
+//! tenants that were not asked about for longest go first, and one that has more alone is listed each time.
+
+use super::name::{Bundle, Change, Place};
+use crate::{
+    model::tenant::TenantId,
+    objects::{Key, ObjectError},
+};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// Bundles kept in all: some 50 MiB.
+const MOST: usize = 200_000;
+
+/// The bundles of one tenant, in order.
+pub(super) type Bundles = BTreeMap<Place, Bundle>;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Shelves(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    shelves: HashMap<TenantId, Shelf>,
+    /// Counts questions.
+    clock: u64,
+}
+
+#[derive(Default)]
+struct Shelf {
+    bundles: Bundles,
+    /// All names are here; else only those that were added since somebody began to list them.
+    whole: bool,
+    /// Names that were taken away: a list that began before may still have them.
+    taken: u64,
+    asked: u64,
+}
+
+impl Shelves {
+    /// What `ask` says of the tenant's bundles, which `list` gives if they are not here.
+    pub(super) async fn ask<T, L>(&self, tenant: &TenantId, list: impl Fn() -> L, ask: impl FnOnce(&Bundles) -> T) -> Result<T, ObjectError>
+    where
+        L: Future<Output = Result<Vec<Key>, ObjectError>>,
+    {
+        loop {
+            let taken = {
+                let mut inner = self.lock();
+                inner.clock += 1;
+                let clock = inner.clock;
+                let shelf = inner.shelves.entry(tenant.clone()).or_default();
+                shelf.asked = clock;
+                if shelf.whole {
+                    return Ok(ask(&shelf.bundles));
+                }
+                shelf.taken
+            };
+            let keys = list().await?;
+            let mut inner = self.lock();
+            let Some(shelf) = inner.shelves.get_mut(tenant).filter(|shelf| shelf.taken == taken) else {
+                continue;
+            };
+            for key in keys {
+                Bundle::change(&mut shelf.bundles, key, Change::Add);
+            }
+            shelf.whole = true;
+            let answer = ask(&shelf.bundles);
+            inner.make_room();
+            return Ok(answer);
+        }
+    }
+
+    /// An object is there, or will be.
+    pub(super) fn add(&self, tenant: &TenantId, key: Key) {
+        if let Some(shelf) = self.lock().shelves.get_mut(tenant) {
+            Bundle::change(&mut shelf.bundles, key, Change::Add);
+        }
+    }
+
+    /// An object was deleted.
+    pub(super) fn take(&self, tenant: &TenantId, key: Key) {
+        if let Some(shelf) = self.lock().shelves.get_mut(tenant) {
+            Bundle::change(&mut shelf.bundles, key, Change::Take);
+            shelf.taken += 1;
+        }
+    }
+
+    /// It is not known what there is.
+    pub(super) fn forget(&self, tenant: &TenantId) {
+        if let Some(shelf) = self.lock().shelves.get_mut(tenant) {
+            *shelf = Shelf {
+                taken: shelf.taken + 1,
+                ..Shelf::default()
+            };
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every change is made of single steps that each leave what is here true or thrown away.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn make_room(&mut self) {
+        let mut kept: usize = self.shelves.values().map(|shelf| shelf.bundles.len() + 1).sum();
+        while kept > MOST {
+            let oldest = self.shelves.iter().min_by_key(|(_, shelf)| shelf.asked).map(|(tenant, _)| tenant.clone());
+            let Some(gone) = oldest.and_then(|tenant| self.shelves.remove(&tenant)) else {
+                return;
+            };
+            kept -= gone.bundles.len() + 1;
+        }
+    }
+}
