@@ -18,6 +18,7 @@ mod disk;
 mod duplicates;
 mod export_jobs;
 mod fuzz;
+mod idp;
 mod intake;
 mod isolation;
 mod letters;
