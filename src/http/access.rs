@@ -11,13 +11,12 @@ use super::{
 use crate::{
     auth::{
         Credential, GatewayHeaders, Origin, Presented, Principal, Role,
-        jwt::AuthError,
         policy::{self, Action},
     },
     catalog::Tenant,
     model::tenant::{Log, TenantId, TenantScope},
 };
-use axum::http::{HeaderMap, HeaderValue, header, request::Parts};
+use axum::http::{HeaderMap, HeaderValue, request::Parts};
 use std::sync::Arc;
 
 /// The one credential of a request. `token` is the one of the query string, where the endpoint takes it. Gateways' headers are a
