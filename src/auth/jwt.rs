@@ -25,20 +25,5 @@ pub struct NewToken<'a> {
 
 /// Signs a token with the local secret.
 pub fn mint(secret: &[u8], token: &NewToken<'_>) -> String {
-    sign(secret, token)
-}
-
-/// Signs the token of somebody who has logged in: it ends with the account `uid` of its tenant, and has the account's roles.
-pub fn mint_login(secret: &[u8], token: &NewToken<'_>, uid: &str) -> String {
-    #[derive(Serialize)]
-    struct Login<'a> {
-        #[serde(flatten)]
-        token: &'a NewToken<'a>,
-        uid: &'a str,
-    }
-    sign(secret, &Login { token, uid })
-}
-
-fn sign(secret: &[u8], claims: &impl Serialize) -> String {
-    jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &EncodingKey::from_secret(secret)).expect("plain claims and an HMAC key always encode")
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), token, &EncodingKey::from_secret(secret)).expect("plain claims and an HMAC key always encode")
 }

@@ -6,11 +6,13 @@ use super::{
     error::{Answer, Problem},
     fields::{invalid, object},
     login::text,
+    recording,
     tenants::{Listing, Total},
 };
 use crate::{
     auth::{Role, jwt::roles_named},
     catalog::{ApiKey, NewKey},
+    lifecycle::access_log::Event,
     model::time::{parse_rfc3339, rfc3339},
 };
 use axum::{
@@ -57,7 +59,7 @@ pub async fn list(call: Call) -> Answer {
 pub async fn create(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
     let (scope, _) = access::named_tenant(&call.app, caller, action, &call.id)?;
-    let catalog = call.app.services.catalog.clone();
+    let (app, who) = (call.app.clone(), call.who()?);
     let mut fields = object(call, &["name", "role", "expires_at"]).await?;
     let name = text(&mut fields, "name")?;
     let role = role_of(&text(&mut fields, "role")?)?;
@@ -69,7 +71,9 @@ pub async fn create(call: Call) -> Answer {
         }
         Some(_) => return Err(invalid("expires_at", "wrong_type", "`expires_at` is a string")),
     };
-    let (key, text) = catalog.create_key(scope.tenant(), NewKey { name, role, expires_at }).await?;
+    let (key, text) = app.services.catalog.create_key(scope.tenant(), NewKey { name, role, expires_at }).await?;
+    let event = Event::change("sluice.key.create", "key", &*key.key_id).after(&shown(&key, None));
+    recording::changed(&app, &scope, &who, event).await;
     let mut response = json_of(&shown(&key, Some(text.reveal())));
     *response.status_mut() = StatusCode::CREATED;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -80,7 +84,9 @@ pub async fn create(call: Call) -> Answer {
 pub async fn revoke(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
     let (scope, _) = access::named_tenant(&call.app, caller, action, &call.id)?;
-    call.app.services.catalog.revoke_key(scope.tenant(), &call.item).await?;
+    let key = call.app.services.catalog.revoke_key(scope.tenant(), &call.item).await?;
+    let event = Event::change("sluice.key.revoke", "key", &*key.key_id).before(&shown(&key, None));
+    recording::changed(&call.app, &scope, &*call.who()?, event).await;
     Ok(no_content())
 }
 

@@ -5,15 +5,22 @@ use super::{
     error::{Answer, Code, Problem},
     fields::{invalid, object},
     server::Peer,
+    state::App,
 };
-use crate::auth::{
-    login::{Login, LoginError},
-    password::{HashError, Password},
+use crate::{
+    auth::{
+        Origin, Principal,
+        login::{Login, LoginError},
+        password::{HashError, Password},
+    },
+    catalog::User,
+    lifecycle::access_log::{Event, Who},
+    model::entry::Severity,
 };
 use axum::http::{HeaderValue, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// `POST /login`.
 pub async fn login(call: Call) -> Answer {
@@ -24,10 +31,8 @@ pub async fn login(call: Call) -> Answer {
         expires_in: u64,
         tenant_id: &'a str,
     }
-    let peer = Peer::of(&call.parts.extensions);
-    let app = call.app.clone();
-    let attempt = app.limits.login(peer)?;
-    let logins = call.app.services.logins.clone();
+    let door = Door::of(&call);
+    let attempt = door.app.limits.login(door.peer)?;
     let mut fields = object(call, &["email", "password", "tenant_id"]).await?;
     let email = text(&mut fields, "email")?;
     let password = Password::new(text(&mut fields, "password")?);
@@ -40,13 +45,16 @@ pub async fn login(call: Call) -> Answer {
         email: &email,
         password,
         tenant: tenant.as_deref(),
-        from: peer.0.ip(),
+        from: door.peer.0.ip(),
     };
-    let done = logins.login(login).await;
-    if let Some(attempt) = attempt.filter(|_| !matches!(done, Err(LoginError::Wrong))) {
+    let done = door.app.services.logins.login(login).await;
+    if let Err(LoginError::Wrong(tried)) = &done {
+        tried.iter().for_each(|user| door.tell(user, "sluice.login.failed", Severity::Warning));
+    } else if let Some(attempt) = attempt {
         attempt.good();
     }
     let done = done?;
+    door.tell(&done.user, "sluice.login", Severity::Info);
     let mut response = json_of(&Token {
         access_token: &done.token,
         token_type: "Bearer",
@@ -55,6 +63,43 @@ pub async fn login(call: Call) -> Answer {
     });
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// Where somebody stands who wants in, for the access log of the accounts' tenants.
+struct Door {
+    app: Arc<App>,
+    peer: Peer,
+    user_agent: Option<String>,
+    request_id: Arc<str>,
+}
+
+impl Door {
+    fn of(call: &Call) -> Self {
+        let agent = call.parts.headers.get(header::USER_AGENT);
+        Self {
+            app: call.app.clone(),
+            peer: Peer::of(&call.parts.extensions),
+            user_agent: agent.map(|agent| String::from_utf8_lossy(agent.as_bytes()).into_owned()),
+            request_id: call.request_id.clone(),
+        }
+    }
+
+    /// Costs no more than a place in a queue, so that an address that somebody has is not slower than one that nobody has.
+    fn tell(&self, user: &User, action: &'static str, severity: Severity) {
+        let somebody = Principal {
+            subject: user.email.clone(),
+            tenant: Some(user.tenant.clone()),
+            roles: user.roles.to_vec(),
+            expires_at: None,
+            origin: Origin::User {
+                tenant: user.tenant.clone(),
+                user_id: (&*user.user_id).into(),
+            },
+        };
+        let who = Who::new(&somebody, self.peer.0, self.user_agent.as_deref(), self.request_id.clone());
+        let event = Event::change(action, "user", &*user.user_id).severity(severity);
+        self.app.services.access_log.record(&user.tenant, &who, &event);
+    }
 }
 
 /// A string that must be there.
@@ -69,7 +114,7 @@ pub fn text(fields: &mut Map<String, Value>, name: &'static str) -> Result<Strin
 impl From<LoginError> for Problem {
     fn from(error: LoginError) -> Self {
         match error {
-            LoginError::Wrong => Self::new(Code::InvalidLogin, "the e-mail address or the password is wrong"),
+            LoginError::Wrong(_) => Self::new(Code::InvalidLogin, "the e-mail address or the password is wrong"),
             LoginError::Several(tenants) => {
                 let detail = "the password is right for several tenants; send the `tenant_id` of one of them too";
                 let tenants: Vec<_> = tenants.iter().map(|tenant| Value::from(tenant.as_str())).collect();

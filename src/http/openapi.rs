@@ -278,6 +278,10 @@ fn responses(endpoint: &Endpoint) -> Value {
     for status in also {
         out[*status] = problem();
     }
+    if also.contains(&"401") {
+        // An address that fails too often is not even told that.
+        out["429"] = problem();
+    }
     out
 }
 

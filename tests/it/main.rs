@@ -11,6 +11,7 @@ mod cloudtrail;
 mod commands;
 mod contract;
 mod crash;
+mod credentials;
 mod damage;
 mod deletion;
 mod differential;

@@ -10,6 +10,7 @@ mod ingest;
 mod letters;
 mod limits;
 mod lists;
+mod logins;
 mod reads;
 mod server;
 mod settings;
