@@ -98,18 +98,6 @@ impl Authenticator {
         self.attempt(presented, now).map_err(Refused::error)
     }
 
-    /// Who the credential speaks for, if no signature needs to be checked for it: a token that is remembered, a key, a gateway.
-    /// `None`: it must be looked at.
-    pub fn recall(&self, presented: &Presented<'_>) -> Option<Principal> {
-        let now = now();
-        match presented.credential {
-            Credential::Bearer(text) if !is_key(text) && !self.cache.get(TokenHash::of(text), now).is_some_and(|known| self.still_stands(&known.origin)) => {
-                None
-            }
-            _ => self.attempt(presented, now).ok(),
-        }
-    }
-
     /// Whether somebody who was authenticated earlier still may go on: not expired, not revoked, with the same roles. Cheap, and
     /// without I/O.
     pub fn still_good(&self, principal: &Principal) -> bool {
