@@ -15,16 +15,17 @@ export function signOut() {
 }
 
 /**
- * What a token says about itself, as far as it is a JWT: tenant, subject, when it ends (milliseconds, or null). For people to read; the
- * server decides what it is worth.
+ * What a token says about itself, as far as it is a JWT: tenant, subject, roles (null: it does not say), when it ends (milliseconds, or
+ * null). For people to read; the server decides what it is worth.
  */
 export function about(text) {
   try {
     const claims = JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(text.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0))));
     const named = (claim) => (typeof claim === "string" ? claim : "");
-    return { tenant: named(claims.tenant), subject: named(claims.sub), ends: typeof claims.exp === "number" ? claims.exp * 1000 : null };
+    const roles = claims.role === undefined ? null : [claims.role].flat().map((role) => String(role).toLowerCase());
+    return { tenant: named(claims.tenant), subject: named(claims.sub), roles, ends: typeof claims.exp === "number" ? claims.exp * 1000 : null };
   } catch {
-    return { tenant: "", subject: "", ends: null };
+    return { tenant: "", subject: "", roles: null, ends: null };
   }
 }
 

@@ -11,6 +11,8 @@ import { FIELDS, GROUPS, SEVERITIES, View, intervalFor, milliseconds } from "./v
 const PAGE = 50;
 const MOST_LIVE_ROWS = 500;
 const REFRESH = 3000;
+/** So often even if nothing came: relative ranges move on. Each look is an entry of the access log, so there are no more than needed. */
+const REFRESH_QUIET = 60e3;
 const TOP = 8;
 /** So long before its end a credential is said to end. */
 const WARN = 5 * 60e3;
@@ -29,8 +31,10 @@ let work = new AbortController();
 let busy = 0;
 let timer = 0;
 let counting = null;
+let [uncounted, counted] = [0, 0];
 let signedIn = false;
 let ends = null;
+let audits = false;
 
 const chart = new Chart($("histogram"), (from, to) => {
   zoomed.push(view.range);
@@ -45,6 +49,8 @@ function login(text, known = about(text)) {
   signIn(text, (why) => logout(why));
   signedIn = true;
   ends = known.ends;
+  // Who reads the access log; where the credential does not say its roles, the server does.
+  audits = known.roles?.some((role) => ["auditor", "admin"].includes(role)) ?? true;
   named("tenant", known.tenant);
   named("who", known.subject);
   for (const form of [$("with-password"), $("with-token")]) form.reset();
@@ -224,6 +230,7 @@ function startFeed(after) {
   const filters = view.parameters(typeof view.range === "string" ? [null, null] : view.bounds());
   feed = new Feed(filters, after, {
     entry: (entry) => {
+      uncounted += 1;
       arrivals[arrivals.length - 1] += 1;
       fresh.push(entry);
       if (fresh.length > MOST_LIVE_ROWS) (fresh = fresh.slice(-MOST_LIVE_ROWS)), (trimmed = true);
@@ -265,6 +272,7 @@ function draw() {
 async function statistics() {
   if (counting) return;
   const mine = (counting = work);
+  [uncounted, counted] = [0, Date.now()];
   try {
     let [start, end] = view.bounds();
     // Where the range is open, what is there says how wide bars should be; so that is asked first, once.
@@ -294,7 +302,9 @@ async function statistics() {
 function later() {
   clearTimeout(timer);
   timer = setTimeout(() => {
-    if (document.hidden) return later();
+    // The looks at the access log are in it: what came is, before long, only they.
+    const due = Date.now() - counted >= REFRESH_QUIET || (uncounted > 0 && view.log !== "access");
+    if (document.hidden || !due) return later();
     statistics();
     if (!$("groups").hidden) groups();
   }, REFRESH);
@@ -370,6 +380,8 @@ function select(tab) {
 /** The controls say what the view is. */
 function controls() {
   $("search").value = view.search;
+  $("log").value = view.log;
+  $("log").hidden = !audits && !view.log;
   const custom = typeof view.range !== "string";
   const known = [...$("range").options].some((option) => option.value === view.range);
   if (!custom && !known) $("range").append(make("option", { value: view.range }, `Last ${view.range}`));
@@ -407,7 +419,7 @@ $("with-password").onsubmit = async (event) => {
   const email = $("email").value.trim();
   try {
     const answer = await logIn(email, $("password").value, $("tenants").hidden ? "" : $("tenant-choice").value);
-    login(answer.access_token, { tenant: answer.tenant_id, subject: email, ends: Date.now() + answer.expires_in * 1000 });
+    login(answer.access_token, { ...about(answer.access_token), tenant: answer.tenant_id, subject: email, ends: Date.now() + answer.expires_in * 1000 });
   } catch (error) {
     $("tenants").hidden = !error.tenants?.length;
     $("tenant-choice").replaceChildren(...(error.tenants ?? []).map((tenant) => make("option", { value: tenant }, tenant)));
@@ -424,6 +436,13 @@ $("query").onsubmit = (event) => {
   refresh();
 };
 $("search").addEventListener("search", () => $("search").value === "" && view.search !== "" && $("query").requestSubmit());
+$("log").onchange = () => {
+  // Filters and times of one log say little about the other.
+  const log = $("log").value;
+  view = Object.assign(new View(), { log, live: view.live });
+  zoomed = [];
+  refresh();
+};
 $("range").onchange = () => {
   zoomed = [];
   if ($("range").value === "custom") {

@@ -33,6 +33,8 @@ export class View {
   range = "";
   sort = "timestamp:desc";
   live = true;
+  /** "" is the tenant's audit log, "access" its access log. */
+  log = "";
   /** Name → set of values. */
   filters = new Map();
 
@@ -62,6 +64,7 @@ export class View {
   /** The filters as parameters of the API. */
   parameters([from, to] = this.bounds()) {
     const query = new URLSearchParams();
+    if (this.log) query.append("log", this.log);
     if (this.search) query.append("search", this.search);
     for (const [name, values] of this.filters) for (const value of values) query.append(name, value);
     if (from !== null) query.append("from", new Date(from).toISOString());
@@ -90,6 +93,7 @@ export class View {
       else if (name === "range" && /^\d{1,4}[smhdw]$/.test(value)) view.range = value;
       else if (name === "from" || name === "to") custom[name] = Number.isNaN(Date.parse(value)) ? null : Date.parse(value);
       else if (name === "sort" && value === "timestamp:asc") view.sort = value;
+      else if (name === "log" && value === "access") view.log = value;
       else if (name === "live") view.live = value !== "off";
       else if ((Object.hasOwn(FIELDS, name) && name !== "metadata.") || /^metadata\../.test(name)) if (!view.has(name, value)) view.toggle(name, value);
     }

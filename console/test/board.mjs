@@ -226,6 +226,15 @@ try {
   assert.deepEqual(await stored(), [0, 0, "", 0]);
   await shot("signed-in");
 
+  // An auditor sees who has looked; a viewer is not offered it.
+  assert(await page.locator("#log").isVisible());
+  await page.selectOption("#log", "access");
+  await until("the access log", () => [...document.querySelectorAll("#rows td.action")].some((cell) => cell.textContent.startsWith("sluice.")));
+  assert(page.url().includes("log=access"), page.url());
+  await shot("access-log");
+  await page.selectOption("#log", "");
+  await until("the audit log", () => [...document.querySelectorAll("#rows td.action")].some((cell) => cell.textContent === "LOGIN"));
+
   // The end of a sign-in is said in time, and is the end.
   await page.click("#sign-out");
   await page.clock.install();
@@ -236,6 +245,7 @@ try {
   await page.press("#token", "Enter");
   await until("the log", () => document.querySelectorAll("#rows tr").length > 0);
   assert(await page.locator("#ending").isHidden());
+  assert(await page.locator("#log").isHidden());
   await page.clock.fastForward("06:00");
   await page.clock.runFor(2000);
   assert.match(await text("#ending"), /ends in 4 minutes/);

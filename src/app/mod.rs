@@ -453,7 +453,7 @@ fn http_settings(settings: &Settings, tls: Option<Tls>) -> HttpSettings {
         write_stall: s.write_stall,
         tls,
         hsts: s.hsts,
-        origins: Origins::new(s.cors_origins.clone()),
+        origins: Origins::new(s.cors_origins.clone()).with_ambient(settings.auth.gateway.is_some()),
         ..HttpSettings::default()
     }
 }

@@ -145,6 +145,58 @@ async fn a_configured_origin_may_use_the_api_and_another_is_told_nothing() {
 }
 
 #[tokio::test]
+async fn a_gateways_credential_is_not_for_a_page_of_somebody_else() {
+    const GATEWAY: &str = "[auth.gateway]\nenabled = true\ncidrs = [\"10.0.0.0/8\"]\nsecret = \"the gateway's own secret\"\n";
+    let dir = tempfile::tempdir().expect("a folder");
+    let bench = with_origins(true).await.accepting(dir.path(), GATEWAY);
+    let admin = token(Some("acme"), "admin");
+    let ask = |method: &'static str, path: String, ambient: bool, origin: &'static str| {
+        let request = request(method, &path, if ambient { "" } else { &admin }).header("host", "logs.example");
+        let request = if origin.is_empty() { request } else { request.header("origin", origin) };
+        let mut request = if ambient {
+            let gateway = request.header("x-gateway-secret", "the gateway's own secret").header("x-user-id", "ann");
+            gateway.header("x-user-role", "admin").header("x-tenant-id", "acme")
+        } else {
+            request
+        };
+        if path.ends_with("/stream") {
+            request = request.header("accept", "text/event-stream");
+        }
+        let mut request = request.body(Body::from(entry(1).to_string())).expect("a request");
+        let peer = crate::http::server::Peer("10.0.0.1:1".parse().expect("an address"));
+        request.extensions_mut().insert(peer);
+        let router = bench.router.clone();
+        async move { router.oneshot(request).await.expect("never fails").status().as_u16() }
+    };
+    for (origin, good) in [
+        ("", true),
+        ("https://logs.example", true),
+        (APP, true),
+        ("https://evil.example", false),
+        ("null", false),
+    ] {
+        for (method, path, status) in [
+            ("POST", "/logs", 201),
+            ("DELETE", "/logs/cleanup?dry_run=true", 200),
+            ("GET", "/logs/stream", 200),
+        ] {
+            let got = ask(method, format!("/api/v1{path}"), true, origin).await;
+            assert_eq!(got, if good { status } else { 403 }, "{method} {path} from `{origin}`");
+        }
+        // What it reads, no page of another origin sees.
+        assert_eq!(ask("GET", "/api/v1/logs".to_owned(), true, origin).await, 200, "`{origin}`");
+        // A page that holds a token is as any other client.
+        assert_eq!(ask("POST", "/api/v1/logs".to_owned(), false, origin).await, 201, "`{origin}`");
+        assert_eq!(ask("GET", "/api/v1/logs/stream".to_owned(), false, origin).await, 200, "`{origin}`");
+        assert_ne!(
+            ask("GET", format!("/api/v1/logs/stream?token={admin}"), true, origin).await,
+            200,
+            "two credentials"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_head_that_is_too_large_is_a_problem_and_not_a_silence() {
     let bench = Bench::new().await;
     let long = request("GET", "/api/v1/logs", "").header("authorization", format!("Bearer {}", "x".repeat(64 << 10)));
