@@ -131,3 +131,77 @@ fn a_folder_that_cannot_be_made_is_73_and_one_line() {
     let output = run(dir.path(), &["token", "--role", "viewer", "--tenant", "acme"]);
     assert_eq!(output.status.code(), Some(64), "{}", text(&output.stderr));
 }
+
+#[test]
+fn check_config_reads_what_settings_name_and_warns_of_what_others_may_read() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let secret = dir.path().join("idp.secret");
+    fs::write(&secret, "a secret that is long enough for anybody\n").expect("written");
+    let check = |issuers: &str| {
+        let mut command = sluice(dir.path(), &["check-config"]);
+        command.env("SLUICE__AUTH__ISSUERS", issuers).output().expect("started")
+    };
+    let good = r#"[{"issuer": "a", "audience": ["x"], "tenants": ["acme"], "keys": {"secret_file": "idp.secret"}}]"#;
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).expect("mine");
+    let output = check(good);
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+    assert!(text(&output.stdout).contains("secret_file = \"idp.secret\"") && !text(&output.stdout).contains("long enough"));
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).expect("mine");
+    let output = check(good);
+    let warning = "sluice: warning: `auth.issuers[0].keys.secret_file`: others may read `idp.secret` (mode 644); make it 0600\n";
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), warning));
+
+    fs::write(dir.path().join("private.pem"), include_str!("keys/rsa_a.pem")).expect("written");
+    fs::write(dir.path().join("public.pem"), include_str!("keys/rsa_a.pub")).expect("written");
+    for (keys, algorithm, why) in [
+        (
+            r#"{"secret_file": "nowhere"}"#,
+            "HS256",
+            "`auth.issuers[0].keys.secret_file` is `nowhere`, which cannot be read",
+        ),
+        (r#"{"pem_file": "private.pem"}"#, "RS256", "it holds a private key"),
+        (r#"{"pem_file": "public.pem"}"#, "ES256", "no key in it fits `algorithms`"),
+        (r#"{"pem_file": "idp.secret"}"#, "RS256", "no usable key"),
+        (r#"{"jwks_file": "public.pem"}"#, "RS256", "it is not JSON"),
+        (r#"{"tenant_secrets_file": "public.pem"}"#, "HS256", "a JSON object, or a TOML table"),
+        (r#"{"tenant_secrets": {"a": "the same", "b": "the same"}}"#, "HS256", "another tenant's secret"),
+    ] {
+        let output = check(&format!(
+            r#"[{{"issuer": "a", "audience": [], "algorithms": ["{algorithm}"], "keys": {keys}}}]"#
+        ));
+        let error = text(&output.stderr);
+        assert!(
+            output.status.code() == Some(64) && error.contains(why) && !error.contains("the same"),
+            "{keys}: {error}"
+        );
+    }
+    for (issuer, warning) in [
+        (
+            r#"{"issuer": "a", "audience": [], "tenants": ["*"], "keys": {"jwks_url": "https://a/b"}}"#,
+            "`auth.issuers[0].audience` is empty",
+        ),
+        (
+            r#"{"issuer": "a", "audience": ["x"], "keys": {"jwks_url": "https://a/b"}}"#,
+            "`auth.issuers[0].tenants` is not set",
+        ),
+        (
+            r#"{"issuer": "a", "audience": ["x"], "tenants": ["*"], "keys": {"jwks_url": "http://a/b"}}"#,
+            "jwks_url` is not https",
+        ),
+        (
+            r#"{"issuer": "a", "audience": ["x"], "tenants": ["*"], "keys": {"secret": "short"}}"#,
+            "is a short secret",
+        ),
+        (
+            r#"{"issuer": "a", "audience": ["x"], "tenants": ["*"], "max_role": "viewer", "roles": {"boss": ["admin"]}, "keys": {"jwks_url": "https://a/b"}}"#,
+            "maps `boss` to admin",
+        ),
+    ] {
+        let output = check(&format!("[{issuer}]"));
+        let error = text(&output.stderr);
+        assert!(
+            output.status.code() == Some(0) && error.lines().count() == 1 && error.contains(warning),
+            "{issuer}: {error}"
+        );
+    }
+}

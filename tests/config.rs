@@ -220,12 +220,6 @@ fn every_bad_value_is_named_with_its_rule() {
 #[test]
 fn parts_of_the_contract_that_are_not_here_are_refused_without_their_values() {
     let text = r#"
-[[auth.issuers]]
-name = "partner"
-[auth.issuers.keys]
-secret = "hunter2"
-[auth.gateway]
-enabled = false
 [queue.sqs]
 urls = ["hunter2"]
 [clickhouse]
@@ -238,17 +232,7 @@ kind = "sqs"
     let (_dir, sources) = file(text);
     let all = problems(&sources);
     let keys: Vec<_> = all.iter().map(|(key, _)| key.as_str()).collect();
-    assert_eq!(
-        keys,
-        [
-            "auth.gateway.enabled",
-            "auth.issuers",
-            "clickhouse.password",
-            "opensearch.url",
-            "queue.sqs.urls",
-            "sources"
-        ]
-    );
+    assert_eq!(keys, ["clickhouse.password", "opensearch.url", "queue.sqs.urls", "sources"]);
     for (key, message) in all {
         assert!(
             message.starts_with("is not supported by this version yet") && !message.contains("hunter2"),
@@ -285,4 +269,211 @@ fn a_file_that_cannot_be_read_is_one_problem_among_others() {
         ..Sources::default()
     };
     assert_eq!(problem(&latin).0, "data_dir");
+}
+
+/// The contract's example, word for word.
+const ISSUER: &str = r#"
+[[auth.issuers]]
+name = "partner-idp"
+issuer = "https://idp.example"           # iss
+audience = ["sluice"]                    # one of them must be in aud; [] = not checked, warned
+algorithms = ["RS256"]
+require_exp = true
+claims = { tenant = "org", role = "roles", subject = "sub" }   # a dotted path works; tenant and role may be strings or lists
+roles = { Admin = ["admin"], Operator = ["writer", "viewer"] } # instead of the default map
+tenants = ["acme", "globex-*"]           # which tenants it may speak for; ["*"] = all
+max_role = "admin"                       # never platform_admin unless allow_platform = true
+[auth.issuers.keys]                      # one of: secret, secret_file, tenant_secrets = { acme = "…" }, pem_file, jwks_url, jwks_file
+jwks_url = "https://idp.example/jwks.json"
+
+[auth.gateway]
+enabled = false
+cidrs = ["10.0.0.0/8"]
+secret_file = "gateway.secret"
+"#;
+
+#[test]
+fn issuers_are_read_from_a_file_and_from_the_environment_and_shown_without_secrets() {
+    let (_dir, sources) = file(ISSUER);
+    let settings = Settings::load(&sources).unwrap_or_else(|e| panic!("{e}"));
+    let [issuer] = settings.auth.issuers.as_slice() else { panic!("one issuer") };
+    assert_eq!(
+        (&*issuer.rules.name, issuer.rules.issuer.as_deref()),
+        ("partner-idp", Some("https://idp.example"))
+    );
+    assert!(settings.auth.gateway.is_none() && issuer.rules.require_exp && !issuer.rules.allow_platform);
+    let text = settings.to_toml();
+    assert!(
+        text.contains("[[auth.issuers]]") && text.contains("jwks_url = \"https://idp.example/jwks.json\""),
+        "{text}"
+    );
+    let (_dir, again) = file(&text);
+    assert_eq!(
+        Settings::load(&again).unwrap_or_else(|e| panic!("{e}")).to_toml(),
+        text,
+        "what is in force can be used as a file"
+    );
+
+    let json = r#"[{"issuer": "a", "audience": [], "tenants": null, "keys": {"secret": "hunter2"}},
+                   {"issuer": "b", "audience": "x", "keys": {"tenant_secrets": {"acme": "hunter2", "globex": "hunter3"}}}]"#;
+    let gateway = r#"{"enabled": true, "cidrs": ["10.0.0.0/8", "::1"], "secret": "hunter2"}"#;
+    for variables in [
+        vec![("SLUICE__AUTH__ISSUERS", json), ("SLUICE__AUTH__GATEWAY", gateway)],
+        vec![
+            ("SLUICE__AUTH__ISSUERS", json),
+            ("SLUICE__AUTH__GATEWAY__ENABLED", "true"),
+            ("SLUICE__AUTH__GATEWAY__CIDRS", r#"["10.0.0.0/8", "::1"]"#),
+            ("SLUICE__AUTH__GATEWAY__SECRET", "hunter2"),
+        ],
+    ] {
+        let settings = Settings::load(&environment(&variables)).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((settings.auth.issuers.len(), settings.auth.gateway.is_some()), (2, true));
+        assert!(
+            !settings.to_toml().contains("hunter") && !format!("{settings:?}").contains("hunter"),
+            "{settings:?}"
+        );
+    }
+}
+
+#[test]
+fn every_mistake_of_an_issuer_is_named_with_its_rule_and_no_secret_is_shown() {
+    let minimal = |changes: &str| format!("[[auth.issuers]]\nissuer = \"a\"\naudience = [\"x\"]\n{changes}");
+    let secret = "keys = { secret = \"hunter2\" }";
+    let with = |changes: &str| minimal(&format!("{secret}\n{changes}"));
+    for (text, key, rule) in [
+        ("[auth]\nissuers = 5".to_owned(), "auth.issuers", "must be a list of issuers"),
+        ("[auth]\nissuers = [\"hunter2\"]".to_owned(), "auth.issuers", "must be a list of issuers"),
+        (
+            "[[auth.issuers]]\naudience = []\nkeys = { secret = \"hunter2\" }".to_owned(),
+            "auth.issuers[0].issuer",
+            "is missing",
+        ),
+        (
+            format!("[[auth.issuers]]\nissuer = \"a\"\n{secret}"),
+            "auth.issuers[0].audience",
+            "[] does not check it",
+        ),
+        (minimal(""), "auth.issuers[0].keys", "is missing"),
+        (minimal("keys = \"hunter2\""), "auth.issuers[0].keys", "must be a table"),
+        (minimal("keys = {}"), "auth.issuers[0].keys", "must be one of secret, secret_file"),
+        (
+            minimal("keys = { secret = \"hunter2\", pem_file = \"x\" }"),
+            "auth.issuers[0].keys",
+            "there are several",
+        ),
+        (minimal("keys = { secret = \"\" }"), "auth.issuers[0].keys.secret", "not empty"),
+        // As `check-config` prints it: everybody would know the secret.
+        (minimal("keys = { secret = \"…\" }"), "auth.issuers[0].keys.secret", "not `…`"),
+        (minimal("keys = { secret = [\"hunter2\"] }"), "auth.issuers[0].keys.secret", "must be a text"),
+        (
+            minimal("keys = { tenant_secrets = { Acme = \"hunter2\" } }"),
+            "auth.issuers[0].keys.tenant_secrets",
+            "a tenant id is",
+        ),
+        (
+            minimal("keys = { tenant_secrets = { acme = 5 } }"),
+            "auth.issuers[0].keys.tenant_secrets.acme",
+            "must be a text",
+        ),
+        (
+            minimal("keys = { tenant_secrets = {} }"),
+            "auth.issuers[0].keys.tenant_secrets",
+            "must be a table",
+        ),
+        (minimal("keys = { jwks_url = \"ftp://x/y\" }"), "auth.issuers[0].keys.jwks_url", "http or https"),
+        (
+            minimal("keys = { jwks_url = \"https://u:p@x/y\" }"),
+            "auth.issuers[0].keys.jwks_url",
+            "without a user",
+        ),
+        (
+            minimal("keys = { jwks_uri = \"https://x/y\", pem_file = \"x\" }"),
+            "auth.issuers[0].keys.jwks_uri",
+            "did you mean `jwks_url`?",
+        ),
+        (with("algorithms = [\"HS257\"]"), "auth.issuers[0].algorithms", "HS256, HS384"),
+        (with("algorithms = [\"none\"]"), "auth.issuers[0].algorithms", "HS256, HS384"),
+        (with("algorithms = []"), "auth.issuers[0].algorithms", "is empty"),
+        (
+            with("algorithms = [\"HS256\", \"RS256\"]"),
+            "auth.issuers[0].algorithms",
+            "a secret checks HS256",
+        ),
+        (
+            minimal("keys = { pem_file = \"x\" }\nalgorithms = [\"HS256\"]"),
+            "auth.issuers[0].algorithms",
+            "public keys check",
+        ),
+        (with("audiences = []"), "auth.issuers[0].audiences", "did you mean `audience`?"),
+        (with("require_exp = \"no\""), "auth.issuers[0].require_exp", "true or false"),
+        (with("claims = { tenant = \"\" }"), "auth.issuers[0].claims.tenant", "a claim's name"),
+        (with("claims = { org = \"x\" }"), "auth.issuers[0].claims.org", "no such setting"),
+        (with("roles = { Boss = [\"king\"] }"), "auth.issuers[0].roles.Boss", "writer, viewer, auditor"),
+        (with("roles = { Boss = [] }"), "auth.issuers[0].roles.Boss", "writer, viewer, auditor"),
+        (
+            with("roles = { Boss = [\"admin\"], BOSS = [\"viewer\"] }"),
+            "auth.issuers[0].roles",
+            "differ in more than case",
+        ),
+        (with("tenants = []"), "auth.issuers[0].tenants", "is empty"),
+        (with("tenants = [\"*-x\"]"), "auth.issuers[0].tenants", "prefixes such as"),
+        (with("tenants = [\"Acme\"]"), "auth.issuers[0].tenants", "has `Acme`"),
+        (with("max_role = \"king\""), "auth.issuers[0].max_role", "must be one of writer"),
+        (with("max_role = \"platform_admin\""), "auth.issuers[0].max_role", "allow_platform"),
+        (
+            format!("{}\n{}", with(""), with("name = \"other\"")),
+            "auth.issuers[1].issuer",
+            "a token could be of either",
+        ),
+        (
+            format!("{}\n{}", with("name = \"n\""), with("name = \"n\"").replace("\"a\"", "\"b\"")),
+            "auth.issuers[1].name",
+            "another issuer has too",
+        ),
+        (
+            "[auth.gateway]\nenabled = true\nsecret = \"hunter2\"".to_owned(),
+            "auth.gateway.cidrs",
+            "needs the networks",
+        ),
+        (
+            "[auth.gateway]\nenabled = true\ncidrs = [\"10.0.0.0/8\"]".to_owned(),
+            "auth.gateway.secret_file",
+            "needs one of them",
+        ),
+        (
+            "[auth.gateway]\nenabled = true\ncidrs = [\"10.0.0.0/8\"]\nsecret = \"hunter2\"\nsecret_file = \"x\"".to_owned(),
+            "auth.gateway.secret_file",
+            "set one of them",
+        ),
+        ("[auth.gateway]\ncidrs = [\"10.0.0.0/99\"]".to_owned(), "auth.gateway.cidrs", "list of networks"),
+        ("[auth.gateway]\nsecret = 5".to_owned(), "auth.gateway.secret", "must be a text"),
+    ] {
+        let (_dir, sources) = file(&text);
+        let (found, message) = problem(&sources);
+        assert!(
+            found == key && message.contains(rule) && !message.contains("hunter2"),
+            "{text}\n`{found}` {message}"
+        );
+    }
+    let (found, message) = problem(&environment(&[("SLUICE__AUTH__ISSUERS", "[{\"keys\": {\"secret\": \"hunter2\"}")]));
+    assert!(
+        found == "auth.issuers" && message.contains("JSON list") && !message.contains("hunter2"),
+        "{message}"
+    );
+}
+
+#[test]
+fn the_readmes_examples_are_good() {
+    let readme = include_str!("../README.md");
+    let section = readme
+        .split("## Connect your identity provider")
+        .nth(1)
+        .and_then(|rest| rest.split("\n## ").next())
+        .expect("the section");
+    let examples: Vec<_> = section.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(examples.len(), 5, "one for each kind");
+    for example in examples.iter().copied().chain([examples.concat().as_str()]) {
+        let (_dir, sources) = file(example);
+        Settings::load(&sources).unwrap_or_else(|e| panic!("{e}\n{example}"));
+    }
 }

@@ -15,9 +15,9 @@ use crate::{
         broadcast::{FeedHandle, FeedSettings},
         sequencer::{Parts, Sequencer, SequencerSettings},
     },
-    auth::{jwt::Authenticator, login::Logins, secret},
+    auth::{Authenticator, load, login::Logins, secret},
     catalog::{Catalog, RateLimit},
-    config::{Settings, TlsSettings},
+    config::{ConfigError, Settings, TlsSettings},
     error::AppError,
     fs::{Fs, real::RealFs},
     http::{
@@ -103,6 +103,8 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
 
 /// Builds everything and begins to listen. What fails here has written nothing but what a start always writes.
 pub async fn start(settings: &Settings) -> Result<Running, AppError> {
+    let credentials = load::load(&settings.auth).map_err(|wrong| AppError::usage(ConfigError::found(wrong)))?;
+    credentials.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let lock = folder::lock(&settings.data_dir)?;
     let secret = secret::read_or_create(&settings.data_dir).map_err(crate::cli::token::secret_error)?;
     let listeners = [
@@ -169,6 +171,8 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     };
     retention.start();
     let access_log = AccessLog::start(Arc::new(queue.clone()), catalog.clone(), access_log_settings(settings));
+    let (issuers, gateway) = credentials.start();
+    let auth = Arc::new(Authenticator::new(secret.key(), issuers, gateway, Some(catalog.clone())));
     let services = Services {
         access_log: access_log.clone(),
         eraser: eraser.clone(),
@@ -180,7 +184,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         catalog: catalog.clone(),
         dead_letters: dead_letters.clone(),
         export_jobs: export_jobs.clone(),
-        auth: Arc::new(Authenticator::local(secret.key())),
+        auth: auth.clone(),
         cursors: http::CursorKey::derive(secret.key()),
         health: health.clone(),
         drain: drain.clone(),
@@ -191,6 +195,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     let servers = serve(listeners, services, &drain, &closing);
     let (monitor, failure) = monitor::start(monitor::Watched {
         damage_reported,
+        auth,
         health: health.clone(),
         actors: actors.watch(),
         queue: queue.clone(),

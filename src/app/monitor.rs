@@ -3,6 +3,7 @@
 use super::recovered;
 use crate::{
     actors::{ActorWatch, broadcast::FeedHandle, sequencer::Phase as SequencerPhase},
+    auth::{Authenticator, Fetching},
     catalog::Catalog,
     error::AppError,
     http::health::{Health, Phase},
@@ -17,6 +18,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// What is looked at.
 pub struct Watched {
+    pub auth: Arc<Authenticator>,
     pub health: Arc<Health>,
     pub actors: ActorWatch,
     pub queue: EmbeddedQueue,
@@ -111,6 +113,7 @@ fn look(watched: &Watched) {
         ),
     }
     m.feed_sessions(watched.feed.sessions());
+    look_at_issuers(watched.auth.fetching(), health);
     match watched.catalog.damaged() {
         _ if !watched.catalog.fresh() => {
             let detail = "the objects could not be read for 5 minutes, so that nobody is let in; see the log";
@@ -124,4 +127,22 @@ fn look(watched: &Watched) {
         ),
     }
     metrics::upkeep();
+}
+
+/// In numbers: an issuer's name may be that of a tenant. The log names it.
+fn look_at_issuers(fetching: Fetching, health: &Health) {
+    let Fetching { issuers, failing, without } = fetching;
+    match (issuers, failing, without) {
+        (0, ..) => {} // no dependency of this configuration
+        (_, 0, 0) => health.set_dependency("issuers", true, format!("the keys of {issuers} issuers are in force")),
+        (_, 0, _) => health.set_dependency("issuers", true, format!("the keys of {without} of {issuers} issuers are being fetched")),
+        (_, _, 0) => {
+            let detail = format!("the keys of {failing} of {issuers} issuers cannot be fetched; those of before stay in force");
+            health.set_dependency("issuers", false, detail);
+        }
+        _ => {
+            let detail = format!("the keys of {failing} of {issuers} issuers cannot be fetched; {without} have none yet, and their tokens are refused");
+            health.set_dependency("issuers", false, detail);
+        }
+    }
 }

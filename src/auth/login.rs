@@ -60,9 +60,9 @@ pub struct LoggedIn {
 /// Why somebody is not let in.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// There is no such account, or this is not its password.
+    /// There is no such account, or this is not its password. These accounts were tried: not for the caller to know.
     #[error("wrong e-mail address or password")]
-    Wrong,
+    Wrong(Vec<Arc<User>>),
     /// The password is right for the accounts in these tenants, and none was chosen.
     #[error("the account is not certain")]
     Several(Vec<TenantId>),
@@ -128,7 +128,7 @@ impl Logins {
                     HashError::Failed => LoginError::Unavailable,
                 })
             }
-            Ok(opened) if opened.is_empty() => Err(LoginError::Wrong),
+            Ok(opened) if opened.is_empty() => Err(LoginError::Wrong(accounts.into_vec())),
             Ok(opened) => {
                 self.attempts.succeeded(attempt);
                 match opened.as_slice() {

@@ -1,15 +1,34 @@
 //! Who asks, and what they may do: one [`Principal`], one policy table.
 
 mod attempts;
+mod authenticator;
+mod cache;
+pub mod claims;
+mod error;
+mod gateway;
 pub(crate) mod hex;
+pub mod issuer;
 pub mod jwt;
+pub mod keys;
+pub mod load;
 pub mod login;
 pub mod password;
 pub mod policy;
 mod presented;
+mod provider;
 pub mod secret;
+pub mod settings;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod token;
 
+pub use authenticator::{Authenticator, Fetching};
+pub use error::AuthError;
+pub use gateway::Gateway;
 pub use presented::{Credential, GatewayHeaders, Presented};
+pub use token::{ALGORITHMS, algorithm_named};
 
 use crate::model::tenant::TenantId;
 use std::sync::Arc;
@@ -43,6 +62,11 @@ impl Role {
             Self::PlatformAdmin => "platform_admin",
         }
     }
+
+    /// The role of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
 }
 
 impl serde::Serialize for Role {
@@ -54,8 +78,7 @@ impl serde::Serialize for Role {
 impl<'de> serde::Deserialize<'de> for Role {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let name = <std::borrow::Cow<'de, str>>::deserialize(d)?;
-        let known = Self::ALL.into_iter().find(|role| role.name() == name);
-        known.ok_or_else(|| serde::de::Error::custom("there is no such role"))
+        Self::named(&name).ok_or_else(|| serde::de::Error::custom("there is no such role"))
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     Catalog, CatalogError, FOLDER, Inner, KeyText, NewKey, NewUser,
     keys::{self, ApiKey},
     normal_email,
-    roster::{Item, Roster, Stored},
+    roster::{Item, List, Roster, Stored},
     users::{StoredUser, User},
 };
 use crate::{
@@ -173,18 +173,20 @@ impl Inner {
             };
             let done = change(&mut list.items)?;
             list.revision += 1;
+            // Before it is written: what this version does not understand it must not write again.
+            let known = List::of_stored(tenant, &list).map_err(|e| CatalogError::Damaged(e.to_string().into()))?;
             match self.write(&key, list.encode().into(), when).await {
                 Err(CatalogError::Unavailable(ObjectError::Conflict)) => {} // once more, on top of theirs
                 Err(error) => return Err(error),
-                Ok(()) if !self.tenants.contains_key(tenant) => {
-                    // It was deleted meanwhile, and whoever deletes its lists may have been here before.
-                    self.objects.delete(&key).await?;
-                    return Err(CatalogError::NotFound);
-                }
                 Ok(()) => {
-                    T::roster(self)
-                        .remember(tenant, list)
-                        .map_err(|e| CatalogError::Damaged(e.to_string().into()))?;
+                    // It may have been deleted meanwhile, perhaps by another process, and whoever deletes its lists may have been
+                    // here before.
+                    self.reload(&super::key_of(tenant)).await?;
+                    if !self.tenants.contains_key(tenant) {
+                        self.objects.delete(&key).await?;
+                        return Err(CatalogError::NotFound);
+                    }
+                    T::roster(self).remember(tenant, known);
                     return Ok(done);
                 }
             }
@@ -231,11 +233,17 @@ impl Inner {
             }
             return Ok(());
         };
-        let taken = Stored::decode(bytes).and_then(|list| roster.remember(&tenant, list).map_err(|e| e.to_string()));
-        if taken.is_err() {
-            roster.forget(&tenant); // whom it revokes cannot be known
+        let taken = Stored::decode(bytes).and_then(|list| List::of_stored(&tenant, &list).map_err(|e| e.to_string()));
+        match taken {
+            Ok(list) => {
+                roster.remember(&tenant, list);
+                Ok(())
+            }
+            Err(error) => {
+                roster.forget(&tenant); // whom it revokes cannot be known
+                Err(error)
+            }
         }
-        taken
     }
 
     /// The objects of all lists that memory has.

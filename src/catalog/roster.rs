@@ -21,7 +21,7 @@ pub(super) trait Item: Sized + Send + Sync + 'static {
     /// How many a tenant may have.
     const MOST: usize;
     /// An item in its object.
-    type Stored: Serialize + DeserializeOwned + Send;
+    type Stored: Serialize + DeserializeOwned + Clone + Send;
 
     /// Takes it into memory.
     fn of_stored(tenant: &TenantId, stored: Self::Stored) -> Result<Self, Unreadable>;
@@ -86,10 +86,24 @@ pub(super) struct Roster<T> {
     found: DashMap<Arc<str>, SmallVec<[Arc<T>; 1]>>,
 }
 
-struct List<T> {
+/// A list as memory has it.
+pub(super) struct List<T> {
     revision: u64,
     /// By id.
     items: Arc<[Arc<T>]>,
+}
+
+impl<T: Item> List<T> {
+    /// Understands a stored list, all of it.
+    pub fn of_stored(tenant: &TenantId, stored: &Stored<T::Stored>) -> Result<Self, Unreadable> {
+        let items = stored.items.iter().map(|item| T::of_stored(tenant, item.clone()).map(Arc::new));
+        let mut items = items.collect::<Result<Vec<_>, _>>()?;
+        items.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+        Ok(Self {
+            revision: stored.revision,
+            items: items.into(),
+        })
+    }
 }
 
 impl<T> Default for Roster<T> {
@@ -119,31 +133,26 @@ impl<T: Item> Roster<T> {
         self.found.get(text).map(|found| found.clone()).unwrap_or_default()
     }
 
-    /// Takes a stored list into memory, unless a later one is there: two writers may come here in the other order than their
-    /// writes. An item that is in both is found all the time.
-    pub fn remember(&self, tenant: &TenantId, stored: Stored<T::Stored>) -> Result<(), Unreadable> {
-        let revision = stored.revision;
-        let items: Result<Vec<_>, _> = stored.items.into_iter().map(|item| T::of_stored(tenant, item).map(Arc::new)).collect();
-        let mut items = items?;
-        items.sort_unstable_by(|a, b| a.id().cmp(b.id()));
+    /// Takes a list into memory, unless a later one is there: two writers may come here in the other order than their writes.
+    /// An item that is in both is found all the time.
+    pub fn remember(&self, tenant: &TenantId, list: List<T>) {
         // Whoever holds the list's entry changes the index; nobody takes an entry while holding one of the index.
         let mut slot = self.lists.entry(tenant.clone()).or_insert_with(|| List {
             revision: 0,
             items: Arc::new([]),
         });
-        if revision <= slot.revision {
-            return Ok(());
+        if list.revision <= slot.revision {
+            return;
         }
-        for item in &items {
+        for item in list.items.iter() {
             self.index(item);
         }
         for old in slot.items.iter() {
-            if items.binary_search_by(|item| item.id().cmp(old.id())).is_err() {
+            if list.items.binary_search_by(|item| item.id().cmp(old.id())).is_err() {
                 self.unindex(old);
             }
         }
-        *slot = List { revision, items: items.into() };
-        Ok(())
+        *slot = list;
     }
 
     /// Forgets the list of a tenant.

@@ -4,6 +4,7 @@
 //! a part of the contract that this version does not have. Nothing downstream parses, and there are no globals: sections
 //! are handed down. This module is the only one that reads the environment.
 
+mod auth;
 mod read;
 mod source;
 mod units;
@@ -12,6 +13,7 @@ pub use read::nearest;
 pub use source::Sources;
 pub use units::{parse_size, parse_span};
 
+use crate::auth::settings::AuthSettings;
 use read::{Choice, Reader};
 use std::{
     fmt,
@@ -54,6 +56,7 @@ pub struct Settings {
     pub access_log: AccessLogSettings,
     pub shutdown: ShutdownSettings,
     pub log: LogSettings,
+    pub auth: AuthSettings,
     /// What is in force, as `sluice check-config` prints it: key and value in the order of reading.
     effective: Vec<(&'static str, Value)>,
 }
@@ -248,6 +251,14 @@ impl fmt::Display for ConfigError {
     }
 }
 
+impl ConfigError {
+    /// What was found wrong where the settings were put to use: keys, and what is wrong with each.
+    pub fn found(wrong: Vec<(String, String)>) -> Self {
+        let problems = wrong.into_iter().map(|(key, message)| Problem { key, message });
+        Self { problems: problems.collect() }
+    }
+}
+
 impl Settings {
     /// Reads and checks all sources. Blocks to read the file.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
@@ -303,6 +314,7 @@ impl Settings {
                 drain: r.span("shutdown.drain", Duration::ZERO..=HOUR),
             },
             log: log(r),
+            auth: auth::auth(r),
             effective: Vec::new(),
         };
         settings.check_together(r);
@@ -355,7 +367,7 @@ impl Settings {
         });
     }
 
-    /// What is in force, as TOML. No setting of this version holds a secret; one that does must be shown as `"…"` here.
+    /// What is in force, as TOML. Secrets are shown as `"…"`.
     pub fn to_toml(&self) -> String {
         let mut table = Table::new();
         for (key, value) in &self.effective {

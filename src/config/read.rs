@@ -9,7 +9,7 @@ use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use toml::Value;
 
 /// Parts of the contract that this version does not have. Given, they are refused, never ignored.
-const LATER: [&str; 6] = ["auth", "queue.sqs", "queue.kinesis", "sources", "clickhouse", "opensearch"];
+const LATER: [&str; 5] = ["queue.sqs", "queue.kinesis", "sources", "clickhouse", "opensearch"];
 
 /// One of the names that a setting may have.
 pub struct Choice<T> {
@@ -178,6 +178,22 @@ impl Reader {
         if self.problems.is_empty() { Ok(self.effective) } else { Err(self.problems) }
     }
 
+    /// What was given for a setting of its own form; whoever takes it checks it, and calls [`Reader::keep`].
+    pub fn raw(&mut self, key: &'static str) -> Option<Given> {
+        self.layers.remove(key)
+    }
+
+    /// Text that is never shown; `None` for the empty one.
+    pub fn hidden(&mut self, key: &'static str) -> Option<String> {
+        let text = self.raw(key).map(|given| given.value.as_str().map(str::to_owned));
+        if !matches!(text, Some(Some(_))) {
+            self.problem(key, "must be a text".to_owned());
+        }
+        let text = text.flatten().filter(|text| !text.is_empty());
+        self.keep(key, Some(Value::from(text.as_ref().map_or("", |_| "…"))));
+        text
+    }
+
     fn value<T>(&mut self, key: &'static str, rule: &str, read: impl FnOnce(&Value) -> Option<T>) -> Option<T> {
         let given = self.layers.remove(key);
         let Some(Given { value, origin }) = given else {
@@ -192,12 +208,13 @@ impl Reader {
         good
     }
 
-    /// A setting that is wrong is known all the same.
-    fn keep(&mut self, key: &'static str, value: Option<Value>) {
+    /// Notes what is in force. A setting that is wrong is known all the same.
+    pub fn keep(&mut self, key: &'static str, value: Option<Value>) {
         self.effective.push((key, value.unwrap_or(Value::Boolean(false))));
     }
 
-    fn problem(&mut self, key: &str, message: String) {
+    /// Notes what is wrong with a setting.
+    pub fn problem(&mut self, key: &str, message: String) {
         self.problems.push(Problem::new(key, message));
     }
 }
@@ -206,7 +223,8 @@ fn whole(value: &Value) -> Option<u64> {
     value.as_integer().and_then(|n| u64::try_from(n).ok())
 }
 
-fn shown(value: &Value) -> String {
+/// A value as a message shows it.
+pub fn shown(value: &Value) -> String {
     let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned).replace(char::is_control, " ");
     text.chars().take(80).collect()
 }

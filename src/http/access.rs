@@ -10,34 +10,34 @@ use super::{
 };
 use crate::{
     auth::{
-        Credential, Origin, Presented, Principal, Role,
-        jwt::AuthError,
+        Credential, GatewayHeaders, Origin, Presented, Principal, Role,
         policy::{self, Action},
     },
     catalog::Tenant,
     model::tenant::{Log, TenantId, TenantScope},
 };
-use axum::http::{header, request::Parts};
+use axum::http::{HeaderMap, HeaderValue, request::Parts};
 use std::sync::Arc;
 
-/// The one credential of a request. `token` is the one of the query string, where the endpoint takes it.
-pub fn credential<'a>(parts: &'a Parts, token: Option<&'a str>) -> Result<Option<Credential<'a>>, Problem> {
+/// The one credential of a request. `token` is the one of the query string, where the endpoint takes it. Gateways' headers are a
+/// credential only where a gateway is configured, and begin with its secret; elsewhere they are not looked at.
+pub fn credential<'a>(parts: &'a Parts, token: Option<&'a str>, gateways: bool) -> Result<Option<Credential<'a>>, Problem> {
     let headers = &parts.headers;
-    let bearers: Vec<_> = headers.get_all(header::AUTHORIZATION).iter().collect();
-    let keys: Vec<_> = headers.get_all("x-api-key").iter().collect();
-    if bearers.len() + keys.len() + usize::from(token.is_some()) > 1 {
-        return Err(Problem::new(
-            Code::AmbiguousCredential,
-            "the request has more than one credential; send one `Authorization: Bearer …` or one `X-API-Key`",
-        ));
+    let bearer = single(headers, "authorization")?;
+    let key = single(headers, "x-api-key")?;
+    let gateway = if gateways { single(headers, "x-gateway-secret")? } else { None };
+    let kinds = [bearer.is_some(), key.is_some(), gateway.is_some(), token.is_some()];
+    if kinds.iter().filter(|there| **there).count() > 1 {
+        return Err(ambiguous());
     }
-    if let Some(key) = keys.first() {
+    if let Some(key) = key {
         let key = key.to_str().map_err(|_| Problem::new(Code::InvalidCredential, "`X-API-Key` is no API key"))?;
         return Ok(Some(Credential::ApiKey(key)));
     }
-    let Some(value) = bearers.first() else {
-        return Ok(token.map(Credential::Bearer));
-    };
+    if let Some(secret) = gateway {
+        return gateway_headers(parts, secret).map(|headers| Some(Credential::Gateway(headers)));
+    }
+    let Some(value) = bearer else { return Ok(token.map(Credential::Bearer)) };
     let bearer = value.to_str().ok().and_then(|text| {
         let (scheme, token) = text.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
@@ -51,6 +51,33 @@ pub fn credential<'a>(parts: &'a Parts, token: Option<&'a str>) -> Result<Option
     }
 }
 
+fn gateway_headers<'a>(parts: &'a Parts, secret: &'a HeaderValue) -> Result<GatewayHeaders<'a>, Problem> {
+    // A caller's own header beside the gateway's would leave open which of them is believed.
+    let text = |name| -> Result<Option<&str>, Problem> { Ok(single(&parts.headers, name)?.and_then(|value| value.to_str().ok())) };
+    Ok(GatewayHeaders {
+        peer: Peer::of(&parts.extensions).0.ip(),
+        secret: secret.as_bytes(),
+        user_id: text("x-user-id")?,
+        user_name: text("x-user-name")?,
+        user_role: text("x-user-role")?,
+    })
+}
+
+fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a HeaderValue>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(ambiguous()),
+        (one, None) => Ok(one),
+    }
+}
+
+fn ambiguous() -> Problem {
+    Problem::new(
+        Code::AmbiguousCredential,
+        "the request has more than one credential; send one `Authorization: Bearer …` or one `X-API-Key`",
+    )
+}
+
 /// A request that was refused before a credential was found in it: it counts as a failure of its address, which may be over its
 /// limit.
 pub fn counted(app: &App, parts: &Parts, refused: Problem) -> Problem {
@@ -59,7 +86,7 @@ pub fn counted(app: &App, parts: &Parts, refused: Problem) -> Problem {
 
 /// 401 for want of a credential.
 pub fn missing() -> Problem {
-    Problem::new(Code::MissingCredential, "send `Authorization: Bearer …` with a token")
+    Problem::new(Code::MissingCredential, "send `Authorization: Bearer …` with a token, or an API key")
 }
 
 /// Who the credential speaks for, and for which tenant: `X-Tenant-ID` may only choose among those of the credential. One that is
@@ -76,7 +103,7 @@ pub async fn authenticate(app: &App, credential: Credential<'_>, parts: &Parts) 
     }
     let attempt = app.limits.credential(Peer::of(&parts.extensions))?;
     let known = app.services.auth.authenticate(&presented).await;
-    if let Some(attempt) = attempt.filter(|_| known.as_ref().err().is_none_or(AuthError::is_forbidden)) {
+    if let Some(attempt) = attempt.filter(|_| known.as_ref().err().is_none_or(|error| !error.is_a_guess())) {
         attempt.good();
     }
     Ok(known?)
@@ -179,7 +206,6 @@ pub fn named_tenant(app: &App, principal: &Principal, action: Action, name: &str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::http::HeaderValue;
 
     #[test]
     fn two_credentials_at_once_are_ambiguous_whatever_their_kinds() {
@@ -190,7 +216,8 @@ mod tests {
             }
             request.into_parts().0
         };
-        let (bearer, key) = (("authorization", "Bearer a"), ("x-api-key", "slk_1"));
+        let (bearer, key, gateway) = (("authorization", "Bearer a"), ("x-api-key", "slk_1"), ("x-gateway-secret", "s"));
+        let user = ("x-user-id", "ann");
         for (pairs, token, want) in [
             (vec![], None, Ok("")),
             (vec![bearer], None, Ok("bearer a")),
@@ -202,12 +229,18 @@ mod tests {
             (vec![bearer, bearer], None, Err(Code::AmbiguousCredential)),
             (vec![key, key], None, Err(Code::AmbiguousCredential)),
             (vec![key], Some("t"), Err(Code::AmbiguousCredential)),
+            (vec![gateway, user], None, Ok("gateway")),
+            (vec![user], None, Ok("")),
+            (vec![gateway, bearer], None, Err(Code::AmbiguousCredential)),
+            (vec![gateway, key], None, Err(Code::AmbiguousCredential)),
+            (vec![gateway, gateway], None, Err(Code::AmbiguousCredential)),
+            (vec![gateway, user, user], None, Err(Code::AmbiguousCredential)),
             (vec![("authorization", "Basic a")], None, Err(Code::InvalidCredential)),
             (vec![("authorization", "Bearer ")], None, Err(Code::InvalidCredential)),
             (vec![("authorization", "Bearer")], None, Err(Code::InvalidCredential)),
         ] {
             let parts = parts(&pairs);
-            let got = credential(&parts, token).map_err(|p| p.code()).map(|found| match found {
+            let got = credential(&parts, token, true).map_err(|p| p.code()).map(|found| match found {
                 None => String::new(),
                 Some(Credential::Bearer(token)) => format!("bearer {token}"),
                 Some(Credential::ApiKey(key)) => format!("key {key}"),
@@ -215,5 +248,10 @@ mod tests {
             });
             assert_eq!(got, want.map(str::to_owned), "{pairs:?} {token:?}");
         }
+        let parts = parts(&[gateway, bearer, user]);
+        assert!(
+            matches!(credential(&parts, None, false), Ok(Some(Credential::Bearer("a")))),
+            "without a gateway its headers mean nothing"
+        );
     }
 }

@@ -110,7 +110,7 @@ async fn enter(app: Arc<App>, endpoints: &[&'static Endpoint], params: Result<Ra
         // The feed takes its credential from more places and may wait for it.
         _ if endpoint.operation == Op::Stream => None,
         Access::May(_) => {
-            let found = access::credential(&parts, None).and_then(|found| found.ok_or_else(access::missing));
+            let found = access::credential(&parts, None, app.services.auth.takes_gateways()).and_then(|found| found.ok_or_else(access::missing));
             let credential = found.map_err(|refused| access::counted(&app, &parts, refused))?;
             let caller = access::authenticate(&app, credential, &parts).await?;
             access::not_borrowed(&app, &caller, endpoint, &parts)?;

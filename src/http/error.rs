@@ -7,7 +7,7 @@
 use super::leftover::Unwanted;
 use crate::{
     actors::broadcast::SubscribeError,
-    auth::jwt::AuthError,
+    auth::AuthError,
     catalog::CatalogError,
     model::{
         calendar::Interval,
@@ -43,6 +43,7 @@ pub enum Code {
     InvalidLogin,
     TenantRequired,
     TooManyAttempts,
+    AmbiguousTenant,
     UnknownRole,
     Forbidden,
     UnknownTenant,
@@ -94,6 +95,7 @@ impl Code {
             Self::ExpiredCredential => (StatusCode::UNAUTHORIZED, "expired_credential", "The credential has expired"),
             Self::InvalidTenantClaim => (StatusCode::UNAUTHORIZED, "invalid_tenant_claim", "The credential names no tenant"),
             Self::UnknownRole => (StatusCode::FORBIDDEN, "unknown_role", "The credential names no known role"),
+            Self::AmbiguousTenant => (StatusCode::UNAUTHORIZED, "ambiguous_tenant", "The credential names several tenants"),
             Self::AmbiguousCredential => (StatusCode::UNAUTHORIZED, "ambiguous_credential", "More than one credential"),
             Self::InvalidLogin => (StatusCode::UNAUTHORIZED, "invalid_login", "The login is not valid"),
             Self::TenantRequired => (StatusCode::UNPROCESSABLE_ENTITY, "tenant_required", "A tenant must be chosen"),
@@ -320,7 +322,12 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         if status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // RFC 6750: a request without any credential is not told of an error.
+            let challenge = match self.0.code {
+                Code::MissingCredential => "Bearer",
+                _ => "Bearer error=\"invalid_token\"",
+            };
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         for (name, value) in &self.0.headers {
             headers.insert(name.clone(), value.clone());
@@ -376,12 +383,15 @@ impl From<StoreError> for Problem {
 
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
+        use AuthError::*;
         let code = match &error {
-            AuthError::Malformed | AuthError::Signature | AuthError::NoExpiry | AuthError::NotYet | AuthError::Subject => Code::InvalidCredential,
-            AuthError::Expired => Code::ExpiredCredential,
-            AuthError::Tenant => Code::InvalidTenantClaim,
-            AuthError::UnknownRole => Code::UnknownRole,
-            AuthError::NotCovered => Code::Forbidden,
+            Malformed | UnknownIssuer | Audience | Signature | NoExpiry | NotYet | Subject | Key | Login | Gateway => Code::InvalidCredential,
+            Expired => Code::ExpiredCredential,
+            Tenant => Code::InvalidTenantClaim,
+            AmbiguousTenant => Code::AmbiguousTenant,
+            UnknownRole => Code::UnknownRole,
+            OutOfBounds | NotCovered => Code::Forbidden,
+            Unavailable => return Self::new(Code::Unavailable, error.to_string()).retry_after(Duration::from_secs(5)),
         };
         Self::new(code, error.to_string())
     }

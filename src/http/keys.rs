@@ -71,8 +71,7 @@ pub async fn create(call: Call) -> Answer {
         }
         Some(_) => return Err(invalid("expires_at", "wrong_type", "`expires_at` is a string")),
     };
-    let new = NewKey { name, role, expires_at };
-    let (key, text) = app.services.catalog.create_key(scope.tenant(), new).await?;
+    let (key, text) = app.services.catalog.create_key(scope.tenant(), NewKey { name, role, expires_at }).await?;
     let event = Event::change("sluice.key.create", "key", &*key.key_id).after(&shown(&key, None));
     recording::changed(&app, &scope, &who, event).await;
     let mut response = json_of(&shown(&key, Some(text.reveal())));
@@ -85,8 +84,8 @@ pub async fn create(call: Call) -> Answer {
 pub async fn revoke(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
     let (scope, _) = access::named_tenant(&call.app, caller, action, &call.id)?;
-    call.app.services.catalog.revoke_key(scope.tenant(), &call.item).await?;
-    let event = Event::change("sluice.key.revoke", "key", call.item.as_str());
+    let key = call.app.services.catalog.revoke_key(scope.tenant(), &call.item).await?;
+    let event = Event::change("sluice.key.revoke", "key", &*key.key_id).before(&shown(&key, None));
     recording::changed(&call.app, &scope, &*call.who()?, event).await;
     Ok(no_content())
 }

@@ -4,7 +4,6 @@ use super::{
     dispatch::{Call, json_of},
     error::{Answer, Code, Problem},
     fields::{invalid, object},
-    recording,
     server::Peer,
     state::App,
 };
@@ -14,14 +13,13 @@ use crate::{
         login::{Login, LoginError},
         password::{HashError, Password},
     },
-    catalog::{User, normal_email},
-    lifecycle::access_log::Event,
+    catalog::User,
+    lifecycle::access_log::{Event, Who},
     model::entry::Severity,
 };
-use axum::http::{HeaderValue, header, request::Parts};
+use axum::http::{HeaderValue, header};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use smallvec::{SmallVec, smallvec};
 use std::{sync::Arc, time::Duration};
 
 /// `POST /login`.
@@ -33,9 +31,8 @@ pub async fn login(call: Call) -> Answer {
         expires_in: u64,
         tenant_id: &'a str,
     }
-    let peer = Peer::of(&call.parts.extensions);
-    let (app, parts, request_id) = (call.app.clone(), call.parts.clone(), call.request_id.clone());
-    let attempt = app.limits.login(peer)?;
+    let door = Door::of(&call);
+    let attempt = door.app.limits.login(door.peer)?;
     let mut fields = object(call, &["email", "password", "tenant_id"]).await?;
     let email = text(&mut fields, "email")?;
     let password = Password::new(text(&mut fields, "password")?);
@@ -48,24 +45,16 @@ pub async fn login(call: Call) -> Answer {
         email: &email,
         password,
         tenant: tenant.as_deref(),
-        from: peer.0.ip(),
+        from: door.peer.0.ip(),
     };
-    let done = app.services.logins.login(login).await;
-    let users: SmallVec<[Arc<User>; 1]> = match &done {
-        Ok(done) => smallvec![done.user.clone()],
-        Err(LoginError::Wrong) => normal_email(&email).map_or_else(SmallVec::new, |email| app.services.catalog.accounts(&email)),
-        Err(_) => SmallVec::new(),
-    };
-    for user in users
-        .iter()
-        .filter(|user| tenant.as_deref().is_none_or(|tenant| user.tenant.as_str() == tenant))
-    {
-        tell(&app, user, done.is_ok(), &parts, &request_id);
-    }
-    if let Some(attempt) = attempt.filter(|_| !matches!(done, Err(LoginError::Wrong))) {
+    let done = door.app.services.logins.login(login).await;
+    if let Err(LoginError::Wrong(tried)) = &done {
+        tried.iter().for_each(|user| door.tell(user, "sluice.login.failed", Severity::Warning));
+    } else if let Some(attempt) = attempt {
         attempt.good();
     }
     let done = done?;
+    door.tell(&done.user, "sluice.login", Severity::Info);
     let mut response = json_of(&Token {
         access_token: &done.token,
         token_type: "Bearer",
@@ -76,27 +65,41 @@ pub async fn login(call: Call) -> Answer {
     Ok(response)
 }
 
-/// Writes down in the tenant's access log that somebody came in, or tried to.
-fn tell(app: &App, user: &User, came_in: bool, parts: &Parts, request_id: &Arc<str>) {
-    let person = Principal {
-        subject: user.email.clone(),
-        tenant: Some(user.tenant.clone()),
-        roles: user.roles.to_vec(),
-        expires_at: None,
-        origin: Origin::User {
-            tenant: user.tenant.clone(),
-            user_id: (*user.user_id).into(),
-        },
-    };
-    let (action, severity) = if came_in {
-        ("sluice.login", Severity::Info)
-    } else {
-        ("sluice.login.failed", Severity::Warning)
-    };
-    let event = Event::change(action, "user", &*user.user_id).severity(severity);
-    app.services
-        .access_log
-        .record(&user.tenant, &recording::who(&person, parts, request_id), &event);
+/// Where somebody stands who wants in, for the access log of the accounts' tenants.
+struct Door {
+    app: Arc<App>,
+    peer: Peer,
+    user_agent: Option<String>,
+    request_id: Arc<str>,
+}
+
+impl Door {
+    fn of(call: &Call) -> Self {
+        let agent = call.parts.headers.get(header::USER_AGENT);
+        Self {
+            app: call.app.clone(),
+            peer: Peer::of(&call.parts.extensions),
+            user_agent: agent.map(|agent| String::from_utf8_lossy(agent.as_bytes()).into_owned()),
+            request_id: call.request_id.clone(),
+        }
+    }
+
+    /// Costs no more than a place in a queue, so that an address that somebody has is not slower than one that nobody has.
+    fn tell(&self, user: &User, action: &'static str, severity: Severity) {
+        let somebody = Principal {
+            subject: user.email.clone(),
+            tenant: Some(user.tenant.clone()),
+            roles: user.roles.to_vec(),
+            expires_at: None,
+            origin: Origin::User {
+                tenant: user.tenant.clone(),
+                user_id: (&*user.user_id).into(),
+            },
+        };
+        let who = Who::new(&somebody, self.peer.0, self.user_agent.as_deref(), self.request_id.clone());
+        let event = Event::change(action, "user", &*user.user_id).severity(severity);
+        self.app.services.access_log.record(&user.tenant, &who, &event);
+    }
 }
 
 /// A string that must be there.
@@ -111,7 +114,7 @@ pub fn text(fields: &mut Map<String, Value>, name: &'static str) -> Result<Strin
 impl From<LoginError> for Problem {
     fn from(error: LoginError) -> Self {
         match error {
-            LoginError::Wrong => Self::new(Code::InvalidLogin, "the e-mail address or the password is wrong"),
+            LoginError::Wrong(_) => Self::new(Code::InvalidLogin, "the e-mail address or the password is wrong"),
             LoginError::Several(tenants) => {
                 let detail = "the password is right for several tenants; send the `tenant_id` of one of them too";
                 let tenants: Vec<_> = tenants.iter().map(|tenant| Value::from(tenant.as_str())).collect();

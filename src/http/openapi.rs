@@ -31,10 +31,13 @@ fn build() -> Value {
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "security": [{"bearer": []}],
+        "security": [{"bearer": []}, {"api_key": []}],
         "paths": paths,
         "components": {
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A token, or an API key."},
+                "api_key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "`slk_…`"},
+            },
             "schemas": schemas(),
             "responses": {"Problem": {
                 "description": "RFC 9457 problem document",
@@ -274,6 +277,10 @@ fn responses(endpoint: &Endpoint) -> Value {
     };
     for status in also {
         out[*status] = problem();
+    }
+    if also.contains(&"401") {
+        // An address that fails too often is not even told that.
+        out["429"] = problem();
     }
     out
 }

@@ -3,7 +3,7 @@
 use super::{cursor::CursorKey, export::Exports, health::Health, limited::Limits, memory::BodyMemory, server::Drain, settings::HttpSettings};
 use crate::{
     actors::broadcast::FeedHandle,
-    auth::{jwt::Authenticator, login::Logins},
+    auth::{Authenticator, login::Logins},
     catalog::Catalog,
     lifecycle::{access_log::AccessLog, deletion::Deletions, erasure::Eraser, export},
     model::tenant::TenantId,

@@ -54,7 +54,6 @@ pub async fn create(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
     let (scope, _) = access::named_tenant(&call.app, caller, action, &call.id)?;
     let (app, who) = (call.app.clone(), call.who()?);
-    let (catalog, logins) = (&app.services.catalog, &app.services.logins);
     let mut fields = object(call, &["email", "password", "name", "role", "roles"]).await?;
     let email = text(&mut fields, "email")?;
     let password = Password::new(text(&mut fields, "password")?);
@@ -72,11 +71,11 @@ pub async fn create(call: Call) -> Answer {
     };
     let roles = roles(&mut fields)?;
     let new = NewUser { email, name, roles }.checked()?;
-    if catalog.accounts(&new.email).iter().any(|user| user.tenant == *scope.tenant()) {
+    if app.services.catalog.accounts(&new.email).iter().any(|user| user.tenant == *scope.tenant()) {
         return Err(CatalogError::UserExists.into()); // found out before a hash is spent on it
     }
-    let hash = logins.hash_for(&new.email, &password).await?;
-    let user = catalog.create_user(scope.tenant(), new, hash).await?;
+    let hash = app.services.logins.hash_for(&new.email, &password).await?;
+    let user = app.services.catalog.create_user(scope.tenant(), new, hash).await?;
     let event = Event::change("sluice.user.create", "user", &*user.user_id).after(&shown(&user));
     recording::changed(&app, &scope, &who, event).await;
     let mut response = json_of(&shown(&user));
@@ -88,8 +87,8 @@ pub async fn create(call: Call) -> Answer {
 pub async fn remove(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
     let (scope, _) = access::named_tenant(&call.app, caller, action, &call.id)?;
-    call.app.services.catalog.remove_user(scope.tenant(), &call.item).await?;
-    let event = Event::change("sluice.user.remove", "user", call.item.as_str());
+    let user = call.app.services.catalog.remove_user(scope.tenant(), &call.item).await?;
+    let event = Event::change("sluice.user.remove", "user", &*user.user_id).before(&shown(&user));
     recording::changed(&call.app, &scope, &*call.who()?, event).await;
     Ok(no_content())
 }

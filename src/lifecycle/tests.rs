@@ -249,9 +249,7 @@ async fn a_tenant_is_retired_once_and_whoever_asks_waits_until_all_is_counted() 
     place.lock().failures = u32::MAX;
     let given_up = eraser.retire(&b).now_or_never();
     assert!(given_up.is_none(), "it was dropped before its end");
-    while place.visible("b") > 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| place.visible("b") == 0).await;
     eraser.stop().await;
     assert_eq!(eraser.retire(&b).await, Err(EraseError::Stopping));
     place.lock().failures = 0;
@@ -400,6 +398,16 @@ fn put(disk: &SimFs, name: &str) {
     crate::fs::write_atomic(disk, &path, b"secret").expect("written");
 }
 
+/// Waits an hour of virtual time at most.
+async fn until(condition: impl Fn() -> bool) {
+    let waiting = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(3600), waiting).await.expect("it comes");
+}
+
 fn objects_of(disk: &SimFs, tenant: &str) -> Vec<String> {
     let names = disk.paths().into_iter().map(|path| path.display().to_string());
     names.filter(|name| name.starts_with("/objects") && name.contains(tenant)).collect()
@@ -451,9 +459,7 @@ async fn a_deletion_takes_everything_of_its_tenant_whenever_it_is_interrupted() 
         if asked.is_err() && catalog.get(&tenant("doomed")).is_some() {
             deletions.delete(&tenant("doomed")).await.expect("asked again");
         }
-        while catalog.retired()[0].finished_at.is_none() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        until(|| catalog.retired()[0].finished_at.is_some()).await;
         assert!(catalog.get(&tenant("doomed")).is_none() && catalog.get(&tenant("other")).is_some());
         assert_eq!(
             objects_of(&disk, "doomed"),
@@ -487,9 +493,7 @@ async fn a_finished_deletion_that_the_seals_do_not_know_is_done_again() {
     let eraser = parts.eraser.clone();
     // The access log's seal is there, and the other was lost by damage.
     let _deletions = Deletions::start(parts, &[tenant("doomed").access_log()].into());
-    while place.visible("doomed") > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| place.visible("doomed") == 0).await;
     eraser.stop().await;
     let parts = deletion_parts(&place, &disk).await;
     let known = place.lock().seals.retired.clone();

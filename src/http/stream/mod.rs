@@ -4,6 +4,7 @@
 //! without a credential is upgraded first; it is a *stranger* until it has named one, strangers are few, and wait 5 s at most.
 
 mod sse;
+mod watch;
 mod ws;
 
 use super::{
@@ -27,7 +28,6 @@ use crate::{
         feed::{FeedItem, OnSlow},
         filter::Filter,
         tenant::{Log, TenantId},
-        time::now_ms,
     },
 };
 use axum::{
@@ -35,10 +35,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, header, request::Parts},
 };
 use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
-
-/// Clocks may differ by so much, seconds; tokens are good for that long after their end.
-const LEEWAY: i64 = 60;
+use watch::Watch;
 
 /// What a reader asks for.
 struct Wanted {
@@ -48,11 +45,16 @@ struct Wanted {
     on_slow: OnSlow,
 }
 
-/// A feed that was granted: the session, and when the credential ends.
+/// A feed that was granted: the session, and the credential that it lives by.
 struct Granted {
+    feed: Feed,
+    watch: Watch,
+}
+
+/// The session, and what is told of it.
+struct Feed {
     session: Session,
     told: Told,
-    ends: Option<Instant>,
 }
 
 /// What the access log is told when a session ends, however it does.
@@ -75,7 +77,7 @@ impl Drop for Told {
 pub async fn open(mut call: Call) -> Answer {
     let headers = &call.parts.headers;
     let (socket, events) = (asks_for_socket(headers), asks_for_events(headers));
-    let credential = access::credential(&call.parts, call.query.get("token"));
+    let credential = access::credential(&call.parts, call.query.get("token"), call.app.services.auth.takes_gateways());
     let caller = match credential.map_err(|refused| access::counted(&call.app, &call.parts, refused))? {
         Some(credential) => {
             let (caller, action) = authorised(&call.app, credential, &call.parts, &call.request_id, call.endpoint).await?;
@@ -199,37 +201,18 @@ async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted
     let session = app.services.feed.subscribe(scope, filter, after, on_slow).await?;
     app.services.access_log.record(&tenant, &who, &recording::read("sluice.stream", log, &query));
     Ok(Granted {
-        session,
-        told: Told {
-            access_log: app.services.access_log.clone(),
-            tenant,
-            who,
-            log,
-            rows: 0,
+        watch: Watch::new(app, caller),
+        feed: Feed {
+            session,
+            told: Told {
+                access_log: app.services.access_log.clone(),
+                tenant,
+                who,
+                log,
+                rows: 0,
+            },
         },
-        ends: caller.expires_at.map(end_of),
     })
-}
-
-/// When a credential ends that ends at this second. One that was taken although its time has passed (clocks differ) lives
-/// until the leeway ends.
-fn end_of(expires_at: i64) -> Instant {
-    let left = |at: i64| at.saturating_mul(1000).saturating_sub(now_ms());
-    let ms = match left(expires_at) {
-        ms if ms > 0 => ms,
-        _ => left(expires_at.saturating_add(LEEWAY)).max(0),
-    };
-    // A timer cannot be set for the end of time; a year is longer than any connection.
-    const YEAR_MS: i64 = 365 * 86_400_000;
-    Instant::now() + Duration::from_millis(ms.min(YEAR_MS).unsigned_abs())
-}
-
-/// Resolves at the instant, or never.
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// The text of a frame that is no entry.
@@ -237,7 +220,7 @@ fn span(kind: &str, from: u64, to: u64) -> String {
     format!("{{\"type\":\"{kind}\",\"from\":{from},\"to\":{to}}}")
 }
 
-impl Granted {
+impl Feed {
     /// The next thing to send. Cancel-safe.
     async fn next(&mut self) -> Frame {
         let item = self.session.next().await;

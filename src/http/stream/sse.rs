@@ -1,7 +1,7 @@
 //! The live feed as Server-Sent Events. `id:` is the sequence, so that a browser resumes by itself; gaps and voids carry
 //! their last number. A comment every 20 s keeps middle boxes from closing a quiet feed.
 
-use super::{Frame, Granted, at};
+use super::{Frame, Granted};
 use crate::http::{server::Drain, state::App};
 use axum::{
     body::Body,
@@ -64,15 +64,15 @@ impl Events {
         tokio::select! {
             biased;
             () = drain.stopping() => None,
-            () = at(self.granted.ends) => {
+            _why = self.granted.watch.over() => {
                 self.over = true;
                 Some(b"event: closed\ndata: {\"code\":4001}\n\n".to_vec())
             }
-            frame = self.granted.next() => {
+            frame = self.granted.feed.next() => {
                 let mut out = Vec::new();
                 self.write(&mut out, frame);
                 while !self.over && out.len() < PIECE {
-                    let Some(frame) = self.granted.next().now_or_never() else { break };
+                    let Some(frame) = self.granted.feed.next().now_or_never() else { break };
                     self.write(&mut out, frame);
                 }
                 (!out.is_empty()).then_some(out)

@@ -5,15 +5,16 @@
 //! | 1001 | the process is stopping |
 //! | 1008 | `after` is beyond the head (only where the credential came as a frame; else it is 422 before the upgrade) |
 //! | 1011, 1013 | the store cannot be read; too many feeds |
-//! | 4001 | no credential, a bad one, or its time is over |
+//! | 4001 | no credential, a bad one, or its time is over: it expired or was revoked |
 //! | 4008 | the reader is too slow and asked for `on_slow=close` |
 
-use super::{Frame, Granted, Wanted, at, authorised, subscribe};
+use super::{Feed, Frame, Granted, Wanted, authorised, subscribe, watch::Watch};
 use crate::{
     auth::Credential,
     http::{
         error::{Code, Problem},
         routes::Endpoint,
+        server::Drain,
         settings::HttpSettings,
         state::App,
     },
@@ -71,20 +72,15 @@ enum Over {
 
 /// Accepts the upgrade for a granted feed.
 pub fn answer(app: &Arc<App>, upgrade: WebSocketUpgrade, granted: Granted) -> Response {
-    accept(app, upgrade, |app, socket| async move {
-        Talk::new(&app, socket, granted.ends).follow(granted).await
-    })
+    accept(app, upgrade, |app, socket| async move { Talk::new(&app, socket).follow(granted).await })
 }
 
 /// Accepts the upgrade for a socket that is still to name its credential.
 pub fn answer_stranger(app: &Arc<App>, upgrade: WebSocketUpgrade, stranger: Stranger) -> Response {
     accept(app, upgrade, |app, socket| async move {
-        let mut talk = Talk::new(&app, socket, None);
+        let mut talk = Talk::new(&app, socket);
         match talk.introduce(&app, stranger).await {
-            Ok(granted) => {
-                talk.ends = granted.ends;
-                talk.follow(granted).await;
-            }
+            Ok(granted) => talk.follow(granted).await,
             Err(over) => talk.end(over).await,
         }
     })
@@ -110,20 +106,20 @@ where
 struct Talk {
     app: Arc<App>,
     socket: WebSocket,
-    ends: Option<Instant>,
+    watch: Watch,
     ping: Interval,
     last_pong: Instant,
 }
 
 impl Talk {
-    fn new(app: &Arc<App>, socket: WebSocket, ends: Option<Instant>) -> Self {
+    fn new(app: &Arc<App>, socket: WebSocket) -> Self {
         let every = app.services.settings.feed_ping;
         let mut ping = interval_at(Instant::now() + every, every);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             app: app.clone(),
             socket,
-            ends,
+            watch: Watch::nobody(),
             ping,
             last_pong: Instant::now(),
         }
@@ -176,22 +172,24 @@ impl Talk {
     }
 
     /// Follows the feed to its end.
-    async fn follow(mut self, mut granted: Granted) {
+    async fn follow(mut self, granted: Granted) {
+        let Granted { mut feed, watch } = granted;
+        self.watch = watch;
         let over = loop {
-            if let Err(over) = self.turn(&mut granted).await {
+            if let Err(over) = self.turn(&mut feed).await {
                 break over;
             }
         };
-        drop(granted);
+        drop(feed);
         self.end(over).await;
     }
 
-    async fn turn(&mut self, granted: &mut Granted) -> Result<(), Over> {
+    async fn turn(&mut self, feed: &mut Feed) -> Result<(), Over> {
         let drain = self.app.services.drain.clone();
         tokio::select! {
             biased;
             () = drain.stopping() => Err(Over::Close((GOING_AWAY, "the server is stopping"))),
-            () = at(self.ends) => Err(Over::Close((CREDENTIAL, "the credential has expired"))),
+            why = self.watch.over() => Err(Over::Close((CREDENTIAL, why))),
             // Before the ping, so that a pong that has arrived is counted.
             message = self.socket.recv() => self.heard(message).await,
             _ = self.ping.tick() => {
@@ -201,10 +199,10 @@ impl Talk {
                 self.feed(Message::Ping(bytes::Bytes::new())).await?;
                 self.flush().await
             }
-            frame = granted.next() => {
+            frame = feed.next() => {
                 self.tell(frame).await?;
                 for _ in 1..BATCH {
-                    let Some(frame) = granted.next().now_or_never() else { break };
+                    let Some(frame) = feed.next().now_or_never() else { break };
                     self.tell(frame).await?;
                 }
                 self.flush().await
@@ -245,21 +243,19 @@ impl Talk {
     }
 
     async fn feed(&mut self, message: Message) -> Result<(), Over> {
-        let (deadline, ends, drain) = self.limits();
-        let sent = self.socket.feed(message);
-        bounded(sent, deadline, ends, drain).await
+        let (deadline, drain) = self.limits();
+        bounded(self.socket.feed(message), deadline, &mut self.watch, drain).await
     }
 
     async fn flush(&mut self) -> Result<(), Over> {
-        let (deadline, ends, drain) = self.limits();
-        let sent = self.socket.flush();
-        bounded(sent, deadline, ends, drain).await
+        let (deadline, drain) = self.limits();
+        bounded(self.socket.flush(), deadline, &mut self.watch, drain).await
     }
 
-    fn limits(&self) -> (Instant, Option<Instant>, crate::http::server::Drain) {
+    fn limits(&self) -> (Instant, Drain) {
         // A reader that takes nothing answers no ping either.
         let deadline = self.last_pong + self.settings().feed_pong_timeout;
-        (deadline, self.ends, self.app.services.drain.clone())
+        (deadline, self.app.services.drain.clone())
     }
 
     /// Says why, and waits a little for the peer to have heard it.
@@ -284,17 +280,12 @@ impl Talk {
 }
 
 /// A write that ends when the session must.
-async fn bounded(
-    write: impl Future<Output = Result<(), axum::Error>>,
-    deadline: Instant,
-    ends: Option<Instant>,
-    drain: crate::http::server::Drain,
-) -> Result<(), Over> {
+async fn bounded(write: impl Future<Output = Result<(), axum::Error>>, deadline: Instant, watch: &mut Watch, drain: Drain) -> Result<(), Over> {
     tokio::select! {
         biased;
         written = write => written.map_err(|_| Over::Gone),
         () = drain.stopping() => Err(Over::Close((GOING_AWAY, "the server is stopping"))),
-        () = at(ends) => Err(Over::Close((CREDENTIAL, "the credential has expired"))),
+        why = watch.over() => Err(Over::Close((CREDENTIAL, why))),
         () = tokio::time::sleep_until(deadline) => Err(Over::Gone),
     }
 }

@@ -81,9 +81,14 @@ async fn a_deleted_tenant_is_as_one_that_never_was_but_for_its_id() {
     let listed = bench.call("GET", "/api/v1/tenants", &platform, "").await.json();
     assert_eq!((&listed["meta"]["total"], &listed["data"][0]["tenant_id"]), (&json!(1), &json!("globex")));
     let finished = || bench.services.catalog.retired()[0].finished_at.is_some();
-    while !finished() {
-        tokio::task::yield_now().await;
-    }
+    let until_finished = async {
+        while !finished() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), until_finished)
+        .await
+        .expect("it comes to its end");
     assert_eq!(bench.shelf.with(|state| state.rows.len()), 0, "its rows are erased");
 }
 

@@ -4,9 +4,9 @@ use super::{server::Served, *};
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::{Error, Message, client::IntoClientRequest, protocol::CloseFrame};
 
-type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
+pub(super) type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
 
-async fn connect(served: &Served, query: &str, token: &str) -> Result<Socket, u16> {
+pub(super) async fn connect(served: &Served, query: &str, token: &str) -> Result<Socket, u16> {
     let mut request = format!("ws://{}/api/v1/logs/stream{query}", served.address)
         .into_client_request()
         .expect("a request");
@@ -47,7 +47,7 @@ async fn numbers(socket: &mut Socket, n: usize) -> Vec<u64> {
 }
 
 /// The code with which the socket is closed.
-async fn closed(socket: &mut Socket) -> u16 {
+pub(super) async fn closed(socket: &mut Socket) -> u16 {
     loop {
         match socket.next().await {
             Some(Ok(Message::Close(Some(CloseFrame { code, .. })))) => return code.into(),

@@ -252,3 +252,25 @@ async fn an_address_that_fails_too_often_is_refused_unheard_but_known_credential
         (429, &header::HeaderValue::from_static("close"))
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn failed_logins_of_an_address_are_few_and_refused_before_a_password_is_hashed() {
+    let bench = Bench::limited(LimitSettings {
+        logins_per_minute: 4,
+        ..LimitSettings::default()
+    })
+    .await;
+    let try_as = |who: usize, from: &'static str| {
+        let body = json!({"email": format!("p{who}@example.com"), "password": "wrong"}).to_string();
+        bench.from(from, request("POST", "/api/v1/login", ""), body)
+    };
+    for who in 0..4 {
+        try_as(who, "192.0.2.1").await.problem(401, "invalid_login");
+    }
+    // Other accounts from the same address, whose own count is fresh.
+    assert_eq!(told(&try_as(9, "192.0.2.1").await, "rate_limited", "login"), 15);
+    try_as(9, "192.0.2.2").await.problem(401, "invalid_login");
+    tokio::time::advance(Duration::from_secs(15)).await;
+    try_as(10, "192.0.2.1").await.problem(401, "invalid_login");
+    assert_eq!(bench.get("/logs?page_size=1").await.status, 200, "who has a credential needs no login");
+}

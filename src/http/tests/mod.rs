@@ -2,6 +2,7 @@
 
 mod access_log;
 mod cleanup;
+mod credentials;
 mod deletion;
 mod export;
 mod export_jobs;
@@ -10,6 +11,7 @@ mod ingest;
 mod letters;
 mod limits;
 mod lists;
+mod logins;
 mod reads;
 mod server;
 mod settings;
@@ -492,10 +494,10 @@ impl Bench {
             access_log: AccessLog::start(shelf.clone(), catalog.clone(), AccessLogSettings::default()),
             eraser,
             logins: Arc::new(Logins::new(catalog.clone(), SECRET, Duration::from_secs(3600))),
+            auth: Arc::new(Authenticator::new(SECRET, Vec::new(), None, Some(catalog.clone()))),
             catalog,
             export_jobs,
             dead_letters,
-            auth: Arc::new(Authenticator::local(SECRET)),
             cursors: CursorKey::derive(SECRET),
             health,
             drain: Drain::new(),
@@ -504,6 +506,15 @@ impl Bench {
         let app = App::new(services.clone());
         let router = layers::around(dispatch::routes(app.clone()), Safety::of(&app.services.settings));
         Self { shelf, services, app, router }
+    }
+
+    /// With credentials as this text of a configuration file says.
+    fn accepting(mut self, dir: &std::path::Path, config: &str) -> Self {
+        let catalog = self.services.catalog.clone();
+        self.services.auth = Arc::new(crate::auth::testing::authenticator(SECRET, dir, config, Some(catalog)));
+        self.app = App::new(self.services.clone());
+        self.router = layers::around(dispatch::routes(self.app.clone()), Safety::of(&self.services.settings));
+        self
     }
 
     async fn send(&self, request: Request<Body>) -> Got {

@@ -1,0 +1,4 @@
+mod fetch;
+mod issuers;
+mod keys;
+mod local;
