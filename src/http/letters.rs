@@ -5,6 +5,7 @@ use super::{
     dispatch::{Call, json_of},
     error::{Answer, Code, FieldError, Problem},
     filter,
+    layers::internal,
     query::Query,
     recording,
     state::App,
@@ -50,18 +51,26 @@ pub async fn get(call: Call) -> Answer {
     Ok(json_of(&found.letter))
 }
 
-/// `DELETE /deadletters/{id}`.
+/// `DELETE /deadletters/{id}`. Once it has begun it goes on, and is written down, when the client goes away.
 pub async fn delete(call: Call) -> Answer {
     let (caller, action) = call.caller()?;
     let (scope, _) = access::own_tenant(&call.app, caller, action)?;
-    let letters = &call.app.services.dead_letters;
     let in_hand = InHand::take(&call.app, &scope, &call.id)?;
-    let found = letters.find(&scope, in_hand.id()).await?.ok_or_else(Problem::not_found)?;
-    if !letters.remove(&scope, &found).await? {
-        return Err(Problem::not_found());
-    }
-    let event = Event::change("sluice.deadletter.delete", "deadletter", in_hand.id().to_string());
-    recording::changed(&call.app, &scope, &*call.who()?, event).await;
+    let (app, who) = (call.app.clone(), call.who()?);
+    let work = async move {
+        let letters = &app.services.dead_letters;
+        let found = letters.find(&scope, in_hand.id()).await?.ok_or_else(Problem::not_found)?;
+        if !letters.remove(&scope, &found).await? {
+            return Err(Problem::not_found());
+        }
+        let event = Event::change("sluice.deadletter.delete", "deadletter", in_hand.id().to_string());
+        recording::changed(&app, &scope, &who, event).await;
+        Ok(())
+    };
+    tokio::spawn(work).await.map_err(|error| {
+        tracing::error!(%error, "deleting a dead letter failed");
+        internal()
+    })??;
     Ok((StatusCode::NO_CONTENT, Body::empty()).into_response() as Response)
 }
 

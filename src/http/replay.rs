@@ -44,7 +44,7 @@ pub async fn replay(call: Call) -> Answer {
         .find(&scope, in_hand.id())
         .await?
         .ok_or_else(Problem::not_found)?;
-    let (found, letter) = (Arc::new(found), in_hand.id());
+    let found = Arc::new(found);
     let job = Job::new(&call, principal, &tenant, true)?.replaying(found.clone());
     let (app, who) = (call.app.clone(), call.who()?);
     let taken = ingest::take(&app, &scope, job, &call.parts.headers, call.body).await?;
@@ -58,7 +58,8 @@ pub async fn replay(call: Call) -> Answer {
             let decided = ingest::accept(&app, pack, &ids, wait).await?;
             drop(room);
             app.services.dead_letters.remove_in_the_end(&scope, Found::clone(&found)).await;
-            drop(in_hand);
+            let event = Event::change("sluice.deadletter.replay", "deadletter", in_hand.id().to_string());
+            recording::changed(&app, &scope, &who, event.text("entry_id", &id.to_string())).await;
             Ok::<_, Problem>(decided)
         }
     };
@@ -66,8 +67,6 @@ pub async fn replay(call: Call) -> Answer {
         tracing::error!(%error, "replaying a dead letter failed");
         internal()
     })??;
-    let event = Event::change("sluice.deadletter.replay", "deadletter", letter.to_string());
-    recording::changed(&app, &scope, &who, event.text("entry_id", &id.to_string())).await;
     Ok(ingest::created(&app, &scope, entry, wait, decided).await)
 }
 

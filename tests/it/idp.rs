@@ -206,7 +206,8 @@ async fn a_provider_changes_its_keys_while_requests_run_and_none_fails() {
     };
     let (status, problem) = server.get(&token(0, 600), "/logs").await;
     assert_eq!((status, &problem["code"]), (503, &json!("unavailable")), "nothing to check it with");
-    assert_eq!(server.get_health().await["dependencies"]["issuers"]["status"], "failing");
+    let failing = || async { server.get_health().await["dependencies"]["issuers"]["status"] == "failing" };
+    server.until(failing, "health says so").await;
     provider.publishes(&[0]);
     server.until(|| async { server.get(&token(0, 600), "/logs").await.0 == 200 }, "the keys").await;
 
@@ -258,6 +259,7 @@ async fn a_provider_changes_its_keys_while_requests_run_and_none_fails() {
     }
     assert!(provider.asked() <= asked + 2, "by the stranger once, and by the clock at most");
     assert_eq!(server.get(&good, "/logs").await.0, 200);
+    server.until(failing, "health says so").await;
     let health = server.get_health().await;
     let issuers = &health["dependencies"]["issuers"];
     assert_eq!(issuers["status"], "failing", "{health}");

@@ -2,7 +2,8 @@
 //!
 //! One task per source fetches, so that there is never more than one fetch of it under way. It fetches at the start, every
 //! minute, and when a token names a key that is not known. Such a token waits for the fetch. If the key is not there then, no
-//! token makes us fetch again for a minute: who sends invented names gets no work done for it.
+//! token makes us fetch again for a minute: who sends invented names gets no work done for it. After a failure
+//! none does until it was tried again by the clock.
 //!
 //! | what goes wrong | then |
 //! |---|---|
@@ -190,7 +191,10 @@ impl Fetcher {
             }
             self.fetch().await;
             due = Instant::now() + self.pause();
-            if ask.is_some_and(|ask| !self.is_answered(&ask)) {
+            if self.failures > 0 {
+                // It is tried again by itself, and soon; what tokens ask for meanwhile would add nothing.
+                ask_from = due;
+            } else if ask.is_some_and(|ask| !self.is_answered(&ask)) {
                 ask_from = Instant::now() + self.pace.ask_pause;
             }
         }

@@ -295,11 +295,12 @@ async fn every_hostile_credential_has_its_answer() {
     row("a key of a deleted tenant", key(&of_deleted), invalid);
     row("an empty key", key(""), invalid);
     row("a key without the role", key(&writer_key), forbidden);
-    row("64 KiB", bearer("a".repeat(64 << 10)), invalid);
-    row("64 KiB of a key", key(format!("slk_{}", "a".repeat(64 << 10))), invalid);
+    row("60 KiB", bearer("a".repeat(60 << 10)), invalid);
+    row("64 KiB", bearer("a".repeat(64 << 10)), (431, "head_too_large"));
+    row("60 KiB of a key", key(format!("slk_{}", "a".repeat(60 << 10))), invalid);
     row(
-        "64 KiB of tenant",
-        and(bearer(partner(json!({}))), "x-tenant-id", &"a".repeat(64 << 10)),
+        "60 KiB of tenant",
+        and(bearer(partner(json!({}))), "x-tenant-id", &"a".repeat(60 << 10)),
         forbidden,
     );
     row("deep claims", bearer(partner(json!({"x": deep(120)}))), ok);
