@@ -31,26 +31,26 @@ const ISSUERS: [(&str, Algorithm, &str, &str); 5] = [
     (
         "rs256",
         Algorithm::RS256,
-        include_str!("../tests/keys/rsa_a.pem"),
-        include_str!("../tests/keys/rsa_a.pub"),
+        include_str!("../src/auth/testing/keys/rsa_a.pem"),
+        include_str!("../src/auth/testing/keys/rsa_a.pub"),
     ),
     (
         "ps256",
         Algorithm::PS256,
-        include_str!("../tests/keys/rsa_a.pem"),
-        include_str!("../tests/keys/rsa_a.pub"),
+        include_str!("../src/auth/testing/keys/rsa_a.pem"),
+        include_str!("../src/auth/testing/keys/rsa_a.pub"),
     ),
     (
         "es256",
         Algorithm::ES256,
-        include_str!("../tests/keys/ec_a.pem"),
-        include_str!("../tests/keys/ec_a.pub"),
+        include_str!("../src/auth/testing/keys/ec_a.pem"),
+        include_str!("../src/auth/testing/keys/ec_a.pub"),
     ),
     (
         "eddsa",
         Algorithm::EdDSA,
-        include_str!("../tests/keys/ed_a.pem"),
-        include_str!("../tests/keys/ed_a.pub"),
+        include_str!("../src/auth/testing/keys/ed_a.pem"),
+        include_str!("../src/auth/testing/keys/ed_a.pub"),
     ),
 ];
 

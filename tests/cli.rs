@@ -151,8 +151,8 @@ fn check_config_reads_what_settings_name_and_warns_of_what_others_may_read() {
     let warning = "sluice: warning: `auth.issuers[0].keys.secret_file`: others may read `idp.secret` (mode 644); make it 0600\n";
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), warning));
 
-    fs::write(dir.path().join("private.pem"), include_str!("keys/rsa_a.pem")).expect("written");
-    fs::write(dir.path().join("public.pem"), include_str!("keys/rsa_a.pub")).expect("written");
+    fs::write(dir.path().join("private.pem"), include_str!("../src/auth/testing/keys/rsa_a.pem")).expect("written");
+    fs::write(dir.path().join("public.pem"), include_str!("../src/auth/testing/keys/rsa_a.pub")).expect("written");
     for (keys, algorithm, why) in [
         (
             r#"{"secret_file": "nowhere"}"#,

@@ -12,14 +12,32 @@ use std::{fs, path::Path};
 /// The secret of the local issuer.
 pub const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 
+/// The file `ec_a.crt`.
+pub const EC_A_CRT: &str = include_str!("testing/keys/ec_a.crt");
+/// The file `ec_a.pub`.
+pub const EC_A_PUB: &str = include_str!("testing/keys/ec_a.pub");
+/// The file `ed_a.pub`.
+pub const ED_A_PUB: &str = include_str!("testing/keys/ed_a.pub");
+/// The file `p384.pub`.
+pub const P384_PUB: &str = include_str!("testing/keys/p384.pub");
+/// The file `rsa_1024.pub`.
+pub const RSA_1024_PUB: &str = include_str!("testing/keys/rsa_1024.pub");
+/// The file `rsa_a.crt`.
+pub const RSA_A_CRT: &str = include_str!("testing/keys/rsa_a.crt");
+/// The file `rsa_a.pkcs1.pub`.
+pub const RSA_A_PKCS1: &str = include_str!("testing/keys/rsa_a.pkcs1.pub");
+/// The file `rsa_a.pub`.
+pub const RSA_A_PUB: &str = include_str!("testing/keys/rsa_a.pub");
+/// The file `rsa_b.pub`.
+pub const RSA_B_PUB: &str = include_str!("testing/keys/rsa_b.pub");
 /// Private keys.
-pub const RSA_A: &str = include_str!("../../tests/keys/rsa_a.pem");
+pub const RSA_A: &str = include_str!("testing/keys/rsa_a.pem");
 /// A second one.
-pub const RSA_B: &str = include_str!("../../tests/keys/rsa_b.pem");
+pub const RSA_B: &str = include_str!("testing/keys/rsa_b.pem");
 /// On P-256.
-pub const EC_A: &str = include_str!("../../tests/keys/ec_a.pem");
+pub const EC_A: &str = include_str!("testing/keys/ec_a.pem");
 /// Ed25519.
-pub const ED_A: &str = include_str!("../../tests/keys/ed_a.pem");
+pub const ED_A: &str = include_str!("testing/keys/ed_a.pem");
 
 /// What signs with this: a private key in PEM, or a secret.
 pub fn signer(algorithm: Algorithm, key: &str) -> EncodingKey {

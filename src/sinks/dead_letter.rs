@@ -385,10 +385,11 @@ async fn write_all(shared: Arc<Shared>) {
 async fn write(shared: &Shared, object: &Object) {
     let mut pause = FIRST_RETRY;
     while !shared.is_forgotten(object) {
+        let removals = shared.shelves.removals();
         match shared.objects.put(&object.key, object.bytes.clone(), Precondition::Absent).await {
             // Conflict: it was written before, from the same seal, so with the same contents.
             // Told once more: a removal that was faster has deleted what was not there yet.
-            Ok(_) | Err(ObjectError::Conflict) => return shared.shelves.add(&object.tenant, object.key.clone()),
+            Ok(_) | Err(ObjectError::Conflict) => return shared.shelves.written(&object.tenant, object.key.clone(), removals),
             Err(error) => tracing::warn!(%error, retry_after = ?pause, "dead letters cannot be written; trimming of the log waits for them"),
         }
         tokio::time::sleep(pause).await;

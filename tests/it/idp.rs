@@ -16,9 +16,9 @@ const ACME: &str = "acme-0123456789abcdef0123456789abcdef";
 const GLOBEX: &str = "globex-0123456789abcdef0123456789abcd";
 /// RSA keys that a provider changes through.
 const KEYS: [(&str, &str); 3] = [
-    ("2026-01", include_str!("../keys/rsa_a.pem")),
-    ("2026-02", include_str!("../keys/rsa_b.pem")),
-    ("2026-03", include_str!("../keys/rsa_c.pem")),
+    ("2026-01", include_str!("../../src/auth/testing/keys/rsa_a.pem")),
+    ("2026-02", include_str!("../../src/auth/testing/keys/rsa_b.pem")),
+    ("2026-03", include_str!("../../src/auth/testing/keys/rsa_c.pem")),
 ];
 
 fn hs256(secret: &str, claims: &Value) -> String {

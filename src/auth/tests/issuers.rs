@@ -62,7 +62,7 @@ fn set_up() -> (tempfile::TempDir, Authenticator) {
     let mut keys = keys.to_vec();
     keys[0].as_object_mut().expect("an object").remove("alg"); // so that it does PS256 too
     fs::write(dir.path().join("jwks.json"), jwks(&keys)).expect("written");
-    fs::write(dir.path().join("rsa_b.pub"), include_str!("../../../tests/keys/rsa_b.pub")).expect("written");
+    fs::write(dir.path().join("rsa_b.pub"), crate::auth::testing::RSA_B_PUB).expect("written");
     let made = authenticator(SECRET, dir.path(), CONFIG, None);
     (dir, made)
 }
@@ -115,7 +115,7 @@ async fn every_token_gets_what_its_issuers_configuration_says() {
     let operator: Want = Ok(("acme", &[Writer, Viewer]));
     let viewer: Want = Ok(("acme", &[Viewer]));
     let several = json!({"org": {"ids": ["acme", "globex-1", "initech"]}});
-    let rsa_public = include_str!("../../../tests/keys/rsa_a.pub");
+    let rsa_public = crate::auth::testing::RSA_A_PUB;
     let table: Vec<(&str, String, Option<&str>, Want)> = vec![
         // Signatures and algorithms.
         ("good", hs(partner(json!({}))), none, operator.clone()),

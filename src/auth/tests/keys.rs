@@ -8,15 +8,15 @@ use crate::auth::{
 use jsonwebtoken::Algorithm::{self, *};
 use serde_json::{Value, json};
 
-const RSA_PUB: &str = include_str!("../../../tests/keys/rsa_a.pub");
-const RSA_PKCS1: &str = include_str!("../../../tests/keys/rsa_a.pkcs1.pub");
-const RSA_CRT: &str = include_str!("../../../tests/keys/rsa_a.crt");
-const RSA_B_PUB: &str = include_str!("../../../tests/keys/rsa_b.pub");
-const EC_PUB: &str = include_str!("../../../tests/keys/ec_a.pub");
-const EC_CRT: &str = include_str!("../../../tests/keys/ec_a.crt");
-const ED_PUB: &str = include_str!("../../../tests/keys/ed_a.pub");
-const P384: &str = include_str!("../../../tests/keys/p384.pub");
-const WEAK: &str = include_str!("../../../tests/keys/rsa_1024.pub");
+const RSA_PUB: &str = crate::auth::testing::RSA_A_PUB;
+const RSA_PKCS1: &str = crate::auth::testing::RSA_A_PKCS1;
+const RSA_CRT: &str = crate::auth::testing::RSA_A_CRT;
+const RSA_B_PUB: &str = crate::auth::testing::RSA_B_PUB;
+const EC_PUB: &str = crate::auth::testing::EC_A_PUB;
+const EC_CRT: &str = crate::auth::testing::EC_A_CRT;
+const ED_PUB: &str = crate::auth::testing::ED_A_PUB;
+const P384: &str = crate::auth::testing::P384_PUB;
+const WEAK: &str = crate::auth::testing::RSA_1024_PUB;
 
 fn check(keys: &KeySet, algorithm: Algorithm, kid: Option<&str>, key: &str) -> Checked {
     let text = sign(algorithm, kid, key, &json!({"sub": "ann"}));

@@ -136,7 +136,7 @@ async fn every_hostile_credential_has_its_answer() {
     catalog.revoke_key(&TenantId::parse("acme").expect("good"), &revoked_id).await.expect("revoked");
     let of_deleted = issue(&bench, "globex", Role::Viewer).await;
     catalog.drop_tenant(&TenantId::parse("globex").expect("good")).await.expect("dropped");
-    let rsa_public = include_str!("../../../tests/keys/rsa_a.pub");
+    let rsa_public = crate::auth::testing::RSA_A_PUB;
     let local = |changes: Value| {
         let mut claims = claims("", &changes);
         for gone in ["iss", "aud"] {

@@ -30,6 +30,8 @@ struct Inner {
     shelves: HashMap<TenantId, Shelf>,
     /// Counts questions.
     clock: u64,
+    /// Counts names that were taken away, of all tenants.
+    removals: u64,
 }
 
 #[derive(Default)]
@@ -82,9 +84,28 @@ impl Shelves {
         }
     }
 
+    /// How many names were taken away so far: to be asked before a write, for [`Shelves::written`].
+    pub(super) fn removals(&self) -> u64 {
+        self.lock().removals
+    }
+
+    /// An object was written, since `removals` were counted. If there were more since, one of them may have deleted it again.
+    pub(super) fn written(&self, tenant: &TenantId, key: Key, removals: u64) {
+        let mut inner = self.lock();
+        let is_alone = inner.removals == removals;
+        let Some(shelf) = inner.shelves.get_mut(tenant) else { return };
+        if is_alone {
+            Bundle::change(&mut shelf.bundles, key, Change::Add);
+        } else {
+            shelf.forget();
+        }
+    }
+
     /// An object was deleted.
     pub(super) fn take(&self, tenant: &TenantId, key: Key) {
-        if let Some(shelf) = self.lock().shelves.get_mut(tenant) {
+        let mut inner = self.lock();
+        inner.removals += 1;
+        if let Some(shelf) = inner.shelves.get_mut(tenant) {
             Bundle::change(&mut shelf.bundles, key, Change::Take);
             shelf.taken += 1;
         }
@@ -92,17 +113,25 @@ impl Shelves {
 
     /// It is not known what there is.
     pub(super) fn forget(&self, tenant: &TenantId) {
-        if let Some(shelf) = self.lock().shelves.get_mut(tenant) {
-            *shelf = Shelf {
-                taken: shelf.taken + 1,
-                ..Shelf::default()
-            };
+        let mut inner = self.lock();
+        inner.removals += 1;
+        if let Some(shelf) = inner.shelves.get_mut(tenant) {
+            shelf.forget();
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change is made of single steps that each leave what is here true or thrown away.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shelf {
+    fn forget(&mut self) {
+        *self = Self {
+            taken: self.taken + 1,
+            ..Self::default()
+        };
     }
 }
 
