@@ -7,7 +7,7 @@
 //!
 //! Guarantees: events of a tenant are written in the order in which they were recorded. What waits is bounded in bytes, in all
 //! and for each tenant. What the intake refuses (no room on the volume, a tenant that has too much undecided) stays and is
-//! tried again. What has no room to wait is counted, and said in the log itself by an entry `sluice.dropped` ([`line`]).
+//! tried again. What has no room to wait is counted, and said in the log itself by an entry `sluice.dropped` ([`mod@line`]).
 //!
 //! Not guaranteed: a process that is killed takes the reads of the last moments with it, and what it had not yet said to be
 //! lost. A stop in order writes everything ([`AccessLog::stop`]).
