@@ -132,6 +132,8 @@ async fn a_deleted_tenant_leaves_nothing_and_its_id_is_never_used_again() {
     let key = json!({"name": SECRET, "role": "auditor"}).to_string();
     let (status, key) = server.post(&acme, "/tenants/acme/keys", key).await;
     assert_eq!(status, 201, "{key}");
+    let key = key["key"].as_str().expect("text").to_owned();
+    assert_eq!(server.get(&key, "/logs").await.0, 200);
     let feed = server
         .client
         .get(server.url("/logs/stream"))
@@ -167,6 +169,8 @@ async fn a_deleted_tenant_leaves_nothing_and_its_id_is_never_used_again() {
     assert!(Uuid::try_parse(deletion["id"].as_str().expect("text")).is_ok());
     assert_gone(&server, "acme", ids[3], &job).await;
     finished(&site, &server, "acme").await;
+    assert_eq!(server.get(&key, "/logs").await.0, 401, "its keys open nothing");
+    tokio::time::timeout(crate::harness::PATIENCE, feed.bytes()).await.expect("its feeds end").ok();
     for folder in ["deadletters/acme", "exports/acme", "catalog/keys", "catalog/users"] {
         assert_eq!(files(&site.data().join("objects").join(folder)), Vec::<PathBuf>::new(), "{folder}");
     }
