@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 /// Where a record stands in the log: segment ordinal, and offset of the record in that segment's file.
@@ -120,8 +121,8 @@ pub struct PackReadError(pub String);
 /// The log as the sequencer and its follower see it: where packs stand, and where seals become durable. These methods
 /// block and are called from the sequencer's threads only.
 pub trait SealLog: Send + Sync + 'static {
-    /// Appends seal `n` and waits for its sync.
-    fn append(&self, n: u64, encoded: Bytes) -> Result<Position, SealLogError>;
+    /// Makes the seal durable: `encoded` are its bytes, `packs` what it decides, in the order of `seal.packs`.
+    fn append(&self, seal: &Seal, encoded: Bytes, packs: &[Arc<Pack>]) -> Result<Position, SealLogError>;
     /// Every position of a pack, ascending, from its durability until the store shows it; empty before and after.
     fn positions(&self, pack: Uuid) -> SmallVec<[Position; 1]>;
     /// The seal is durable and stands at `at`: its packs are decided and are never copied forward any more.
@@ -145,6 +146,9 @@ pub enum SealLogError {
     /// The log is closed; nothing was kept.
     #[error("the log is closed")]
     Closed,
+    /// Another owner made this seal, or it was trimmed already: this one is a zombie, must forget everything and step down.
+    #[error("another owner goes on with this partition")]
+    Fenced,
     /// It is not known whether the seal is durable: nothing may be decided any more by this process.
     #[error("the log failed: {0}")]
     Failed(Arc<str>),
@@ -157,3 +161,27 @@ pub trait Decider: Send + Sync + 'static {
     /// Asks for [`SealLog::copy_forward`] between two seals. Never blocks; a lost request is asked again.
     fn copy_forward(&self);
 }
+
+/// Durable seals, read back by their numbers, for stores that follow at their own pace and for processes that decide nothing.
+pub trait SealReader: Send + Sync + 'static {
+    /// Seal `n` with its packs. Dropping the future abandons the read.
+    fn read(&self, n: u64) -> BoxFuture<'static, Result<Found, SealReadError>>;
+    /// The largest seal that is known to be durable; 0 when there is none. Grows.
+    fn tip(&self) -> watch::Receiver<u64>;
+}
+
+/// What stands under a number.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// The seal.
+    Seal(Arc<DecidedSeal>),
+    /// No such seal yet.
+    NotYet,
+    /// It was trimmed: whoever needs it must be rebuilt from the authority.
+    Trimmed,
+}
+
+/// A seal cannot be read now; it may be asked for again.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("a seal cannot be read: {0}")]
+pub struct SealReadError(pub Arc<str>);

@@ -1,11 +1,12 @@
 //! Seals: the durable decisions about packs, numbered without a hole. A number exists only in a seal.
 //!
 //! This module holds the seal as plain data; [`codec`] its bytes, [`erasure`] what seals erase, [`state`] what a sequence of
-//! seals adds up to.
+//! seals adds up to, [`view`] what a store of another process needs to know of it.
 
 pub mod codec;
 pub mod erasure;
 pub mod state;
+pub mod view;
 
 use self::erasure::Erasure;
 use crate::{

@@ -291,8 +291,36 @@ pub trait SealFollower: Send + Sync + 'static {
     fn apply(&self, seal: &Arc<DecidedSeal>) -> Result<(), StoreError>;
     /// The content hash of each id's row, if the tenant has one (ledger: memtable and parts). Blocks on page faults.
     fn lookup(&self, keys: &[(TenantId, Uuid)]) -> Result<Vec<Option<ContentHash>>, StoreError>;
+    /// Which of these packs a seal decided, as far as the authority keeps their names (at least the queue's retention + 1 day).
+    /// Only asked of packs that came before the sequencer's own memory begins; a log that delivers from one memory asks nothing.
+    fn lookup_packs(&self, packs: &[Uuid]) -> Result<Vec<bool>, StoreError> {
+        Ok(vec![false; packs.len()])
+    }
     /// The largest seal covered by the manifest before the newest one: the log may be trimmed up to it.
     fn trimmable(&self) -> watch::Receiver<u64>;
+}
+
+/// The store that answers everything with `search`, where that is not the authority: it follows the seals behind the authority,
+/// at its own pace. It keeps the rules of [`Authority`], as of its own cursor.
+pub trait SearchStore: Send + Sync + 'static {
+    /// One page of entries.
+    fn list(&self, scope: &TenantScope, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>>;
+    /// Counts over all matches.
+    fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>>;
+    /// Matching entries after a number, in sequence order.
+    fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>>;
+    /// Whether rows that it should have are left out of its answers.
+    fn degraded(&self) -> bool;
+}
+
+/// A store that follows the seals by reading them back, beside the authority.
+pub trait Follower: Send + Sync + 'static {
+    /// Its name in cursors, metrics and health: `search`.
+    fn name(&self) -> &'static str;
+    /// Applies a seal of a partition; resolves when its rows are **readable**. Seals of a partition come in order; applying one
+    /// again is harmless. An error means that it must be asked again; what the store refuses for good it takes as an index
+    /// dead letter and says `Ok`.
+    fn apply(&self, partition: u32, seal: Arc<DecidedSeal>) -> BoxFuture<'static, Result<(), StoreError>>;
 }
 
 /// Takes the dead letters of durable seals.

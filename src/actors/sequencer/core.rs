@@ -146,6 +146,13 @@ pub struct Draft {
     rows: Vec<NewRow>,
 }
 
+impl Draft {
+    /// The packs that it decides, in the order of `seal.packs`.
+    pub fn packs(&self) -> &[Arc<Pack>] {
+        &self.packs
+    }
+}
+
 impl Core {
     /// A sequencer that goes on after `state`. `known` are the decided packs that could be delivered again; `gap` is set
     /// when a lost seal is not ruled out. The store must show everything up to `state.n` before the first [`Core::plan`].

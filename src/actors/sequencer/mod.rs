@@ -347,7 +347,7 @@ impl From<SealLogError> for End {
     fn from(error: SealLogError) -> Self {
         match error {
             SealLogError::Closed => Self::Stopped,
-            SealLogError::Full | SealLogError::Failed(_) => Self::Halted(error.to_string().into()),
+            SealLogError::Full | SealLogError::Fenced | SealLogError::Failed(_) => Self::Halted(error.to_string().into()),
         }
     }
 }
@@ -509,7 +509,7 @@ impl Worker {
         let (n, encoded) = (draft.seal.n, Bytes::from(codec::encode(&draft.seal)));
         let mut attempt = 0;
         let at = loop {
-            match self.parts.log.append(n, encoded.clone()) {
+            match self.parts.log.append(&draft.seal, encoded.clone(), draft.packs()) {
                 Ok(at) => break at,
                 // Nothing was kept: the same seal, byte by byte, is tried again.
                 Err(SealLogError::Full) => tracing::warn!(seal = n, attempt, "no room for a seal; it is tried again"),

@@ -423,8 +423,8 @@ impl PackReader for EmbeddedQueue {
 }
 
 impl SealLog for EmbeddedQueue {
-    fn append(&self, n: u64, encoded: Bytes) -> Result<Position, SealLogError> {
-        self.shared.wal.append(RecordKind::Seal, 0, Some(n), encoded).wait().map_err(not_sealed)
+    fn append(&self, seal: &Seal, encoded: Bytes, _: &[Arc<Pack>]) -> Result<Position, SealLogError> {
+        self.shared.wal.append(RecordKind::Seal, 0, Some(seal.n), encoded).wait().map_err(not_sealed)
     }
 
     fn positions(&self, pack: Uuid) -> SmallVec<[Position; 1]> {
