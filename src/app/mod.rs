@@ -118,7 +118,8 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     }
 
     let fs: Arc<dyn Fs> = Arc::new(RealFs);
-    let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(fs.clone(), settings.objects_dir.clone()).map_err(AppError::cannot_start)?);
+    let objects_dir = settings.data_dir.join("objects");
+    let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(fs.clone(), objects_dir).map_err(AppError::cannot_start)?);
     let catalog = Catalog::open(objects.clone()).await.map_err(AppError::failed)?;
     catalog.follow(CATALOG_EVERY);
     let dead_letters = DeadLetters::open(objects.clone(), 0);
@@ -232,7 +233,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
 
 /// The export jobs. They stop well above the reserve, where the intake stops: exports alone never bring it there.
 fn export_jobs(fs: Arc<dyn Fs>, objects: Arc<dyn Objects>, authority: Arc<dyn Authority>, catalog: Catalog, settings: &Settings) -> Result<Exports, AppError> {
-    let dir = settings.objects_dir.clone();
+    let dir = settings.data_dir.join("objects");
     let volume = fs
         .space(&dir)
         .map_err(|e| AppError::cannot_start(format!("the volume of the objects cannot be asked for its room: {e}")))?;

@@ -93,7 +93,7 @@ fn settings(memtable_bytes: &str) -> Settings {
 impl Life {
     async fn begin(fs: &SimFs, settings: &Settings) -> Result<Self, AppError> {
         let fs = Arc::new(fs.clone());
-        let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(fs.clone(), settings.objects_dir.clone()).map_err(AppError::failed)?);
+        let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(fs.clone(), settings.data_dir.join("objects")).map_err(AppError::failed)?);
         let catalog = Catalog::open(objects.clone()).await.map_err(AppError::failed)?;
         let (dead_letters, health) = (DeadLetters::open(objects, 0), Health::new());
         let Opened { store, wal, book, sequencer } = recovered::open(fs, settings, &catalog, dead_letters.settled(), &health).await?;
@@ -520,7 +520,7 @@ async fn flush(life: &Life) {
 
 /// A tenant writes only after it was made; so the catalog knows it when no seal does any more.
 async fn register(fs: &SimFs, settings: &Settings, tenant: &TenantId) {
-    let objects = FolderObjects::open(Arc::new(fs.clone()), settings.objects_dir.clone()).expect("a folder");
+    let objects = FolderObjects::open(Arc::new(fs.clone()), settings.data_dir.join("objects")).expect("a folder");
     let catalog = Catalog::open(Arc::new(objects)).await.expect("it opens");
     let new = NewTenant {
         tenant_id: tenant.clone(),
