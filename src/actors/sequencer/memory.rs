@@ -309,6 +309,7 @@ mod tests {
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         };
         let seal = DecidedSeal {
             seal,
