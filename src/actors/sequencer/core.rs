@@ -20,6 +20,7 @@ use crate::{
     seal::{
         DecidedSeal, Decision, Refusal, Seal, SealErasure, SealPack, SealRemoved, SealTenant, codec,
         erasure::{Erasure, ErasureKind, Erasures},
+        source::SourceReport,
         state::{SealState, TenantState},
     },
 };
@@ -239,6 +240,7 @@ impl Core {
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         };
         Some(Draft {
             seal,
@@ -351,6 +353,7 @@ impl Core {
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         };
         Draft { seal, packs, rows }
     }
@@ -401,9 +404,15 @@ impl Core {
             erasures,
             removed,
             retired: retired.into_iter().collect(),
+            sources: Vec::new(),
         };
         let (packs, rows) = (Vec::new(), Vec::new());
         (!seal.tenants.is_empty()).then_some(Draft { seal, packs, rows })
+    }
+
+    /// Lets the draft say how far the sources are decided, by the seals before it, where that is news.
+    pub fn carry(&self, draft: &mut Draft, now: &[SourceReport]) {
+        draft.seal.sources = self.state.sources.changes(now);
     }
 
     /// The draft, encoded as `encoded`, is durable: from here on it is the truth.

@@ -396,6 +396,7 @@ mod tests {
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         };
         let seal = DecidedSeal {
             seal,

@@ -45,7 +45,7 @@ use crate::{
         time::now_ms,
     },
     queue::{Decider, SealLog, SealLogError},
-    seal::{FoundSeal, codec, erasure::ErasureKind, state::SealState},
+    seal::{FoundSeal, codec, erasure::ErasureKind, state::SealState, source::SourceProgress},
     sinks::{DeadLetterSink, SealFollower, StoreError},
 };
 use bytes::Bytes;
@@ -107,6 +107,8 @@ pub struct Parts {
     pub dead_letters: Arc<dyn DeadLetterSink>,
     /// The live feed.
     pub publisher: Arc<dyn Publisher>,
+    /// Where the packs come from, if that knows no acks: seals carry its checkpoints.
+    pub sources: Option<Arc<dyn SourceProgress>>,
 }
 
 /// Where it goes on.
@@ -610,7 +612,10 @@ impl Worker {
     }
 
     /// Likewise; who waits is answered when it is applied.
-    fn create_until_applied(&mut self, draft: Draft, group: Group) -> Result<(), End> {
+    fn create_until_applied(&mut self, mut draft: Draft, group: Group) -> Result<(), End> {
+        if let Some(sources) = &self.parts.sources {
+            self.core.carry(&mut draft, &sources.report());
+        }
         let (n, encoded) = (draft.seal.n, Bytes::from(codec::encode(&draft.seal)));
         let mut attempt = 0;
         let at = loop {

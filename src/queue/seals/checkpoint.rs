@@ -21,6 +21,7 @@ use crate::{
     queue::SealReadError,
     seal::{
         erasure::Erasures,
+        source::SourceCheckpoints,
         state::{SealState, TenantState},
     },
 };
@@ -54,6 +55,8 @@ struct Form {
     erasures: BTreeMap<String, Erasures>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     retired: Vec<String>,
+    #[serde(default, skip_serializing_if = "SourceCheckpoints::is_empty")]
+    sources: SourceCheckpoints,
 }
 
 impl Checkpoint {
@@ -69,6 +72,7 @@ impl Checkpoint {
             tenants: state.tenants.iter().map(|(tenant, state)| (tenant.to_string(), *state)).collect(),
             erasures: state.erasures.iter().map(|(tenant, all)| (tenant.to_string(), (**all).clone())).collect(),
             retired,
+            sources: state.sources.clone(),
         };
         let json = serde_json::to_vec(&form).expect("a checkpoint is plain data with text keys");
         let packed = zstd::bulk::compress(&json, 1).expect("memory takes what is written to it");
@@ -111,6 +115,7 @@ impl Checkpoint {
         let mut state = SealState {
             n: form.n,
             crc: form.crc,
+            sources: form.sources,
             ..SealState::default()
         };
         for (name, of) in &form.tenants {
