@@ -5,6 +5,7 @@
 
 pub mod embedded;
 pub mod seals;
+pub mod remote;
 pub mod wal;
 
 use crate::{
