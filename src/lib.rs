@@ -21,4 +21,5 @@ pub mod seal;
 pub mod search;
 pub mod shutdown;
 pub mod sinks;
+pub mod tail;
 pub mod telemetry;

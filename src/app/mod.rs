@@ -33,7 +33,7 @@ use crate::{
         deletion::{self, Deletions},
         erasure::Eraser,
         export::{self, ExportSettings, Exports, Room},
-        retention::Retention,
+        retention::{Retention, Trimmed},
     },
     limits::LimitSettings,
     model::time::now_ms,
@@ -159,6 +159,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         eraser: eraser.clone(),
         dead_letters: dead_letters.clone(),
         exports: export_jobs.clone(),
+        tail: None,
     };
     let deletions = Deletions::start(deletion, &pending.retired);
     let retention = Retention {
@@ -166,7 +167,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         authority: Arc::new(store.clone()),
         catalog: catalog.clone(),
         dead_letters: dead_letters.clone(),
-        trimmable: crate::sinks::SealFollower::trimmable(&store),
+        trimmed: trimmed(crate::sinks::SealFollower::trimmable(&store)),
         interval: settings.retention.interval,
     };
     retention.start();
@@ -228,6 +229,10 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         monitor,
         _lock: lock,
     })
+}
+
+fn trimmed(trimmable: watch::Receiver<u64>) -> Trimmed {
+    Arc::new(move |_| *trimmable.borrow())
 }
 
 /// The export jobs. They stop well above the reserve, where the intake stops: exports alone never bring it there.
