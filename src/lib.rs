@@ -23,3 +23,5 @@ pub mod shutdown;
 pub mod sinks;
 pub mod tail;
 pub mod telemetry;
+#[cfg(test)]
+pub mod testing;
