@@ -74,6 +74,7 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         eraser: eraser.clone(),
         dead_letters: dead_letters.clone(),
         exports: export_jobs.clone(),
+        tail: None,
     };
     let deletions = Deletions::start(deletion, &pending.retired);
     let retention = Retention {
@@ -81,7 +82,10 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         authority: Arc::new(store.clone()),
         catalog: catalog.clone(),
         dead_letters: dead_letters.clone(),
-        trimmable: SealFollower::trimmable(&store),
+        trimmed: {
+            let trimmable = SealFollower::trimmable(&store);
+            Arc::new(move |_| *trimmable.borrow())
+        },
         interval: settings.retention.interval,
     };
     retention.start();

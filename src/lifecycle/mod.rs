@@ -1,9 +1,12 @@
 //! Background work on stored entries.
 
 pub mod access_log;
+pub mod counting;
 pub mod deletion;
 pub mod erasure;
 pub mod export;
+pub mod leader;
+pub mod remote;
 pub mod retention;
 
 #[cfg(test)]

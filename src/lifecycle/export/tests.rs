@@ -102,7 +102,7 @@ impl Bench {
 
     /// Jobs that work only when a test gives them a turn.
     fn by_hand(&self) -> Arc<Inner> {
-        Inner::new(self.parts.clone(), self.settings.clone())
+        Inner::new(self.parts.clone(), self.settings.clone(), false)
     }
 
     fn head(&self, name: &str) -> u64 {
