@@ -222,6 +222,14 @@ impl Erasures {
         }
     }
 
+    /// The steps of which one hides every erased row and none of them another: kind, cutoff and head, the pending ones too. For
+    /// stores that evaluate them elsewhere.
+    pub fn steps(&self) -> impl Iterator<Item = (ErasureKind, i64, u64)> + '_ {
+        let stairs = [(ErasureKind::Cleanup, &self.cleanup), (ErasureKind::Retention, &self.retention)];
+        let settled = stairs.into_iter().flat_map(|(kind, stairs)| stairs.0.iter().map(move |step| (kind, step.0, step.1)));
+        settled.chain(self.pending.iter().map(|e| (e.kind, e.cutoff, e.head)))
+    }
+
     /// Erasures whose number of rows has not come back, in the order of their seals.
     pub fn pending(&self) -> &[Erasure] {
         &self.pending

@@ -34,6 +34,8 @@ mod turns;
 pub mod verify;
 mod view;
 
+pub use query::stats::Tallying;
+
 #[cfg(test)]
 pub(crate) mod tests;
 
