@@ -4,6 +4,7 @@
 //! pipeline in `actors`.
 
 pub mod embedded;
+pub mod remote;
 pub mod wal;
 
 use crate::{
