@@ -28,6 +28,7 @@ mod limits;
 mod masking;
 mod matrix;
 mod paging;
+mod proxy;
 mod stream;
 mod terminal;
 mod tls;

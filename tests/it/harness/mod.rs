@@ -1,6 +1,7 @@
 //! Starts the real binary on a folder of its own and speaks HTTP with it. Ends only what it started.
 
 pub mod data;
+pub mod proxy;
 
 use serde_json::Value;
 use sluice::{
