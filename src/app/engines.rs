@@ -60,20 +60,34 @@ pub async fn objects(settings: &Settings, fs: &Arc<dyn Fs>) -> Result<Arc<dyn Ob
     }
 }
 
-/// A bucket that answers and that decides conditional writes.
+/// A bucket that answers, and that decides conditional writes.
 #[cfg(feature = "s3")]
 async fn s3(bucket: &str, prefix: &str) -> Result<Arc<dyn Objects>, AppError> {
-    let _ = (bucket, prefix);
-    Err(AppError::failed("s3"))
+    use crate::objects::s3::{S3Location, S3Objects};
+    let at = S3Location {
+        bucket: bucket.to_owned(),
+        prefix: prefix.to_owned(),
+    };
+    let wrong = |e| AppError::failed(format!("`objects.url` is `s3://{bucket}/{prefix}`: {e}"));
+    let objects = S3Objects::connect(&at, &aws().await).map_err(wrong)?;
+    objects.check().await.map_err(wrong)?;
+    Ok(Arc::new(objects))
 }
 
 #[cfg(not(feature = "s3"))]
-async fn s3(bucket: &str, _: &str) -> Result<Arc<dyn Objects>, AppError> {
-    Err(not_built("s3", bucket))
+async fn s3(_: &str, _: &str) -> Result<Arc<dyn Objects>, AppError> {
+    Err(not_built("s3"))
+}
+
+/// Region, keys and endpoints by the ordinary chain.
+#[cfg(any(feature = "sqs", feature = "kinesis", feature = "s3"))]
+async fn aws() -> aws_config::SdkConfig {
+    use crate::queue::remote::aws::{AwsSettings, config};
+    config(&AwsSettings::default()).await
 }
 
 /// `config` refuses what is not built; this keeps such a binary whole all the same.
 #[cfg(not(all(feature = "sqs", feature = "kinesis", feature = "clickhouse", feature = "opensearch", feature = "s3")))]
-fn not_built(feature: &str, what: &str) -> AppError {
-    AppError::usage(format!("`{what}` needs the Cargo feature `{feature}`, which this binary was built without"))
+fn not_built(feature: &str) -> AppError {
+    AppError::usage(format!("this needs the Cargo feature `{feature}`, which this binary was built without"))
 }
