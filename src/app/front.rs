@@ -14,7 +14,7 @@ use crate::{
         export::{self, Exports, Room},
     },
     model::time::now_ms,
-    queue::{Producer, wal::reserve},
+    queue::{Producer, seals::Lease, wal::reserve},
     shutdown::Shutdown,
     sinks::{Authority, dead_letter::DeadLetters},
     telemetry,
@@ -165,8 +165,18 @@ pub fn feed(authority: Arc<dyn Authority>, settings: &Settings) -> FeedHandle {
     )
 }
 
-/// The export jobs. They stop well above the reserve, where the intake stops: exports alone never bring it there.
+/// The export jobs of a process alone.
 pub fn export_jobs(base: &Base<'_>, authority: Arc<dyn Authority>) -> Result<Exports, AppError> {
+    Ok(Exports::start(export_parts(base, authority)?, settings::exports(base.settings)))
+}
+
+/// The export jobs of a deployment: whoever holds the lease does them.
+pub fn shared_export_jobs(base: &Base<'_>, authority: Arc<dyn Authority>, lease: Lease) -> Result<Exports, AppError> {
+    Ok(Exports::shared(export_parts(base, authority)?, settings::exports(base.settings), lease))
+}
+
+/// Exports stop well above the reserve, where the intake stops: exports alone never bring it there.
+fn export_parts(base: &Base<'_>, authority: Arc<dyn Authority>) -> Result<export::Parts, AppError> {
     let room = match &base.settings.engines.objects {
         ObjectsChoice::S3 { .. } => None,
         ObjectsChoice::Folder(dir) => {
@@ -182,13 +192,12 @@ pub fn export_jobs(base: &Base<'_>, authority: Arc<dyn Authority>) -> Result<Exp
             })
         }
     };
-    let parts = export::Parts {
+    Ok(export::Parts {
         objects: base.objects.clone(),
         authority,
         catalog: base.catalog.clone(),
         compile: Arc::new(http::compile_export),
         room,
         clock: now_ms,
-    };
-    Ok(Exports::start(parts, settings::exports(base.settings)))
+    })
 }

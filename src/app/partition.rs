@@ -13,12 +13,12 @@
 //! A stopping owner seals what it has, gives what it has not sealed back to the queue and the lease to the next, and only then waits
 //! for its stores: the next one replays what they lack.
 
-use super::{blocking, settings};
+use super::{blocking, queues::OpenQueue, settings};
 use crate::{
     actors::{
         ActorWatch, Actors,
         broadcast::Publisher,
-        sequencer::{Parts, Phase, Sequencer, SequencerHandle},
+        sequencer::{Parts, Phase, Sequencer},
     },
     catalog::Catalog,
     config::Settings,
@@ -26,23 +26,22 @@ use crate::{
     model::tenant::TenantId,
     objects::Objects,
     queue::{
-        remote::consumer::{ConsumerSettings, RemoteConsumer},
+        remote::{consumer::RemoteConsumer, quarantine::Quarantine},
         seals::{DEAD_LETTERS, Held, Lease, ObjectSealLog, Seals, Taken},
     },
     seal::DecidedSeal,
     sinks::{
         Authority, Follower, SealFollower,
         dead_letter::DeadLetters,
-        follow::{FollowParts, FollowSettings, FollowState, Following},
+        follow::{FollowParts, FollowSettings, FollowState, Following, Rebuild},
     },
     tail::Tail,
 };
-use futures_util::future::BoxFuture;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// Between two tries to take over.
@@ -60,16 +59,13 @@ pub struct PartitionParts {
     pub tail: Tail,
     /// Counts erasures.
     pub authority: Arc<dyn Authority>,
-    /// The authority as the sequencer feeds it.
-    pub store: Opening<Arc<dyn SealFollower>>,
+    /// The authority as the sequencer feeds it, opened anew by each owner.
+    pub store: Arc<dyn Fn() -> Arc<dyn SealFollower> + Send + Sync>,
     pub search: Arc<dyn Follower>,
-    /// The queue from where its seals say that it was read to.
+    pub rebuild: Option<Arc<dyn Rebuild>>,
     pub queue: Arc<dyn OpenQueue>,
     pub settings: Settings,
 }
-
-/// Reaches something when the partition is taken over.
-pub type Opening<T> = Arc<dyn Fn() -> BoxFuture<'static, Result<T, String>> + Send + Sync>;
 
 /// What the partition is doing in this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -222,7 +218,6 @@ impl Worker {
     /// Reads where the partition stands, and starts.
     async fn take(&self) -> Result<Owned, String> {
         let (p, parts, settings) = (self.parts.index, &self.parts, &self.parts.settings);
-        let store = (parts.store)().await?;
         let settled = parts.seals.cursor(DEAD_LETTERS).await.map_err(|e| e.to_string())?;
         let Taken { log, start } = ObjectSealLog::take(&parts.seals).await.map_err(|e| e.to_string())?;
         let dead_letters = DeadLetters::shared(parts.objects.clone(), settled);
@@ -231,10 +226,10 @@ impl Worker {
             dead_letters.forget([deleted.tenant_id.access_log(), deleted.tenant_id]);
         }
         log.save_cursor(DEAD_LETTERS, dead_letters.settled());
-        let open = parts.queue.open(&start.state).await?;
+        let open = parts.queue.open(&start.state);
         let sequencer_parts = Parts {
             log: log.clone(),
-            follower: store,
+            follower: (parts.store)(),
             dead_letters: Arc::new(dead_letters.clone()),
             publisher: Arc::new(Silent),
             sources: open.progress,
@@ -242,15 +237,22 @@ impl Worker {
         let (sequencer, handle) =
             Sequencer::start(sequencer_parts, start, settings::sequencer(settings)).map_err(|e| format!("a thread cannot be started: {e}"))?;
         let phase = sequencer.phase();
-        let (consumer, deliveries) = RemoteConsumer::start(open.receive, Arc::new(handle.clone()), settings::consumer(settings));
-        let actors = Actors::start(&settings::actors(settings), deliveries, consumer.packs(), Arc::new(handle.clone()));
+        let quarantine = Quarantine::new(parts.objects.clone(), p);
+        let (consumer, deliveries) = RemoteConsumer::start(
+            open.receive,
+            Arc::new(handle.clone()),
+            quarantine,
+            settings::consumer(settings, p),
+            Handle::current(),
+        );
+        let actors = Actors::start(&settings::actors(settings), deliveries, Arc::new(consumer.clone()), Arc::new(handle.clone()));
         let counting = Counting::start(Arc::new(handle), parts.authority.clone(), parts.tail.clone(), p as usize);
         let follow = FollowParts {
             partition: p,
             seals: Arc::new(parts.seals.clone()),
             cursors: parts.seals.cursors(),
             follower: parts.search.clone(),
-            rebuild: None,
+            rebuild: parts.rebuild.clone(),
         };
         let following = Following::start(follow, FollowSettings::default());
         let inside = Inside {
@@ -304,14 +306,14 @@ impl Worker {
             following,
             dead_letters,
         } = owned;
-        consumer.stop_receiving();
+        consumer.stop_delivery();
         counting.stop().await;
         actors.stop().await;
         let stopping = tokio::spawn(blocking(move || sequencer.stop()));
         let over = |phase: &Phase| !matches!(phase, Phase::Replaying | Phase::Running);
         let _ = phase.wait_for(over).await; // an error: it has ended
         // Nothing is sealed here any more: the next owner may begin.
-        tokio::join!(consumer.stop(), held.release());
+        tokio::join!(consumer.close(), held.release());
         let _ = stopping.await; // a panic was logged where it happened
         if tokio::time::timeout(LAST_LETTERS, dead_letters.drained()).await.is_err() {
             tracing::warn!(partition = self.parts.index, "dead letters that cannot be written now are left to the next owner");

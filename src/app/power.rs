@@ -9,9 +9,8 @@
 //! no damage, and without damage no number is skipped.
 
 use super::{
-    queue_settings,
-    recovered::{self, Opened},
-    sequencer_settings,
+    recovered::{self, Log, Opened},
+    settings,
 };
 use crate::{
     actors::{
@@ -96,9 +95,10 @@ impl Life {
         let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(fs.clone(), settings.data_dir.join("objects")).map_err(AppError::failed)?);
         let catalog = Catalog::open(objects.clone()).await.map_err(AppError::failed)?;
         let (dead_letters, health) = (DeadLetters::open(objects, 0), Health::new());
-        let Opened { store, wal, book, sequencer } = recovered::open(fs, settings, &catalog, dead_letters.settled(), &health).await?;
+        let Opened { store, log } = recovered::open(fs, settings, &catalog, dead_letters.settled(), &health, u64::MAX).await?;
+        let Log { wal, book, sequencer, .. } = log;
         dead_letters.forget(sequencer.state.retired.iter().cloned());
-        let queue = EmbeddedQueue::new(wal, book, queue_settings(settings), Handle::current());
+        let queue = EmbeddedQueue::new(wal, book, settings::queue(settings), Handle::current());
         let parts = Parts {
             log: Arc::new(queue.clone()),
             follower: Arc::new(store.clone()),
@@ -107,7 +107,7 @@ impl Life {
             sources: None,
         };
         let pending = sequencer.state.clone();
-        let (sequencer, decider) = Sequencer::start(parts, sequencer, sequencer_settings(settings)).map_err(AppError::failed)?;
+        let (sequencer, decider) = Sequencer::start(parts, sequencer, settings::sequencer(settings)).map_err(AppError::failed)?;
         let eraser = Eraser::new(Arc::new(decider.clone()), Arc::new(store.clone()), &pending);
         let mut deliveries = queue.start(Arc::new(decider.clone()), store.trimmable());
         tokio::spawn(async move {

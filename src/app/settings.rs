@@ -3,11 +3,19 @@
 use crate::{
     actors::{ActorSettings, sequencer::SequencerSettings},
     catalog::RateLimit,
-    config::Settings,
+    config::{QueueChoice, Settings},
     http::{origin::Origins, settings::HttpSettings, tls::Tls},
     lifecycle::{access_log::AccessLogSettings, export::ExportSettings},
     limits::LimitSettings,
-    queue::embedded::{QueueSettings, book::Limits},
+    queue::{
+        embedded::{QueueSettings, book::Limits},
+        remote::{
+            consumer::ConsumerSettings,
+            gather::Linger,
+            producer::ProducerSettings,
+        },
+        seals::SealsSettings,
+    },
 };
 
 /// The export jobs.
@@ -42,6 +50,8 @@ pub fn sequencer(settings: &Settings) -> SequencerSettings {
     SequencerSettings {
         seal_bytes: settings.seal.target_bytes,
         window_bytes: settings.seal.window_bytes,
+        seal_interval: settings.seal.interval,
+        clock_skew: settings.seal.clock_skew,
         ..SequencerSettings::default()
     }
 }
@@ -105,4 +115,42 @@ pub fn http(settings: &Settings, tls: Option<Tls>) -> HttpSettings {
         origins: Origins::new(s.cors_origins.clone()).with_ambient(settings.auth.gateway.is_some()),
         ..HttpSettings::default()
     }
+}
+
+/// Seals as objects.
+pub fn seals(settings: &Settings) -> SealsSettings {
+    let s = &settings.seal;
+    SealsSettings {
+        max_backlog: s.max_backlog,
+        clock_skew: s.clock_skew,
+        ..SealsSettings::default()
+    }
+}
+
+/// The accepting side of a shared queue.
+pub fn producer(settings: &Settings) -> ProducerSettings {
+    let usual = ProducerSettings::default();
+    let linger = match &settings.engines.queue {
+        QueueChoice::Wal => return usual,
+        QueueChoice::Sqs(sqs) => sqs.linger,
+        QueueChoice::Kinesis(kinesis) => kinesis.linger,
+    };
+    ProducerSettings {
+        linger: Linger { shortest: linger, longest: usual.linger.longest.max(linger) },
+        ..usual
+    }
+}
+
+/// The deciding side of a partition of a shared queue.
+pub fn consumer(settings: &Settings, partition: u32) -> ConsumerSettings {
+    let usual = ConsumerSettings {
+        partition,
+        ..ConsumerSettings::default()
+    };
+    let credit = match &settings.engines.queue {
+        QueueChoice::Wal => return usual,
+        QueueChoice::Sqs(sqs) => sqs.credit,
+        QueueChoice::Kinesis(kinesis) => kinesis.credit,
+    };
+    ConsumerSettings { credit, ..usual }
 }

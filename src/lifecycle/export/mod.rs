@@ -35,6 +35,7 @@ mod tests;
 pub use self::{
     chunk::ReadError,
     job::{Job, Request, Status},
+    shared::LEASE,
 };
 
 use self::queue::{Queue, Ticket};
