@@ -5,6 +5,8 @@
 
 pub mod embedded;
 pub mod remote;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 pub mod wal;
 
 use crate::{
