@@ -22,3 +22,5 @@ pub mod search;
 pub mod shutdown;
 pub mod sinks;
 pub mod telemetry;
+#[cfg(test)]
+pub mod testing;
