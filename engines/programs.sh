@@ -64,7 +64,7 @@ get_s3() {
 }
 
 get_kinesis() {
-    (cd "$HERE/kinesis" && CARGO_INCREMENTAL=0 CARGO_TARGET_DIR="$1/target" RUSTFLAGS='' cargo build --locked)
+    (cd "$HERE/kinesis" && env -u RUSTFLAGS -u RUSTC_WRAPPER -u RUSTC_WORKSPACE_WRAPPER CARGO_INCREMENTAL=0 CARGO_TARGET_DIR="$1/target" cargo build --locked)
     install -m755 "$1/target/debug/kinesis" "$1/kinesis"
     rm -rf "$1/target"
 }

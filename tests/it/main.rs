@@ -4,6 +4,7 @@ mod harness;
 
 mod access_log;
 mod across;
+mod across_processes;
 mod answers;
 mod answers_cloudtrail;
 mod bounds;
@@ -23,6 +24,7 @@ mod fuzz;
 mod idp;
 mod intake;
 mod isolation;
+mod kill_everything;
 mod letters;
 mod limits;
 mod masking;
