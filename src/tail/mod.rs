@@ -20,8 +20,8 @@
 //!
 //! Requests while nothing happens: one look per partition and second (the head of the next seal, and the floor).
 
-pub mod fresh;
 mod follow;
+pub mod fresh;
 mod jobs;
 mod packs;
 mod partition;
@@ -105,7 +105,11 @@ impl Tail {
     /// its order, at least one.
     pub fn start(partitions: Vec<Seals>, stores: &[&'static str], publisher: Option<Arc<dyn Publisher>>, settings: TailSettings) -> Self {
         let inner = Arc::new(Inner {
-            partitions: partitions.into_iter().enumerate().map(|(index, seals)| Arc::new(Partition::new(index, seals, publisher.clone()))).collect(),
+            partitions: partitions
+                .into_iter()
+                .enumerate()
+                .map(|(index, seals)| Arc::new(Partition::new(index, seals, publisher.clone())))
+                .collect(),
             stores: stores.iter().map(|name| (*name, watch::Sender::new(0))).collect(),
             packs: Packs::default(),
             jobs: Jobs::default(),
@@ -271,7 +275,9 @@ impl Tail {
 
     /// The first pending erasure of each tenant of a partition, if `analytics` shows its seal: then it can be counted.
     pub fn countable(&self, partition: usize) -> Vec<(TenantId, Erasure)> {
-        let Some(partition) = self.0.partitions.get(partition) else { return Vec::new() };
+        let Some(partition) = self.0.partitions.get(partition) else {
+            return Vec::new();
+        };
         partition.read(partition::State::countable).unwrap_or_default()
     }
 
@@ -306,7 +312,11 @@ impl Inner {
     /// A store of some partition shows more: the sums are told.
     fn tell_views(&self) {
         for (at, (_, visible)) in self.stores.iter().enumerate() {
-            let sum = self.partitions.iter().filter_map(|p| p.read(|state| state.stores[at].heads.upto())).sum::<u64>();
+            let sum = self
+                .partitions
+                .iter()
+                .filter_map(|p| p.read(|state| state.stores[at].heads.upto()))
+                .sum::<u64>();
             visible.send_if_modified(|told| std::mem::replace(told, sum) != sum);
         }
     }
@@ -315,7 +325,10 @@ impl Inner {
     fn lag_ms(&self, store: usize) -> u64 {
         let of = |partition: &Arc<Partition>| {
             let waits = partition.read(|state| state.stores[store].heads.waits_since()).flatten();
-            let age = partition.polled.borrow().map_or(Duration::ZERO, |began| began.elapsed().saturating_sub(self.settings.idle * 2));
+            let age = partition
+                .polled
+                .borrow()
+                .map_or(Duration::ZERO, |began| began.elapsed().saturating_sub(self.settings.idle * 2));
             lag(waits).max(age.as_millis() as u64)
         };
         self.partitions.iter().map(of).max().unwrap_or(0)

@@ -131,8 +131,8 @@ async fn give_turns(inner: &Arc<Inner>, name: &str, id: Uuid) -> Result<Job, Fau
     for _ in 0..TURNS {
         match turn(inner, &scope(name), id, &CancellationToken::new()).await? {
             Step::More => {}
-            Step::Over(job) => return Ok(job),
-            Step::Gone => panic!("the job is gone"),
+            Step::Over(job) => return Ok(*job),
+            Step::Gone | Step::Theirs => panic!("the job is gone"),
         }
     }
     panic!("the job does not come to its end");
