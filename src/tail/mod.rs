@@ -27,7 +27,7 @@ mod packs;
 mod partition;
 mod publish;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 
 pub use self::jobs::Watched;
@@ -36,7 +36,7 @@ use self::{jobs::Jobs, packs::Packs, partition::Partition, publish::Publishing, 
 use crate::{
     actors::broadcast::Publisher,
     model::tenant::{TenantId, TenantScope},
-    queue::{Counters, Decided, seals::Seals},
+    queue::{Counters, Decided, remote::Decisions, seals::Seals},
     seal::{
         erasure::Erasure,
         state::SealState,
@@ -289,6 +289,16 @@ impl Tail {
     /// How far `store` is behind the seals, in the partition where it is furthest behind; and how old the view is, if that is more.
     pub fn lag(&self, store: &str) -> Duration {
         Duration::from_millis(self.view(store).lag_ms())
+    }
+}
+
+impl Decisions for Tail {
+    fn decided(&self, pack: Uuid, within: Duration) -> BoxFuture<'static, Option<Decided>> {
+        Self::decided(self, pack, within)
+    }
+
+    fn counters(&self, scope: &TenantScope) -> Counters {
+        Self::counters(self, scope)
     }
 }
 

@@ -13,9 +13,9 @@ use crate::{
     lifecycle::{counting::Counting, remote::RemoteOrders},
     model::{
         batch::{Batch, Delivery, Work},
-        entry::{ContentHash, StoredEntry},
+        entry::{ContentHash, Field, NewEntry, Severity, StoredEntry},
         filter::{Filter, Surroundings},
-        pack::Pack,
+        pack::{Pack, PackBuilder, PackHeader},
         tenant::TenantScope,
         ticket::{Ticket, Verdict},
     },
@@ -48,6 +48,32 @@ pub(crate) fn tenant(name: &str) -> TenantId {
 
 pub(crate) fn scope(name: &str) -> TenantScope {
     TenantScope::new(tenant(name))
+}
+
+/// A pack of one plain entry with this content hash.
+pub(crate) fn pack_with_hash(name: &str, id: u128, hash: u128) -> Pack {
+    let mut builder = PackBuilder::default();
+    let mut fields = [None; Field::COUNT];
+    for field in [Field::Action, Field::ResourceType, Field::ResourceId] {
+        fields[field as usize] = Some(&b"other"[..]);
+    }
+    builder.push(&NewEntry {
+        id: Uuid::from_u128(id),
+        client_id: true,
+        hash,
+        timestamp: 1_700_000_000_000,
+        severity: Severity::Info,
+        fields,
+    });
+    let header = PackHeader {
+        pack_id: Uuid::now_v7(),
+        tenant: tenant(name),
+        actor: "tester".into(),
+        request_id: "r-1".into(),
+        received_at: 1_700_000_000_500,
+        part: (0, 1),
+    };
+    builder.finish(header).expect("an entry")
 }
 
 /// Fails the test when it takes too long.
