@@ -6,6 +6,8 @@
 pub mod embedded;
 pub mod remote;
 pub mod seals;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 pub mod wal;
 
 use crate::{

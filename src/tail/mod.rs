@@ -36,7 +36,7 @@ use self::{jobs::Jobs, packs::Packs, partition::Partition, publish::Publishing, 
 use crate::{
     actors::broadcast::Publisher,
     model::tenant::{TenantId, TenantScope},
-    queue::{Counters, Decided, remote::Decisions, seals::Seals},
+    queue::{Counters, Decided, remote::{Decisions, producer::partition_of}, seals::Seals},
     seal::{
         erasure::Erasure,
         state::SealState,
@@ -300,6 +300,14 @@ impl Decisions for Tail {
     fn counters(&self, scope: &TenantScope) -> Counters {
         Self::counters(self, scope)
     }
+
+    fn acknowledged(&self, tenant: &TenantId, packs: &[Uuid]) {
+        packs.iter().for_each(|pack| Self::acknowledged(self, tenant, *pack));
+    }
+
+    fn until_decided<'a>(&'a self, tenant: &'a TenantId, within: Duration) -> BoxFuture<'a, ()> {
+        Box::pin(Self::until_decided(self, tenant, within))
+    }
 }
 
 impl Inner {
@@ -311,8 +319,7 @@ impl Inner {
     }
 
     fn index_of(&self, tenant: &TenantId) -> usize {
-        let hash = xxhash_rust::xxh3::xxh3_64(tenant.owner_name().as_bytes());
-        (hash % self.partitions.len().max(1) as u64) as usize
+        partition_of(tenant, self.partitions.len() as u32) as usize
     }
 
     fn of(&self, tenant: &TenantId) -> &Arc<Partition> {
