@@ -36,7 +36,11 @@ use self::{jobs::Jobs, packs::Packs, partition::Partition, publish::Publishing, 
 use crate::{
     actors::broadcast::Publisher,
     model::tenant::{TenantId, TenantScope},
-    queue::{Counters, Decided, remote::{Decisions, producer::partition_of}, seals::Seals},
+    queue::{
+        Counters, Decided,
+        remote::{Decisions, producer::partition_of},
+        seals::Seals,
+    },
     seal::{
         erasure::Erasure,
         state::SealState,
