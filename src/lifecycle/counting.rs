@@ -82,7 +82,8 @@ impl Inner {
         loop {
             moved.mark_unchanged();
             let countable = self.tail.countable(self.partition);
-            self.in_hand().retain(|job, goes_on| *goes_on || countable.iter().any(|(_, erasure)| erasure.job == *job));
+            self.in_hand()
+                .retain(|job, goes_on| *goes_on || countable.iter().any(|(_, erasure)| erasure.job == *job));
             for (tenant, erasure) in countable {
                 let is_new = {
                     let mut in_hand = self.in_hand();

@@ -26,8 +26,8 @@ use super::{
 use crate::{
     catalog::{Catalog, CatalogError, Retired},
     model::tenant::{TenantId, TenantScope},
-    objects::ObjectError,
     model::time::{DAY_MS, now_ms, parse_rfc3339},
+    objects::ObjectError,
     queue::seals::DEAD_LETTERS,
     sinks::dead_letter::DeadLetters,
     tail::Tail,
@@ -102,7 +102,7 @@ impl Deletions {
                     let left = left.clone();
                     work.push(async move {
                         let id = left.tenant_id.clone();
-                        drop(parts.carry_out(left).await); // an end before the end is the process's
+                        let _ = parts.carry_out(left).await; // an end before the end is the process's
                         id
                     });
                 }

@@ -258,7 +258,6 @@ impl Inner {
     fn line(&self, scope: &TenantScope) -> Arc<Line> {
         self.lines().entry(scope.tenant().clone()).or_insert_with(|| Line::new(0)).clone()
     }
-
 }
 
 impl Here {

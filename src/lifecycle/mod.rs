@@ -10,4 +10,6 @@ pub mod remote;
 pub mod retention;
 
 #[cfg(test)]
+mod shared_tests;
+#[cfg(test)]
 mod tests;

@@ -13,7 +13,10 @@
 use super::erasure::EraseError;
 use crate::{
     model::tenant::{TenantId, TenantScope},
-    queue::AcceptError,
+    queue::{
+        AcceptError,
+        remote::{Ordered, RemoteOrder, producer::RemoteProducer},
+    },
     seal::erasure::ErasureKind,
     tail::{Tail, Watched},
 };
@@ -40,6 +43,21 @@ pub trait RemoteOrders: Send + Sync + 'static {
     fn erase(&self, tenant: &TenantId, kind: ErasureKind, cutoff: i64, job: Uuid) -> BoxFuture<'static, Result<(), AcceptError>>;
     /// To retire the tenant's log and erase all of its rows; likewise.
     fn retire(&self, tenant: &TenantId, job: Uuid) -> BoxFuture<'static, Result<(), AcceptError>>;
+}
+
+impl RemoteOrders for RemoteProducer {
+    fn erase(&self, tenant: &TenantId, kind: ErasureKind, cutoff: i64, job: Uuid) -> BoxFuture<'static, Result<(), AcceptError>> {
+        passed(self, tenant, job, Ordered::Erase { kind, cutoff })
+    }
+
+    fn retire(&self, tenant: &TenantId, job: Uuid) -> BoxFuture<'static, Result<(), AcceptError>> {
+        passed(self, tenant, job, Ordered::Retire)
+    }
+}
+
+fn passed(producer: &RemoteProducer, tenant: &TenantId, id: Uuid, what: Ordered) -> BoxFuture<'static, Result<(), AcceptError>> {
+    let (producer, tenant) = (producer.clone(), tenant.clone());
+    Box::pin(async move { producer.order(RemoteOrder { id, tenant, what }).await })
 }
 
 /// See the module.

@@ -289,6 +289,7 @@ mod tests {
             erasures: vec![],
             removed: vec![],
             retired: vec![],
+            sources: vec![],
         }
     }
 

@@ -41,7 +41,11 @@ pub(super) async fn run(inner: Arc<Inner>, partition: Arc<Partition>) {
             Ok(news) => {
                 partition.polled.send_replace(Some(began));
                 failing = FIRST_REST;
-                rest = if news || partition.is_awaited() { settings.poll } else { (rest * 2).min(settings.idle) };
+                rest = if news || partition.is_awaited() {
+                    settings.poll
+                } else {
+                    (rest * 2).min(settings.idle)
+                };
             }
             Err(error) => {
                 tracing::warn!(partition = partition.seals.partition(), %error, "the seals cannot be read; it is tried again");
@@ -136,7 +140,11 @@ fn fold(inner: &Inner, partition: &Partition, head: &SealHead) -> ControlFlow<St
 /// Reads the cursors of stores that do not show everything; whether one has moved.
 async fn cursors(inner: &Inner, partition: &Partition) -> Result<bool, SealReadError> {
     let behind = |state: &State| -> Vec<_> {
-        let late = state.stores.iter().enumerate().filter(|(_, store)| store.detached || store.heads.upto() < state.seals.n);
+        let late = state
+            .stores
+            .iter()
+            .enumerate()
+            .filter(|(_, store)| store.detached || store.heads.upto() < state.seals.n);
         late.map(|(at, store)| (at, store.name)).collect()
     };
     let late = partition.read(behind).unwrap_or_default();
@@ -154,7 +162,12 @@ async fn cursors(inner: &Inner, partition: &Partition) -> Result<bool, SealReadE
             let before = store.heads.upto();
             match (store.detached, cursor < floor) {
                 (false, true) => {
-                    tracing::error!(store = name, cursor, floor, "the store lacks seals that are trimmed; it is not read until it is rebuilt");
+                    tracing::error!(
+                        store = name,
+                        cursor,
+                        floor,
+                        "the store lacks seals that are trimmed; it is not read until it is rebuilt"
+                    );
                     store.detached = true;
                 }
                 (true, false) => attached = true,
@@ -180,7 +193,13 @@ async fn leap(inner: &Inner, partition: &Partition, why: &str) -> Result<(), Sea
     if state.seals.n <= last {
         return Err(SealReadError(format!("{why}, and the checkpoint is not beyond seal `{last}`").into()));
     }
-    tracing::warn!(partition = from, from = last, to = state.seals.n, why, "this process was too far behind; it goes on from the checkpoint");
+    tracing::warn!(
+        partition = from,
+        from = last,
+        to = state.seals.n,
+        why,
+        "this process was too far behind; it goes on from the checkpoint"
+    );
     install(inner, partition, state);
     Ok(())
 }
@@ -208,7 +227,13 @@ async fn state(inner: &Inner, seals: &Seals, upto: u64) -> Result<State, SealRea
         let detached = cursor < floor;
         let at = if detached { checkpoint.n } else { cursor.min(checkpoint.n) };
         let heads = Heads::rewind(&checkpoint, at);
-        stores.push(Rewound { name, detached, cursor, at, heads });
+        stores.push(Rewound {
+            name,
+            detached,
+            cursor,
+            at,
+            heads,
+        });
     }
     let mut n = stores.iter().map(|store| store.at).min().unwrap_or(checkpoint.n);
     while n < checkpoint.n {
@@ -219,11 +244,15 @@ async fn state(inner: &Inner, seals: &Seals, upto: u64) -> Result<State, SealRea
         }
         n = to;
     }
-    let shown = stores.into_iter().map(|Rewound { name, detached, cursor, heads, .. }| {
-        let mut heads = heads.finish();
-        heads.applied(cursor);
-        Shown { name, heads, detached }
-    });
+    let shown = stores.into_iter().map(
+        |Rewound {
+             name, detached, cursor, heads, ..
+         }| {
+            let mut heads = heads.finish();
+            heads.applied(cursor);
+            Shown { name, heads, detached }
+        },
+    );
     let mut state = State::new(checkpoint, shown.collect());
     while state.seals.n < upto {
         let to = upto.min(state.seals.n + AT_ONCE);

@@ -6,11 +6,7 @@
 
 use super::Tail;
 use crate::{
-    model::{
-        entry::StoredEntry,
-        filter::Filter,
-        tenant::TenantScope,
-    },
+    model::{entry::StoredEntry, filter::Filter, tenant::TenantScope},
     seal::erasure::ErasureKind,
     sinks::{Authority, ListPage, ListQuery, Scan, SearchStore, Stats, StatsQuery, StoreError, VisibleHead},
 };

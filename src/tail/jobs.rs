@@ -43,7 +43,9 @@ impl Jobs {
         }
         let jobs = self.lock();
         seal.erasures.iter().for_each(|made| Self::raise(&jobs, made.erasure.job, Stage::Hidden));
-        seal.removed.iter().for_each(|result| Self::raise(&jobs, result.job, Stage::Settled(result.rows)));
+        seal.removed
+            .iter()
+            .for_each(|result| Self::raise(&jobs, result.job, Stage::Settled(result.rows)));
     }
 
     /// Seals were passed over; `state` is what they added up to.

@@ -20,14 +20,14 @@
 //!
 //! Requests while nothing happens: one look per partition and second (the head of the next seal, and the floor).
 
-pub mod fresh;
 mod follow;
+pub mod fresh;
 mod jobs;
 mod packs;
 mod partition;
 mod publish;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod view;
 
 pub use self::jobs::Watched;
@@ -36,7 +36,11 @@ use self::{jobs::Jobs, packs::Packs, partition::Partition, publish::Publishing, 
 use crate::{
     actors::broadcast::Publisher,
     model::tenant::{TenantId, TenantScope},
-    queue::{Counters, Decided, seals::Seals},
+    queue::{
+        Counters, Decided,
+        remote::{Decisions, producer::partition_of},
+        seals::Seals,
+    },
     seal::{
         erasure::Erasure,
         state::SealState,
@@ -105,7 +109,11 @@ impl Tail {
     /// its order, at least one.
     pub fn start(partitions: Vec<Seals>, stores: &[&'static str], publisher: Option<Arc<dyn Publisher>>, settings: TailSettings) -> Self {
         let inner = Arc::new(Inner {
-            partitions: partitions.into_iter().enumerate().map(|(index, seals)| Arc::new(Partition::new(index, seals, publisher.clone()))).collect(),
+            partitions: partitions
+                .into_iter()
+                .enumerate()
+                .map(|(index, seals)| Arc::new(Partition::new(index, seals, publisher.clone())))
+                .collect(),
             stores: stores.iter().map(|name| (*name, watch::Sender::new(0))).collect(),
             packs: Packs::default(),
             jobs: Jobs::default(),
@@ -271,7 +279,9 @@ impl Tail {
 
     /// The first pending erasure of each tenant of a partition, if `analytics` shows its seal: then it can be counted.
     pub fn countable(&self, partition: usize) -> Vec<(TenantId, Erasure)> {
-        let Some(partition) = self.0.partitions.get(partition) else { return Vec::new() };
+        let Some(partition) = self.0.partitions.get(partition) else {
+            return Vec::new();
+        };
         partition.read(partition::State::countable).unwrap_or_default()
     }
 
@@ -286,6 +296,24 @@ impl Tail {
     }
 }
 
+impl Decisions for Tail {
+    fn decided(&self, pack: Uuid, within: Duration) -> BoxFuture<'static, Option<Decided>> {
+        Self::decided(self, pack, within)
+    }
+
+    fn counters(&self, scope: &TenantScope) -> Counters {
+        Self::counters(self, scope)
+    }
+
+    fn acknowledged(&self, tenant: &TenantId, packs: &[Uuid]) {
+        packs.iter().for_each(|pack| Self::acknowledged(self, tenant, *pack));
+    }
+
+    fn until_decided<'a>(&'a self, tenant: &'a TenantId, within: Duration) -> BoxFuture<'a, ()> {
+        Box::pin(Self::until_decided(self, tenant, within))
+    }
+}
+
 impl Inner {
     fn spawn(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop.clone();
@@ -295,8 +323,7 @@ impl Inner {
     }
 
     fn index_of(&self, tenant: &TenantId) -> usize {
-        let hash = xxhash_rust::xxh3::xxh3_64(tenant.owner_name().as_bytes());
-        (hash % self.partitions.len().max(1) as u64) as usize
+        partition_of(tenant, self.partitions.len() as u32) as usize
     }
 
     fn of(&self, tenant: &TenantId) -> &Arc<Partition> {
@@ -306,7 +333,11 @@ impl Inner {
     /// A store of some partition shows more: the sums are told.
     fn tell_views(&self) {
         for (at, (_, visible)) in self.stores.iter().enumerate() {
-            let sum = self.partitions.iter().filter_map(|p| p.read(|state| state.stores[at].heads.upto())).sum::<u64>();
+            let sum = self
+                .partitions
+                .iter()
+                .filter_map(|p| p.read(|state| state.stores[at].heads.upto()))
+                .sum::<u64>();
             visible.send_if_modified(|told| std::mem::replace(told, sum) != sum);
         }
     }
@@ -315,7 +346,10 @@ impl Inner {
     fn lag_ms(&self, store: usize) -> u64 {
         let of = |partition: &Arc<Partition>| {
             let waits = partition.read(|state| state.stores[store].heads.waits_since()).flatten();
-            let age = partition.polled.borrow().map_or(Duration::ZERO, |began| began.elapsed().saturating_sub(self.settings.idle * 2));
+            let age = partition
+                .polled
+                .borrow()
+                .map_or(Duration::ZERO, |began| began.elapsed().saturating_sub(self.settings.idle * 2));
             lag(waits).max(age.as_millis() as u64)
         };
         self.partitions.iter().map(of).max().unwrap_or(0)

@@ -54,7 +54,9 @@ impl State {
         self.seals.check_next(seal)?;
         self.seals.fold(seal, crc);
         self.erased_at.extend(seal.erasures.iter().map(|made| (made.erasure.job, seal.n)));
-        seal.removed.iter().for_each(|result| drop(self.erased_at.remove(&result.job)));
+        for result in &seal.removed {
+            self.erased_at.remove(&result.job);
+        }
         let now = now_ms();
         self.stores.iter_mut().for_each(|store| store.heads.sealed(seal, now));
         Ok(())
@@ -66,7 +68,9 @@ impl State {
 
     /// The first pending erasure of each tenant, if analytics shows its seal.
     pub(super) fn countable(&self) -> Vec<(TenantId, Erasure)> {
-        let Some(store) = self.analytics().filter(|store| !store.detached) else { return Vec::new() };
+        let Some(store) = self.analytics().filter(|store| !store.detached) else {
+            return Vec::new();
+        };
         let is_shown = |erasure: &Erasure| self.erased_at.get(&erasure.job).is_some_and(|n| *n <= store.heads.upto());
         let first = |(tenant, all): (&TenantId, &Arc<Erasures>)| {
             let erasure = all.pending().first().copied().filter(is_shown)?;

@@ -39,7 +39,12 @@ impl SealView for StoreView {
     }
 
     fn ready(&self) -> bool {
-        let ready = |store: usize| self.inner.partitions.iter().all(|p| p.read(|state| !state.stores[store].detached).unwrap_or(false));
+        let ready = |store: usize| {
+            self.inner
+                .partitions
+                .iter()
+                .all(|p| p.read(|state| !state.stores[store].detached).unwrap_or(false))
+        };
         self.store.is_some_and(ready)
     }
 

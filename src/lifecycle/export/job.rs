@@ -191,7 +191,10 @@ pub async fn read(objects: &dyn Objects, tenant: &TenantId, id: Uuid) -> Result<
 
 /// Writes a record if what it replaces is still there; `ObjectError::Conflict` if not.
 pub async fn write(objects: &dyn Objects, job: &Job, when: Precondition) -> Result<Version, ExportError> {
-    let job = &Job { version: VERSION, ..job.clone() };
+    let job = &Job {
+        version: VERSION,
+        ..job.clone()
+    };
     let bytes = serde_json::to_vec(job).expect("a record always encodes");
     Ok(objects.put(&key(&job.tenant, job.id), bytes.into(), when).await?)
 }

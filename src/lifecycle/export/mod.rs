@@ -154,7 +154,7 @@ pub enum ExportError {
 #[derive(Debug)]
 pub enum Ended {
     /// It is cancelled; what it had written is deleted.
-    Cancelled(Job),
+    Cancelled(Box<Job>),
     /// It was over before: it is deleted, and there is no such job any more.
     Deleted,
 }
@@ -249,7 +249,7 @@ impl Exports {
                 Ok(Some(Ended::Deleted))
             }
             Some(_) => match inner.give_up(tenant, id, Status::Cancelled, None).await? {
-                Some(job) if job.status == Status::Cancelled => Ok(Some(Ended::Cancelled(job))),
+                Some(job) if job.status == Status::Cancelled => Ok(Some(Ended::Cancelled(Box::new(job)))),
                 // It came to its end just now.
                 Some(job) => {
                     inner.remove(job).await?;

@@ -19,7 +19,7 @@ pub enum Step {
     /// There is more to do.
     More,
     /// Nothing is left to do, in this turn or before it.
-    Over(Job),
+    Over(Box<Job>),
     /// There is no such job any more.
     Gone,
     /// Another process has taken it over.
@@ -72,7 +72,7 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, id: uuid::Uuid, stop: &Can
         return Ok(Step::Gone);
     };
     if job.status.is_over() {
-        return Ok(Step::Over(job));
+        return Ok(Step::Over(Box::new(job)));
     }
     if inner.shared && job.owner.is_some_and(|owner| owner != inner.me) {
         return Ok(Step::Theirs);
@@ -105,7 +105,7 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, id: uuid::Uuid, stop: &Can
         (job.status, job.expires_at) = (Status::Done, Some(inner.expiry()));
     }
     match record(inner, &job, version).await? {
-        Some(_) if filled.ended => Ok(Step::Over(job)),
+        Some(_) if filled.ended => Ok(Step::Over(Box::new(job))),
         Some(_) => Ok(Step::More),
         None => {
             // The job was ended or taken over by somebody else, whose deletion may have come before the chunk.
