@@ -4,8 +4,8 @@
 //! pipeline in `actors`.
 
 pub mod embedded;
-pub mod seals;
 pub mod remote;
+pub mod seals;
 pub mod wal;
 
 use crate::{

@@ -45,7 +45,7 @@ use crate::{
         time::now_ms,
     },
     queue::{Decider, SealLog, SealLogError},
-    seal::{FoundSeal, codec, erasure::ErasureKind, state::SealState, source::SourceProgress},
+    seal::{FoundSeal, codec, erasure::ErasureKind, source::SourceProgress, state::SealState},
     sinks::{DeadLetterSink, SealFollower, StoreError},
 };
 use bytes::Bytes;
