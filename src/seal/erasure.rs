@@ -226,7 +226,9 @@ impl Erasures {
     /// stores that evaluate them elsewhere.
     pub fn steps(&self) -> impl Iterator<Item = (ErasureKind, i64, u64)> + '_ {
         let stairs = [(ErasureKind::Cleanup, &self.cleanup), (ErasureKind::Retention, &self.retention)];
-        let settled = stairs.into_iter().flat_map(|(kind, stairs)| stairs.0.iter().map(move |step| (kind, step.0, step.1)));
+        let settled = stairs
+            .into_iter()
+            .flat_map(|(kind, stairs)| stairs.0.iter().map(move |step| (kind, step.0, step.1)));
         settled.chain(self.pending.iter().map(|e| (e.kind, e.cutoff, e.head)))
     }
 

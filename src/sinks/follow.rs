@@ -235,6 +235,10 @@ impl Worker {
                 }
             };
             let (next, ()) = tokio::join!(ahead, self.apply(&batch.seals));
+            if self.cursor != last {
+                batch = self.read_from(self.cursor + 1).await;
+                continue;
+            }
             let trimmed = batch.trimmed;
             batch = match next {
                 Ok(next) if !next.seals.is_empty() || next.trimmed => next,
@@ -252,7 +256,13 @@ impl Worker {
         let kept = self.parts.cursors.load(name).await.map_err(|e| unavailable(&e))?;
         self.cursor = self.parts.follower.applied(partition, kept).await?.min(kept);
         if self.cursor < kept {
-            tracing::warn!(sink = name, partition, kept, has = self.cursor, "the store has less than its cursor says: it was lost, or restored");
+            tracing::warn!(
+                sink = name,
+                partition,
+                kept,
+                has = self.cursor,
+                "the store has less than its cursor says: it was lost, or restored"
+            );
         }
         self.saved = kept;
         tracing::info!(sink = name, partition, from = self.cursor, "following the seals");
@@ -281,8 +291,32 @@ impl Worker {
                     rest = &rest[some.len()..];
                     self.worked();
                 }
-                Err(error) => self.fault(&error).await,
+                Err(error) => {
+                    self.fault(&error).await;
+                    if self.is_lost().await {
+                        return;
+                    }
+                }
             }
+        }
+    }
+
+    /// Whether the store has less than was applied: then everything begins anew where it is.
+    async fn is_lost(&mut self) -> bool {
+        match self.parts.follower.applied(self.parts.partition, self.cursor).await {
+            Ok(has) if has < self.cursor => {
+                let (sink, partition) = (self.parts.follower.name(), self.parts.partition);
+                tracing::warn!(
+                    sink,
+                    partition,
+                    applied = self.cursor,
+                    has,
+                    "the store was lost, or restored: its seals are applied again"
+                );
+                self.cursor = has;
+                true
+            }
+            Ok(_) | Err(_) => false, // the next attempt says what is wrong
         }
     }
 
@@ -331,12 +365,19 @@ impl Worker {
     /// Fills the store from the authority, and goes on behind what that had.
     async fn rebuild(&mut self) {
         let Some(source) = self.parts.rebuild.clone() else {
-            tracing::error!(sink = self.parts.follower.name(), "seals that the store needs are gone, and it cannot be rebuilt here");
+            tracing::error!(
+                sink = self.parts.follower.name(),
+                "seals that the store needs are gone, and it cannot be rebuilt here"
+            );
             self.tell.send_modify(|state| state.phase = Phase::Detached);
             std::future::pending::<()>().await;
             return;
         };
-        tracing::warn!(sink = self.parts.follower.name(), after = self.cursor, "seals that the store needs are gone: it is rebuilt from the authority");
+        tracing::warn!(
+            sink = self.parts.follower.name(),
+            after = self.cursor,
+            "seals that the store needs are gone: it is rebuilt from the authority"
+        );
         loop {
             self.tell.send_modify(|state| state.phase = Phase::Rebuilding(Progress::default()));
             match self.rebuild_once(&*source).await {

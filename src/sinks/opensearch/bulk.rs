@@ -156,7 +156,10 @@ impl Chunk {
                     refuse(group, &fault, &mut refused)?;
                     continue;
                 }
-                Err(fault) => Again { items: group, fault: Some(fault) },
+                Err(fault) => Again {
+                    items: group,
+                    fault: Some(fault),
+                },
             };
             let Some(fault) = again.fault else {
                 backoff.reset();
@@ -232,7 +235,11 @@ fn sort(group: Vec<Item>, outcomes: Vec<Outcome>, schema: &Schema, refused: &mut
 fn refuse(items: Vec<Item>, fault: &Fault, refused: &mut Vec<Refusal>) -> Result<(), Fault> {
     for item in items {
         let row = item.row.ok_or_else(|| Fault::hold(fault.what.clone()))?;
-        let kind = if fault.kind.is_empty() { fault.status.to_string() } else { fault.kind.clone() };
+        let kind = if fault.kind.is_empty() {
+            fault.status.to_string()
+        } else {
+            fault.kind.clone()
+        };
         refused.push(Refusal { row, kind });
     }
     Ok(())
@@ -306,8 +313,17 @@ mod tests {
             {"index":{"status":429,"error":{"type":"rejected_execution_exception","reason":"x"}}},{"create":{"status":409,"error":{"type":"version_conflict_engine_exception"}}}]}"#;
         let read = outcomes(answer, 3).expect("three");
         let pairs: Vec<_> = read.iter().map(|o| (o.status, o.kind.as_str())).collect();
-        assert_eq!(pairs, [(201, ""), (429, "rejected_execution_exception"), (409, "version_conflict_engine_exception")]);
-        for (answer, expected) in [(&answer[..], 2), (b"{}", 1), (b"", 1), (br#"{"items":[{}]}"#, 1), (br#"{"items":[{"create":{}}]}"#, 1)] {
+        assert_eq!(
+            pairs,
+            [(201, ""), (429, "rejected_execution_exception"), (409, "version_conflict_engine_exception")]
+        );
+        for (answer, expected) in [
+            (&answer[..], 2),
+            (b"{}", 1),
+            (b"", 1),
+            (br#"{"items":[{}]}"#, 1),
+            (br#"{"items":[{"create":{}}]}"#, 1),
+        ] {
             assert_eq!(outcomes(answer, expected).err().map(|f| f.remedy), Some(Remedy::Again));
         }
     }

@@ -166,7 +166,9 @@ pub fn write(out: &mut Vec<u8>, around: Around<'_>, entry: &EntryRef<'_>) {
     }
     out.push(b']');
     for field in Field::ALL {
-        let (Some(name), Some(text)) = (F::words_of(field), texts[field as usize]) else { continue };
+        let (Some(name), Some(text)) = (F::words_of(field), texts[field as usize]) else {
+            continue;
+        };
         let mut values = Values::begin(out, name);
         match field {
             Field::Metadata => for_each_leaf(text, &mut |path, leaf| {
@@ -373,7 +375,11 @@ impl Source<'_> {
             text(&self.after_state),
             text(&self.metadata),
         ];
-        let fits = |i: usize| fields[i].as_ref().is_none_or(|bytes| Field::ALL[i].is_object() || bytes.len() <= usize::from(u16::MAX));
+        let fits = |i: usize| {
+            fields[i]
+                .as_ref()
+                .is_none_or(|bytes| Field::ALL[i].is_object() || bytes.len() <= usize::from(u16::MAX))
+        };
         if !(0..Field::COUNT).all(fits) {
             return None;
         }
@@ -457,7 +463,10 @@ mod tests {
         let entry = source.entry(&tenant).expect("an entry");
         assert_eq!(entry.record[..], record[..]);
         assert_eq!((entry.received_at, &*entry.actor, entry.sequence), (99, "svc \"x\"", Some(12)));
-        assert!(source.entry(&TenantId::parse("acme").expect("a name")).is_none(), "another log's document is none of ours");
+        assert!(
+            source.entry(&TenantId::parse("acme").expect("a name")).is_none(),
+            "another log's document is none of ours"
+        );
     }
 
     #[test]
@@ -469,7 +478,10 @@ mod tests {
         assert_eq!(json["x_after"], serde_json::json!(["1 50", "old value", "new"]));
         assert_eq!(json["x_metadata"], serde_json::json!(["one two", "three"]));
         assert_eq!(json["x_leaves"], serde_json::json!(["a\\.b=One two", "c=Three", "d="]));
-        assert_eq!((&json["x_action"], &json["x_ip"], &json["x_more"]), (&"user.login".into(), &"40a000009".into(), &serde_json::Value::Null));
+        assert_eq!(
+            (&json["x_action"], &json["x_ip"], &json["x_more"]),
+            (&"user.login".into(), &"40a000009".into(), &serde_json::Value::Null)
+        );
     }
 
     #[test]

@@ -51,7 +51,10 @@ pub fn notes(seal: &Seal) -> Vec<(String, Value)> {
         let source = json!({ "kind": "erased", "tenant_id": tenant.as_str(), "seal": seal.n });
         (format!("erased-{tenant}"), source)
     };
-    seal.erasures.iter().map(|erasure| note(&seal.tenants[erasure.tenant as usize].tenant)).collect()
+    seal.erasures
+        .iter()
+        .map(|erasure| note(&seal.tenants[erasure.tenant as usize].tenant))
+        .collect()
 }
 
 /// Begins to sweep, once; it ends with the store.
@@ -77,19 +80,28 @@ pub async fn sweep(inner: &Inner) -> Result<(), Fault> {
     let query = json!({ "size": NOTES, "seq_no_primary_term": true, "query": { "term": { "kind": "erased" } } });
     let refresh = format!("/{meta}/_refresh");
     inner.client.ask(Method::Post, &refresh, &[], Body::None, None).await?;
-    let found = inner.client.ask(Method::Post, &format!("/{meta}/_search"), &[], Body::Json(query), None).await?;
+    let found = inner
+        .client
+        .ask(Method::Post, &format!("/{meta}/_search"), &[], Body::Json(query), None)
+        .await?;
     for note in found["hits"]["hits"].as_array().into_iter().flatten() {
         let tenant = note["_source"]["tenant_id"].as_str().and_then(|name| TenantId::decode(name).ok());
         let (Some(tenant), Some(id), Some(seq), Some(term)) = (tenant, note["_id"].as_str(), note["_seq_no"].as_u64(), note["_primary_term"].as_u64()) else {
             continue;
         };
-        let Some(erasures) = inner.view.erasures(&tenant).filter(|all| !all.is_empty()) else { continue };
+        let Some(erasures) = inner.view.erasures(&tenant).filter(|all| !all.is_empty()) else {
+            continue;
+        };
         // As far as the staircase can be said; rows that are only hidden do no harm.
         let rows = Query::term(F::TENANT, tenant.as_str()).and(read::erased(&erasures).lower);
         delete(inner, &tenant, &rows).await?;
         let (seq, term) = (seq.to_string(), term.to_string());
         let unless_newer = [("if_seq_no", seq.as_str()), ("if_primary_term", term.as_str())];
-        match inner.client.ask(Method::Delete, &format!("/{meta}/_doc/{id}"), &unless_newer, Body::None, None).await {
+        match inner
+            .client
+            .ask(Method::Delete, &format!("/{meta}/_doc/{id}"), &unless_newer, Body::None, None)
+            .await
+        {
             Ok(_) => (),
             Err(fault) if matches!(fault.status, 404 | 409) => (),
             Err(fault) => return Err(fault),
@@ -101,7 +113,12 @@ pub async fn sweep(inner: &Inner) -> Result<(), Fault> {
 /// Deletes the rows of a log that a query finds.
 pub async fn delete(inner: &Inner, tenant: &TenantId, rows: &Query) -> Result<(), Fault> {
     let path = format!("/{}/_delete_by_query", inner.schema.alias(tenant));
-    let query = [("routing", tenant.as_str()), ("conflicts", "proceed"), ("ignore_unavailable", "true"), ("refresh", "true")];
+    let query = [
+        ("routing", tenant.as_str()),
+        ("conflicts", "proceed"),
+        ("ignore_unavailable", "true"),
+        ("refresh", "true"),
+    ];
     let body = Body::Json(json!({ "query": rows.to_json() }));
     let done = inner.client.ask(Method::Post, &path, &query, body, Some(DELETE_WITHIN)).await?;
     match done["failures"].as_array().is_none_or(Vec::is_empty) && done["timed_out"] != true {

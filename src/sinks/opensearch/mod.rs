@@ -175,8 +175,10 @@ struct State {
 /// What is kept about a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Noted {
-    /// It has every seal up to here.
+    /// Seals up to here were begun; written with their rows. A cursor beyond it means that the store was lost or restored since.
     seal: u64,
+    /// It has every seal up to here.
+    sure: u64,
     /// It had seals up to here before it was lost.
     owes: u64,
 }
@@ -187,14 +189,19 @@ impl Noted {
     }
 
     fn source(self) -> serde_json::Value {
-        json!({ "kind": "partition", "seal": self.seal, "owes": self.owes })
+        json!({ "kind": "partition", "seal": self.seal, "sure": self.sure, "owes": self.owes })
     }
 
     fn read(source: &serde_json::Value) -> Option<Self> {
         Some(Self {
             seal: source["seal"].as_u64()?,
+            sure: source["sure"].as_u64()?,
             owes: source["owes"].as_u64()?,
         })
+    }
+
+    fn is_whole(self) -> bool {
+        self.sure >= self.owes
     }
 }
 
@@ -329,7 +336,7 @@ impl Follower for OpenSearch {
     }
 
     fn rebuilt(&self, partition: u32, n: u64) -> BoxFuture<'_, Result<(), StoreError>> {
-        Box::pin(async move { self.0.note(partition, Noted { seal: n, owes: 0 }).await.map_err(StoreError::from) })
+        Box::pin(async move { self.0.note(partition, Noted { seal: n, sure: n, owes: 0 }).await.map_err(StoreError::from) })
     }
 }
 
@@ -351,19 +358,36 @@ impl Inner {
     async fn begin(&self, partition: u32, kept: u64) -> Result<u64, Fault> {
         self.lay_out().await?;
         let found = schema::get(&self.client, &self.schema.meta(), &Noted::id(partition)).await?;
-        let mut noted = match found.as_ref().map(Noted::read) {
-            Some(Some(noted)) => noted,
+        let noted = match found.as_ref().map(Noted::read) {
+            Some(Some(noted)) => Some(noted),
             Some(None) => return Err(Fault::unreadable("a look at its own cursor")),
-            None => {
-                let noted = Noted { seal: 0, owes: kept };
+            None => None,
+        };
+        let known = self.state().noted.get(&partition).copied();
+        let noted = match noted {
+            Some(noted) if kept <= noted.seal => {
+                // This process knows better than the note, which is late by a batch; so does the cursor, unless the store is being filled.
+                let known = known.map_or(0, |known| known.sure.min(noted.seal));
+                let kept = if noted.is_whole() { kept } else { 0 };
+                Noted {
+                    sure: noted.sure.max(kept).max(known),
+                    ..noted
+                }
+            }
+            // Restored from a time before the cursor, or lost: what it owes is said in it before anything else is written.
+            lost => {
+                let before = lost.unwrap_or_default();
+                let noted = Noted {
+                    seal: before.sure,
+                    sure: before.sure,
+                    owes: kept.max(before.owes),
+                };
                 self.note(partition, noted).await?;
                 noted
             }
         };
-        // The note is late by the last batch; what it owes was told before it was lost.
-        noted.owes = noted.owes.max(if noted.seal < noted.owes { kept } else { 0 });
         self.state().noted.insert(partition, noted);
-        Ok(noted.seal.min(kept))
+        Ok(kept.min(if noted.is_whole() { kept } else { noted.sure }))
     }
 
     async fn note(&self, partition: u32, noted: Noted) -> Result<(), Fault> {
@@ -396,8 +420,11 @@ impl Inner {
         let meta = self.schema.meta();
         let mut touched: BTreeSet<Arc<str>> = BTreeSet::new();
         let mut chunk = Chunk::new(How::Create);
-        // What the batches before this one have brought; late by one batch, and no request of its own.
-        chunk.note(&meta, &Noted::id(partition), &noted.source());
+        let begun = Noted {
+            seal: noted.seal.max(last),
+            ..noted
+        };
+        chunk.note(&meta, &Noted::id(partition), &begun.source());
         let mut erases = false;
         for seal in seals {
             for (id, source) in erase::notes(&seal.seal) {
@@ -438,11 +465,14 @@ impl Inner {
         }
         self.write_down(refused).await?;
         self.refresh(&touched).await?;
-        let now = Noted { seal: last, ..noted };
-        if noted.owes > noted.seal && last >= noted.owes {
-            self.note(partition, now).await?; // from here on it is read again
+        let sure = Noted {
+            sure: begun.sure.max(last),
+            ..begun
+        };
+        if sure.is_whole() && !noted.is_whole() {
+            self.note(partition, sure).await?; // from here on it is read again
         } else {
-            self.state().noted.insert(partition, now);
+            self.state().noted.insert(partition, sure);
         }
         if erases {
             self.sweep.wake();
@@ -498,7 +528,11 @@ impl Inner {
         };
         match said.whole {
             true => Ok(()),
-            false => Err(Fault::new(super::retry::Symptom::Unreachable, "the search store is being filled again; it is not whole yet").into()),
+            false => Err(Fault::new(
+                super::retry::Symptom::Unreachable,
+                "the search store is being filled again; it is not whole yet",
+            )
+            .into()),
         }
     }
 
@@ -521,11 +555,17 @@ impl Inner {
     async fn asked(&self) -> Result<Said, Fault> {
         let meta = self.schema.meta();
         let ids: Vec<String> = (0..self.settings.partitions).map(Noted::id).collect();
-        let docs = self.client.ask(Method::Post, &format!("/{meta}/_mget"), &[], Body::Json(json!({ "ids": ids })), None).await?;
-        let whole = |doc: &serde_json::Value| Noted::read(&doc["_source"]).is_some_and(|noted| noted.seal >= noted.owes);
+        let docs = self
+            .client
+            .ask(Method::Post, &format!("/{meta}/_mget"), &[], Body::Json(json!({ "ids": ids })), None)
+            .await?;
+        let whole = |doc: &serde_json::Value| Noted::read(&doc["_source"]).is_some_and(Noted::is_whole);
         let docs = docs["docs"].as_array().ok_or_else(|| Fault::unreadable("a look at its cursors"))?;
         let refused = json!({ "query": { "term": { "kind": "refused" } } });
-        let refused = self.client.ask(Method::Post, &format!("/{meta}/_count"), &[], Body::Json(refused), None).await?;
+        let refused = self
+            .client
+            .ask(Method::Post, &format!("/{meta}/_count"), &[], Body::Json(refused), None)
+            .await?;
         Ok(Said {
             whole: docs.len() == ids.len() && docs.iter().all(whole),
             refused: refused["count"].as_u64().unwrap_or(0),

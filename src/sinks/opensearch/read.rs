@@ -99,10 +99,7 @@ impl Plan {
     /// The row, if it is one that is asked for.
     fn kept(&self, entry: &StoredEntry) -> bool {
         let (record, sequence) = (entry.entry(), entry.sequence.unwrap_or(u64::MAX));
-        let around = Surroundings {
-            sequence,
-            actor: &entry.actor,
-        };
+        let around = Surroundings { sequence, actor: &entry.actor };
         sequence <= self.upto && !self.is_erased(entry) && self.filter.matches(&record, around)
     }
 
@@ -479,7 +476,10 @@ pub async fn scan(
 ) -> Result<Scan, StoreError> {
     let head = inner.view.head(scope.tenant());
     if limit == 0 || after >= head {
-        return Ok(Scan { upto: after, ..Scan::default() });
+        return Ok(Scan {
+            upto: after,
+            ..Scan::default()
+        });
     }
     let mut upto = head.min(after.saturating_add(SPAN));
     let after_it = Filter {

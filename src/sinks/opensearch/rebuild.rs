@@ -115,13 +115,18 @@ async fn remove_others(inner: &Inner, scope: &TenantScope, after: u64, upto: u64
     let found = read::named(inner, &plan, after, deadline).await?;
     let expected = |kept: &read::Kept| {
         let at = written.partition_point(|(sequence, _)| *sequence < kept.sequence);
-        written.get(at).is_some_and(|(sequence, index)| *sequence == kept.sequence && **index == *kept.index)
+        written
+            .get(at)
+            .is_some_and(|(sequence, index)| *sequence == kept.sequence && **index == *kept.index)
     };
     let others: Vec<read::Kept> = found.into_iter().filter(|kept| !expected(kept)).collect();
     if others.is_empty() {
         return Ok(());
     }
-    tracing::warn!(rows = others.len(), "the search store has rows that the log of record does not have: they are deleted");
+    tracing::warn!(
+        rows = others.len(),
+        "the search store has rows that the log of record does not have: they are deleted"
+    );
     let mut lines = String::new();
     for other in &others {
         let line = json!({ "delete": { "_index": other.index, "_id": other.id, "routing": scope.tenant().as_str() } });
@@ -132,7 +137,10 @@ async fn remove_others(inner: &Inner, scope: &TenantScope, after: u64, upto: u64
         .ask(Method::Post, "/_bulk", &[("refresh", "true")], Body::Lines(lines.into()), None)
         .await?;
     let gone = |item: &serde_json::Value| matches!(item["delete"]["status"].as_u64(), Some(200 | 404));
-    match answer["items"].as_array().is_some_and(|items| items.len() == others.len() && items.iter().all(gone)) {
+    match answer["items"]
+        .as_array()
+        .is_some_and(|items| items.len() == others.len() && items.iter().all(gone))
+    {
         true => Ok(()),
         false => Err(Fault::unreadable("a deletion").into()),
     }
@@ -142,7 +150,10 @@ async fn remove_others(inner: &Inner, scope: &TenantScope, after: u64, upto: u64
 async fn refused_no_more(inner: &Inner, tenant: &TenantId, after: u64, upto: u64) -> Result<(), Fault> {
     let meta = inner.schema.meta();
     let query = json!({ "size": 10_000, "query": { "bool": { "filter": [{ "term": { "kind": "refused" } }, { "term": { "tenant_id": tenant.as_str() } }] } } });
-    let found = inner.client.ask(Method::Post, &format!("/{meta}/_search"), &[], Body::Json(query), None).await?;
+    let found = inner
+        .client
+        .ask(Method::Post, &format!("/{meta}/_search"), &[], Body::Json(query), None)
+        .await?;
     for note in found["hits"]["hits"].as_array().into_iter().flatten() {
         let Some(sequence) = note["_source"]["sequence"].as_u64() else { continue };
         if sequence > after && sequence <= upto {

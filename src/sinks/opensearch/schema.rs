@@ -13,7 +13,7 @@
 //! | `_id` in `P-meta` | holds |
 //! |---|---|
 //! | `schema` | `version`, `strategy`: a newer version, or another strategy, is refused |
-//! | `partition-<p>` | `seal`: the store has every seal up to it (never more); `owes`: it had seals up to there before it was lost. While `seal < owes` nothing is read |
+//! | `partition-<p>` | `seal`: seals up to here were begun; `sure`: every seal up to here is there; `owes`: it had seals up to here before it was lost. While `sure < owes` nothing is read |
 //! | `erased-<tenant>` | rows of this log are to be deleted, see [`super::erase`] |
 //! | `refused-<tenant>:<sequence>` | an *index dead letter*: a row that the engine would not take, with its sort of error |
 
@@ -84,7 +84,11 @@ impl Schema {
                 let what = format!("the search store has schema version {version}, and this binary knows {VERSION} and older ones: run the newer binary");
                 return Err(Fault::hold(what));
             }
-            Some(None) => return Err(Fault::hold("the search store's `schema` document has no version: another program writes under this `opensearch.index_prefix`")),
+            Some(None) => {
+                return Err(Fault::hold(
+                    "the search store's `schema` document has no version: another program writes under this `opensearch.index_prefix`",
+                ));
+            }
             _ => (),
         }
         if let Some(doc) = there
@@ -147,43 +151,43 @@ impl Schema {
             field
         };
         let date = json!({ "type": "date", "format": "epoch_millis" });
+        let mut properties = serde_json::Map::new();
+        let of = |kind: &Value, names: &[&str]| names.iter().map(|name| ((*name).to_owned(), kind.clone())).collect::<Vec<_>>();
+        properties.extend(of(
+            &keyword,
+            &["tenant_id", "severity", "actor", "action", "resource_type", "user_id", "ip_address"],
+        ));
+        properties.extend(of(&index_only, &["id", "resource_id", "session_id", "request_id", "email"]));
+        properties.extend(of(&index_only, &["x_leaves", "x_action", "x_type", "x_ip"]));
+        properties.extend(of(&date, &["timestamp", "received_at"]));
+        properties.extend(of(&json!({ "type": "long" }), &["sequence"]));
+        properties.extend(of(&kept, &["user_agent", "message", "before_state", "after_state", "metadata", "hash"]));
+        properties.extend(of(&words(false), &["x_words"]));
+        properties.extend(of(&words(true), &["x_agent", "x_message", "x_before", "x_after", "x_metadata"]));
+        properties.extend(of(&json!({ "type": "boolean", "index": false, "doc_values": false }), &["client_id"]));
+        properties.extend(of(&json!({ "type": "boolean", "doc_values": false }), &["x_more"]));
+        let analysis = json!({
+            "tokenizer": { "sluice_words": { "type": "whitespace", "max_token_length": 1024 } },
+            "analyzer": { "sluice_words": { "type": "custom", "tokenizer": "sluice_words" } }
+        });
+        let index = json!({
+            "number_of_shards": 1,
+            "auto_expand_replicas": "0-1",
+            "refresh_interval": "-1",
+            "max_result_window": 20_000,
+            "codec": "best_compression"
+        });
+        let mappings = json!({
+            "_meta": { "sluice": VERSION },
+            "dynamic": false,
+            "_routing": { "required": true },
+            "_source": { "excludes": ["x_*"] },
+            "properties": properties
+        });
         json!({
             "index_patterns": [format!("{}-logs-*", self.prefix)],
             "priority": 500,
-            "template": {
-                "settings": {
-                    "index": {
-                        "number_of_shards": 1,
-                        "auto_expand_replicas": "0-1",
-                        "refresh_interval": "-1",
-                        "max_result_window": 20_000,
-                        "codec": "best_compression",
-                        "mapping": { "total_fields": { "limit": 100 } }
-                    },
-                    "analysis": {
-                        "tokenizer": { "sluice_words": { "type": "whitespace", "max_token_length": 1024 } },
-                        "analyzer": { "sluice_words": { "type": "custom", "tokenizer": "sluice_words" } }
-                    }
-                },
-                "mappings": {
-                    "_meta": { "sluice": VERSION },
-                    "dynamic": false,
-                    "_routing": { "required": true },
-                    "_source": { "excludes": ["x_*"] },
-                    "properties": {
-                        "tenant_id": keyword, "sequence": { "type": "long" }, "timestamp": date, "received_at": date,
-                        "id": index_only, "severity": keyword, "actor": keyword, "action": keyword, "resource_type": keyword,
-                        "resource_id": index_only, "user_id": keyword, "session_id": index_only, "request_id": index_only,
-                        "email": index_only, "ip_address": keyword,
-                        "user_agent": kept, "message": kept, "before_state": kept, "after_state": kept, "metadata": kept,
-                        "hash": kept, "client_id": { "type": "boolean", "index": false, "doc_values": false },
-                        "x_words": words(false), "x_agent": words(true), "x_message": words(true), "x_before": words(true),
-                        "x_after": words(true), "x_metadata": words(true),
-                        "x_leaves": index_only, "x_action": index_only, "x_type": index_only, "x_ip": index_only,
-                        "x_more": { "type": "boolean", "doc_values": false }
-                    }
-                }
-            }
+            "template": { "settings": { "index": index, "analysis": analysis }, "mappings": mappings }
         })
     }
 }

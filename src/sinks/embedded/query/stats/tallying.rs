@@ -247,6 +247,9 @@ mod tests {
         let (whole, sliced) = (answer(Bounds::default()), answer(small));
         assert!(whole.1 == 1 && sliced.1 > 2, "{} passes", sliced.1);
         assert_eq!(whole.0, sliced.0);
-        assert_eq!((whole.0.total, whole.0.unique_users, whole.0.groups.map(|g| g[0].unique_users)), (6_000, 3_000, Some(1_500)));
+        assert_eq!(
+            (whole.0.total, whole.0.unique_users, whole.0.groups.map(|g| g[0].unique_users)),
+            (6_000, 3_000, Some(1_500))
+        );
     }
 }
