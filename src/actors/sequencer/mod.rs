@@ -24,6 +24,7 @@
 pub mod core;
 mod follower;
 pub mod memory;
+mod remote;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
