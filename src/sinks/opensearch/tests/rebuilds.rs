@@ -99,8 +99,8 @@ fn follow(bench: &Bench, seals: &[Arc<DecidedSeal>], trimmed: u64, cursors: &Cur
 fn until_applied(bench: &Bench, following: &Following, n: u64) {
     let mut state = following.state();
     bench.runtime.block_on(async move {
-        let reached = tokio::time::timeout(Duration::from_secs(120), state.wait_for(|state| state.applied >= n)).await;
-        assert!(reached.is_ok(), "{:?}", state.borrow());
+        let reached = tokio::time::timeout(Duration::from_secs(120), state.wait_for(|state| state.applied >= n)).await.is_ok();
+        assert!(reached, "{:?}", state.borrow());
     });
 }
 
@@ -220,7 +220,8 @@ fn a_copy_makes_the_store_say_what_the_log_of_record_says() {
         )
         .expect("adds");
     let mut told = 0;
-    let copied = bench.search().copy_log(&bench.joined.embedded, &tenant("warm"), |rows| told += rows);
+    let warm = tenant("warm");
+    let copied = bench.search().copy_log(&bench.joined.embedded, &warm, |rows| told += rows);
     bench.runtime.block_on(copied).expect("copies");
     assert_eq!(told, model.rows.len() as u64);
     equal(&bench, &sequencer);
