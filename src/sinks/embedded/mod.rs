@@ -37,6 +37,12 @@ mod view;
 #[cfg(test)]
 pub(crate) mod tests;
 
+#[cfg(feature = "clickhouse")]
+pub(in crate::sinks) use self::query::stats::{
+    series::Series,
+    stream::{Counted, columns as counted_columns},
+};
+
 use self::{
     commit::Commit,
     memtable::Memtable,
