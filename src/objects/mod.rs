@@ -4,7 +4,11 @@
 //! one step, so that two writers who read the same version cannot both win; a reader sees a whole old or a whole new
 //! object. What is *not* promised: an order between different keys, and a snapshot over several objects.
 
+#[cfg(test)]
+mod contract;
 pub mod folder;
+#[cfg(feature = "s3")]
+pub mod s3;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
