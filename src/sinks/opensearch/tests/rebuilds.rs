@@ -99,7 +99,9 @@ fn follow(bench: &Bench, seals: &[Arc<DecidedSeal>], trimmed: u64, cursors: &Cur
 fn until_applied(bench: &Bench, following: &Following, n: u64) {
     let mut state = following.state();
     bench.runtime.block_on(async move {
-        let reached = tokio::time::timeout(Duration::from_secs(120), state.wait_for(|state| state.applied >= n)).await.is_ok();
+        let reached = tokio::time::timeout(Duration::from_secs(120), state.wait_for(|state| state.applied >= n))
+            .await
+            .is_ok();
         assert!(reached, "{:?}", state.borrow());
     });
 }
