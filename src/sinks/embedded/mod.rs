@@ -39,6 +39,12 @@ pub use query::stats::Tallying;
 #[cfg(test)]
 pub(crate) mod tests;
 
+#[cfg(feature = "clickhouse")]
+pub(in crate::sinks) use self::query::stats::{
+    series::Series,
+    stream::{Counted, columns as counted_columns},
+};
+
 use self::{
     commit::Commit,
     memtable::Memtable,

@@ -19,7 +19,9 @@
 mod frame;
 mod groups;
 mod parallel;
-mod series;
+pub mod series;
+#[cfg(feature = "clickhouse")]
+pub mod stream;
 mod tally;
 mod tallying;
 mod texts;
