@@ -144,6 +144,7 @@ pub async fn start(settings: &Settings) -> Result<Running, AppError> {
         follower: Arc::new(store.clone()),
         dead_letters: Arc::new(dead_letters.clone()),
         publisher: Arc::new(feed.clone()),
+        sources: None,
     };
     let pending = sequencer.state.clone();
     let (sequencer, decider) =

@@ -104,6 +104,7 @@ impl Life {
             follower: Arc::new(store.clone()),
             dead_letters: Arc::new(dead_letters.clone()),
             publisher: Arc::new(Nobody),
+            sources: None,
         };
         let pending = sequencer.state.clone();
         let (sequencer, decider) = Sequencer::start(parts, sequencer, sequencer_settings(settings)).map_err(AppError::failed)?;

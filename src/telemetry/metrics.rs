@@ -4,7 +4,7 @@
 //! a process are one set, also when tests run several servers in it. A tenant is never a label; per-tenant numbers are
 //! served by the API.
 
-use crate::seal::erasure::ErasureKind;
+use crate::{seal::erasure::ErasureKind, sinks::retry::Remedy};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{
@@ -135,6 +135,8 @@ pub struct Metrics {
     erased: [Counter; 2],
     http: [Histogram; 5],
     limited: [Counter; 5],
+    sink_behind: [Gauge; 2],
+    sink_faults: [[Counter; 5]; 2],
 }
 
 static METRICS: LazyLock<(Metrics, PrometheusHandle)> = LazyLock::new(register);
@@ -292,6 +294,16 @@ impl Metrics {
         self.erased[at].increment(rows);
     }
 
+    /// How many seals a store is behind.
+    pub fn sink_behind(&self, sink: &str, seals: u64) {
+        self.sink_behind[sink_index(sink)].set(seals as f64);
+    }
+
+    /// A store met a fault, and what is done about it.
+    pub fn sink_fault(&self, sink: &str, remedy: Remedy) {
+        self.sink_faults[sink_index(sink)][remedy as usize].increment(1);
+    }
+
     /// A request was refused because of this limit.
     pub fn limited(&self, limit: Limit) {
         self.limited[limit as usize].increment(1);
@@ -322,6 +334,13 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         metrics().backpressure(self.lane, self.since.elapsed());
     }
+}
+
+/// Stores of their own that follow the seals.
+const SINKS: [&str; 2] = ["analytics", "search"];
+
+fn sink_index(sink: &str) -> usize {
+    usize::from(sink == SINKS[1])
 }
 
 fn register() -> (Metrics, PrometheusHandle) {
@@ -368,6 +387,8 @@ fn register() -> (Metrics, PrometheusHandle) {
             erased: ["cleanup", "retention"].map(|kind| counter!("sluice_erased_rows_total", "kind" => kind)),
             http: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|status| histogram!("sluice_http_request_seconds", "status" => status)),
             limited: Limit::ALL.map(|limit| counter!("sluice_http_limited_total", "limit" => limit.as_str())),
+            sink_behind: SINKS.map(|sink| gauge!("sluice_sink_behind_seals", "sink" => sink)),
+            sink_faults: SINKS.map(|sink| Remedy::ALL.map(|fault| counter!("sluice_sink_faults_total", "sink" => sink, "fault" => fault.as_str()))),
         }
     });
     (metrics, recorder.handle())
@@ -441,6 +462,8 @@ fn describe() {
     describe_counter!("sluice_erasures_total", "Erasures that were applied and counted, by kind.");
     describe_counter!("sluice_erased_rows_total", "Rows that erasures have removed, by kind.");
     describe_counter!("sluice_http_limited_total", "Requests that were refused because of a limit, by which.");
+    describe_gauge!("sluice_sink_behind_seals", "Seals that a store of its own has not applied yet.");
+    describe_counter!("sluice_sink_faults_total", "Faults of stores of their own, by what is done about them.");
     describe_histogram!("sluice_http_request_seconds", Unit::Seconds, "Time of a request, by class of the answer.");
 }
 

@@ -172,6 +172,7 @@ impl Shelf {
                 erasures: Vec::new(),
                 removed: Vec::new(),
                 retired: Vec::new(),
+                sources: Vec::new(),
             };
             let seal = DecidedSeal {
                 seal,

@@ -213,6 +213,7 @@ impl Sequencer {
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         }
     }
 

@@ -44,6 +44,7 @@ fn seal(n: u64, sealed_at: i64, packs: Vec<Arc<Pack>>, refusal: Option<Refusal>)
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         },
         crc: 0,
         packs,

@@ -20,13 +20,13 @@ mod frame;
 mod groups;
 mod parallel;
 pub mod series;
-#[cfg(feature = "clickhouse")]
-pub mod stream;
 mod tally;
+mod tallying;
 mod texts;
 
 pub use parallel::Helpers;
 pub use tally::Bounds;
+pub use tallying::Tallying;
 
 use self::{
     frame::{ACTION, Columns, Frame, Key, RESOURCE_TYPE, Read, USER, Wanted},
