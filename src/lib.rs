@@ -21,6 +21,7 @@ pub mod seal;
 pub mod search;
 pub mod shutdown;
 pub mod sinks;
+pub mod sources;
 pub mod telemetry;
 #[cfg(test)]
 pub mod testing;

@@ -460,6 +460,9 @@ impl Worker {
         let packs = std::mem::take(&mut group.packs);
         let undecided = packs.into_iter().filter(|item| !log.positions(item.pack.id()).is_empty()).collect();
         let plan = self.core.plan(undecided, now_ms()); // drops those whose seal is durable and not shown yet
+        if !plan.known.is_empty() {
+            self.parts.log.known(&plan.known);
+        }
         if plan.is_empty() {
             follower::settle(group.works, group.done);
             return Ok(());

@@ -160,9 +160,15 @@ impl Stream {
                 None => request.stream_name(&*self.name),
             };
             let page = bounded(request.send()).await?;
-            all.extend(page.shards.unwrap_or_default().into_iter().map(|shard| Listed {
-                parents: [shard.parent_shard_id, shard.adjacent_parent_shard_id].into_iter().flatten().map(Arc::from).collect(),
-                shard: shard.shard_id.into(),
+            all.extend(page.shards.unwrap_or_default().into_iter().map(|shard| {
+                Listed {
+                    parents: [shard.parent_shard_id, shard.adjacent_parent_shard_id]
+                        .into_iter()
+                        .flatten()
+                        .map(Arc::from)
+                        .collect(),
+                    shard: shard.shard_id.into(),
+                }
             }));
             match page.next_token.filter(|token| !token.is_empty()) {
                 Some(token) => next = Some(token),
@@ -201,7 +207,11 @@ impl Stream {
             let entry = PutRecordsRequestEntry::builder().partition_key(key).data(Blob::new(data)).build();
             entry.expect("key and data are set")
         };
-        let request = self.client.put_records().stream_name(&*self.name).set_records(Some(records.map(entry).collect()));
+        let request = self
+            .client
+            .put_records()
+            .stream_name(&*self.name)
+            .set_records(Some(records.map(entry).collect()));
         let answer = bounded(request.send()).await?;
         let outcome = |item: PutRecordsResultEntry| match item.error_code {
             None => Ok(()),

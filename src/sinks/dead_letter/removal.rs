@@ -68,7 +68,7 @@ impl DeadLetters {
     /// sweep.
     pub async fn sweep(&self, scope: &TenantScope, cutoff: i64, trimmed: u64) -> Result<u64, ObjectError> {
         let (tenant, mut removed) = (scope.tenant(), 0);
-        let settled = |bundle: &Bundle| bundle.place.n <= trimmed;
+        let settled = |bundle: &Bundle| bundle.place.n <= trimmed || bundle.place.n >= name::FOREIGN;
         let goes = |bundle: &&Bundle| {
             let expired = i64::try_from(bundle.place.sealed_at).is_ok_and(|at| at < cutoff);
             // Letters that are not there may still be written, unless their seal is past.
