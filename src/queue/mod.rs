@@ -7,6 +7,8 @@ pub mod embedded;
 #[cfg(feature = "kinesis")]
 pub mod kinesis;
 pub mod remote;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 pub mod wal;
 
 use crate::{

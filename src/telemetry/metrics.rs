@@ -70,6 +70,36 @@ pub enum Lane {
     DeadLetters,
 }
 
+/// What happened to messages of a remote queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueEvent {
+    /// Taken by the queue.
+    Sent,
+    /// Not taken, or nobody knows: sent again or given up.
+    NotSent,
+    /// Received.
+    Received,
+    /// Of those, not for the first time.
+    Redelivered,
+    /// Of those, not readable here.
+    Unreadable,
+    /// Acknowledged.
+    Done,
+}
+
+/// A kind of request to a remote queue. Each costs money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueCall {
+    /// Puts messages in.
+    Send,
+    /// Asks for messages.
+    Receive,
+    /// Acknowledges.
+    Done,
+    /// Holds messages for longer, or gives them back.
+    Hold,
+}
+
 /// A limit that a request was over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
@@ -151,6 +181,10 @@ pub struct Metrics {
     /// Lag by stream, milliseconds: the gauge is the largest.
     stream_lags: Mutex<BTreeMap<String, u64>>,
     foreign: [Counter; 3],
+    queue_events: [Counter; 6],
+    queue_calls: [Counter; 4],
+    queue_in_flight: Gauge,
+    queue_age: Gauge,
 }
 
 static METRICS: LazyLock<(Metrics, PrometheusHandle)> = LazyLock::new(register);
@@ -308,6 +342,26 @@ impl Metrics {
         self.erased[at].increment(rows);
     }
 
+    /// Something happened to messages of a remote queue.
+    pub fn queue_events(&self, event: QueueEvent, messages: u64) {
+        self.queue_events[event as usize].increment(messages);
+    }
+
+    /// A request to a remote queue is made.
+    pub fn queue_call(&self, call: QueueCall) {
+        self.queue_calls[call as usize].increment(1);
+    }
+
+    /// The bytes of messages that are received and not done changed by so many.
+    pub fn queue_in_flight(&self, change: f64) {
+        self.queue_in_flight.increment(change);
+    }
+
+    /// The oldest message of a reception was in the queue for so long.
+    pub fn queue_age(&self, age: Duration) {
+        self.queue_age.set(age.as_secs_f64());
+    }
+
     /// A request was refused because of this limit.
     pub fn limited(&self, limit: Limit) {
         self.limited[limit as usize].increment(1);
@@ -405,6 +459,11 @@ fn register() -> (Metrics, PrometheusHandle) {
             stream_lags: Mutex::default(),
             foreign: ["forwarded", "refused", "known"].map(|outcome| counter!("sluice_foreign_messages_total", "outcome" => outcome)),
             limited: Limit::ALL.map(|limit| counter!("sluice_http_limited_total", "limit" => limit.as_str())),
+            queue_events: ["sent", "not_sent", "received", "redelivered", "unreadable", "done"]
+                .map(|event| counter!("sluice_queue_messages_total", "event" => event)),
+            queue_calls: ["send", "receive", "done", "hold"].map(|call| counter!("sluice_queue_requests_total", "call" => call)),
+            queue_in_flight: gauge!("sluice_queue_in_flight_bytes"),
+            queue_age: gauge!("sluice_queue_age_seconds"),
         }
     });
     (metrics, recorder.handle())
@@ -477,6 +536,14 @@ fn describe() {
     describe_counter!("sluice_feed_kicks_total", "Slow readers of the live feed that were sent away.");
     describe_counter!("sluice_erasures_total", "Erasures that were applied and counted, by kind.");
     describe_counter!("sluice_erased_rows_total", "Rows that erasures have removed, by kind.");
+    describe_counter!("sluice_queue_messages_total", "Messages of a remote queue, by what happened to them.");
+    describe_counter!("sluice_queue_requests_total", "Requests to a remote queue, by kind; each costs money.");
+    describe_gauge!("sluice_queue_in_flight_bytes", Unit::Bytes, "Bytes of messages that are received and not done.");
+    describe_gauge!(
+        "sluice_queue_age_seconds",
+        Unit::Seconds,
+        "How long the oldest message last received was in the queue."
+    );
     describe_counter!("sluice_http_limited_total", "Requests that were refused because of a limit, by which.");
     describe_gauge!(
         "sluice_stream_lag_seconds",

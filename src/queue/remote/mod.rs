@@ -14,7 +14,16 @@
 
 #[cfg(any(feature = "sqs", feature = "kinesis"))]
 pub mod aws;
+pub mod consumer;
 pub mod envelope;
+pub mod flight;
+pub mod gather;
+pub mod producer;
+pub mod quarantine;
+pub mod room;
+pub mod split;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::{
     model::tenant::{TenantId, TenantScope},
