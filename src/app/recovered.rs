@@ -92,6 +92,7 @@ pub async fn open(
             known,
             gap,
             replay: folded.seals,
+            window: None,
         },
         book: folded.start,
     })

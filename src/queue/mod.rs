@@ -7,6 +7,7 @@ pub mod embedded;
 #[cfg(feature = "kinesis")]
 pub mod kinesis;
 pub mod remote;
+pub mod seals;
 #[cfg(feature = "sqs")]
 pub mod sqs;
 pub mod wal;
@@ -143,8 +144,14 @@ pub trait SealLog: Send + Sync + 'static {
     fn copy_forward(&self) -> Result<(), SealLogError>;
     /// Every segment below this one is gone.
     fn first_segment(&self) -> u64;
-    /// Reads the packs of a durable seal back, one for each of `seal.packs`; `None` where none of its positions can be read.
-    fn load(&self, seal: &Seal) -> Vec<Option<Arc<Pack>>>;
+    /// Reads the packs of a durable seal back, one for each of `seal.packs`; `None` where none of its positions can be read. An
+    /// error says that they cannot be read now.
+    fn load(&self, seal: &Seal) -> Result<Vec<Option<Arc<Pack>>>, SealLogError>;
+    /// Whether tickets are settled when the seal is durable, and not only when the store shows it: so it is where the packs stand in
+    /// a queue of its own, and the seal holds a copy of them.
+    fn settles_at_seal(&self) -> bool {
+        false
+    }
 }
 
 /// Why a seal did not become durable.
@@ -153,12 +160,15 @@ pub enum SealLogError {
     /// No room; nothing was kept, so the same seal may be appended again.
     #[error("the log has no room")]
     Full,
-    /// The log is closed; nothing was kept.
+    /// The log is closed; nothing was kept, or nobody will hear that it was.
     #[error("the log is closed")]
     Closed,
     /// Another owner made this seal, or it was trimmed already: this one is a zombie, must forget everything and step down.
     #[error("another owner goes on with this partition")]
     Fenced,
+    /// It is not known whether the seal is durable, but the same seal, byte by byte, may be appended again until it is.
+    #[error("it is not known yet whether the seal is durable: {0}")]
+    Doubtful(Arc<str>),
     /// It is not known whether the seal is durable: nothing may be decided any more by this process.
     #[error("the log failed: {0}")]
     Failed(Arc<str>),

@@ -131,6 +131,7 @@ impl Line {
             known: found.folded.decided.into_iter().collect(),
             gap,
             replay: found.folded.seals,
+            window: None,
         };
         let parts = Parts {
             log: Arc::new(queue.clone()),

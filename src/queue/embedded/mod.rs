@@ -480,13 +480,13 @@ impl SealLog for EmbeddedQueue {
         self.shared.first_segment.load(Ordering::Acquire)
     }
 
-    fn load(&self, seal: &Seal) -> Vec<Option<Arc<Pack>>> {
+    fn load(&self, seal: &Seal) -> Result<Vec<Option<Arc<Pack>>>, SealLogError> {
         let whole = |pack: &Arc<Pack>, of: &crate::seal::SealPack| pack.id() == of.pack_id && pack.len() == of.decisions.len();
         let load = |of: &crate::seal::SealPack| {
             let read = |at: &Position| self.shared.read_now(*at).ok().filter(|pack| whole(pack, of));
             of.positions.iter().rev().find_map(read)
         };
-        seal.packs.iter().map(load).collect()
+        Ok(seal.packs.iter().map(load).collect())
     }
 }
 

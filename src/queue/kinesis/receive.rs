@@ -27,8 +27,8 @@ const LONG_POLL: Duration = Duration::from_secs(1);
 const LIST_EVERY: Duration = Duration::from_secs(300);
 /// How often they are listed while children are expected.
 const LIST_SOON: Duration = Duration::from_secs(1);
-/// Messages of one call at most.
-const MESSAGES: usize = 256;
+/// Messages of one call at most: whoever calls makes room for them beforehand; the rest of a read waits here.
+const MESSAGES: usize = 8;
 /// Calls at a time.
 const RECEIVERS: usize = 4;
 
