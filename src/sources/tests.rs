@@ -97,7 +97,6 @@ struct World {
 
 impl World {
     async fn new(endpoint: String) -> Self {
-        crate::auth::provider::install();
         let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(Arc::new(SimFs::new()), "/objects".into()).expect("opened"));
         let catalog = Catalog::open(objects.clone()).await.expect("opened");
         for tenant in ["acme", "globex", "secret"] {

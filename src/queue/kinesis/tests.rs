@@ -30,7 +30,6 @@ use tokio::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn stream_at(endpoint: &str, name: &str) -> Stream {
-    crate::auth::provider::install();
     let settings = AwsSettings {
         endpoint: Some(endpoint.to_owned()),
         region: Some("us-east-1".to_owned()),
