@@ -108,7 +108,9 @@ fn items(body: &[u8]) -> Result<Vec<Item<'_>>, String> {
     }
     let text = std::str::from_utf8(body).map_err(|_| "the bytes are not UTF-8")?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text).trim_ascii();
-    let raw = |all: Vec<&'_ RawValue>| all.into_iter().map(|one| Ok(one.get())).collect::<Vec<_>>();
+    fn raw(all: Vec<&RawValue>) -> Vec<Item<'_>> {
+        all.into_iter().map(|one| Ok(one.get())).collect()
+    }
     let all = if text.starts_with('[') {
         raw(serde_json::from_str(text).map_err(|error| format!("no JSON array: {error}"))?)
     } else if let Ok(Logs { logs }) = serde_json::from_str(text) {
