@@ -20,6 +20,7 @@ mod differential;
 mod disk;
 mod duplicates;
 mod export_jobs;
+mod faults;
 mod fuzz;
 mod idp;
 mod intake;

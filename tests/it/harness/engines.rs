@@ -43,6 +43,13 @@ impl Engines {
         self.addresses.get(name).map_or("", String::as_str)
     }
 
+    /// The same engines, but one behind another address (a proxy).
+    pub fn with(&self, name: &str, address: String) -> Self {
+        let mut changed = self.clone();
+        changed.addresses.insert(name.to_owned(), address);
+        changed
+    }
+
     /// The same with connections of its own, to be used in another runtime.
     pub fn renewed(&self) -> Self {
         Self::at(self.addresses.clone())

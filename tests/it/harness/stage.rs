@@ -130,6 +130,17 @@ impl Cluster {
         Some(cluster)
     }
 
+    /// From its next start on, every process speaks to these engines instead (proxies before the real ones).
+    pub fn redirect(&mut self, engines: &Engines) {
+        for site in self.apis.iter_mut().chain(&mut self.consumers) {
+            site.set("CLICKHOUSE__URL", engines.address("CLICKHOUSE"));
+            site.set("OPENSEARCH__URL", engines.address("OPENSEARCH"));
+            for (key, engine) in [("AWS_ENDPOINT_URL_SQS", "SQS"), ("AWS_ENDPOINT_URL_S3", "S3")] {
+                site.settings.insert(key.to_owned(), engines.address(engine).to_owned());
+            }
+        }
+    }
+
     /// Removes what it has made in the engines. Failures do not matter: the names are nobody else's.
     async fn remove(engines: Engines, queues: Vec<String>, name: String) {
         for queue in queues {
