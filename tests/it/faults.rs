@@ -83,6 +83,7 @@ async fn books(running: &Running, stage: &Stage, token: &str, sent: &Sent) {
     let rows = checker::in_clickhouse(&cluster.engines, &cluster.name).await.expect("it answers");
     let usage = running.settled_usage(token, "acme").await;
     checker::check("acme", &rows["acme"], sent, &usage);
+    checker::check_ledger(&cluster.engines, &cluster.name).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -211,6 +211,7 @@ async fn nothing_is_lost_or_doubled_whatever_is_killed() {
         assert!(Instant::now() < deadline, "seed {seed}: it does not settle: {why}\n{log}");
         tokio::time::sleep(Duration::from_millis(500)).await;
     };
+    checker::check_ledger(&own.engines, &cluster.name).await;
     let ledger = ledger.lock().unwrap();
     for tenant in TENANTS {
         checker::check(tenant, &rows[tenant], &ledger[tenant], &usages[tenant]);
