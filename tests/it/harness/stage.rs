@@ -13,6 +13,11 @@ use uuid::Uuid;
 /// One set-up on the engines at a time: they are small here, and answer one after the other.
 static TURN: Semaphore = Semaphore::const_new(1);
 
+/// Waits for one's turn; it ends when this is dropped.
+pub async fn turn() -> SemaphorePermit<'static> {
+    TURN.acquire().await.expect("never closed")
+}
+
 /// Makes two tests of each story: `embedded::story` and `distributed::story`.
 macro_rules! told_to_both {
     ($($story:ident),+ $(,)?) => {
@@ -124,7 +129,7 @@ impl Cluster {
     /// On the engines of the environment, alone on them; `None` where they are not.
     pub async fn here(form: Form) -> Option<Self> {
         let engines = Engines::here(&NEEDED)?;
-        let turn = TURN.acquire().await.expect("never closed");
+        let turn = turn().await;
         let mut cluster = Self::new(engines, form).await;
         cluster._turn = Some(turn);
         Some(cluster)
