@@ -164,6 +164,8 @@ impl Own {
     pub fn start(names: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let names: Vec<String> = names.iter().map(|name| name.to_lowercase()).collect();
+        let guard = Command::new(script("guard")).arg(std::process::id().to_string()).arg(folder.path()).status();
+        assert!(guard.expect("engines/guard runs").success());
         let engines = Engines::at(Self::up(&folder, &names));
         Self { folder, names, engines }
     }
