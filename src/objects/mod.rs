@@ -4,7 +4,13 @@
 //! one step, so that two writers who read the same version cannot both win; a reader sees a whole old or a whole new
 //! object. What is *not* promised: an order between different keys, and a snapshot over several objects.
 
+#[cfg(test)]
+mod contract;
 pub mod folder;
+#[cfg(test)]
+pub(crate) mod memory;
+#[cfg(feature = "s3")]
+pub mod s3;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

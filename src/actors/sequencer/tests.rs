@@ -15,7 +15,10 @@ use crate::{
         embedded::{EmbeddedQueue, QueueSettings, recover},
         wal::WalSettings,
     },
-    seal::{Decision, Refusal},
+    seal::{
+        Decision, Refusal,
+        source::{ShardAt, ShardName, SourceReport},
+    },
     sinks::StoreError,
 };
 use std::{
@@ -107,6 +110,10 @@ struct Line {
 
 impl Line {
     fn start(fs: &SimFs, route: impl Fn(&Delivery) -> bool + Send + 'static) -> Self {
+        Self::start_with(fs, route, None)
+    }
+
+    fn start_with(fs: &SimFs, route: impl Fn(&Delivery) -> bool + Send + 'static, sources: Option<Arc<dyn SourceProgress>>) -> Self {
         let settings = WalSettings {
             segment_bytes: 1 << 20,
             ..WalSettings::default()
@@ -124,12 +131,14 @@ impl Line {
             known: found.folded.decided.into_iter().collect(),
             gap,
             replay: found.folded.seals,
+            window: None,
         };
         let parts = Parts {
             log: Arc::new(queue.clone()),
             follower: store.clone(),
             dead_letters: store.clone(),
             publisher: store.clone(),
+            sources,
         };
         let (sequencer, handle) = Sequencer::start(parts, start, SequencerSettings::default()).expect("threads");
         let mut deliveries = queue.start(Arc::new(handle.clone()), store.trimmable());
@@ -441,4 +450,41 @@ async fn a_batch_for_a_sequencer_that_is_gone_is_delivered_again() {
     };
     SequencerHandle { lane }.submit(batch).await;
     assert_eq!(verdict.await, Ok(crate::model::ticket::Verdict::Redeliver));
+}
+
+/// A source whose shard is decided up to a number.
+struct Counting(AtomicU64);
+
+impl SourceProgress for Counting {
+    fn report(&self) -> Vec<SourceReport> {
+        let at = self.0.load(Ordering::SeqCst);
+        let shards = vec![("shard-0".into(), (at > 0).then(|| ShardAt::After(at.to_string().into())))];
+        vec![SourceReport {
+            source: "stream".into(),
+            shards,
+        }]
+    }
+}
+
+#[tokio::test]
+async fn a_seal_carries_how_far_the_source_is_decided_and_a_restart_knows_it() {
+    let fs = SimFs::new();
+    let source = Arc::new(Counting(Default::default()));
+    let line = Line::start_with(&fs, |_| true, Some(source.clone()));
+    line.store("a", &[1]).await;
+    for at in [9, 10, 10] {
+        source.0.store(at, Ordering::SeqCst);
+        line.store("a", &[100 + u128::from(at)]).await;
+    }
+    line.stop().await;
+    let settings = WalSettings {
+        segment_bytes: 1 << 20,
+        ..WalSettings::default()
+    };
+    let found = recover(Arc::new(fs), "/wal".into(), settings, SealState::default(), 0).expect("the log opens");
+    let said: Vec<usize> = found.folded.seals.iter().map(|found| found.seal.sources.len()).collect();
+    assert_eq!(said, [0, 1, 1, 0], "only what is news");
+    let (source, shard) = ("stream".into(), "shard-0".into());
+    let at = found.folded.start.state.sources.get(&ShardName { source, shard }).cloned();
+    assert_eq!(at, Some(ShardAt::After("10".into())));
 }

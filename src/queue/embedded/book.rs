@@ -502,6 +502,7 @@ mod tests {
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         }
     }
 
