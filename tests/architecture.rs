@@ -14,6 +14,7 @@ const ONLY_IN: [(&str, &[&str]); 7] = [
     ("metrics::counter!", &["src/telemetry/metrics.rs"]),
     ("std::env::", &["src/config.rs", "src/config/", "src/cli/", "src/main.rs"]),
     ("memmap2::", &["src/fs/real.rs"]),
+    ("clickhouse::Client", &["src/sinks/clickhouse/"]),
 ];
 
 /// (folder, crate modules that it must not use)

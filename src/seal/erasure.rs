@@ -100,6 +100,11 @@ impl Removal {
         self.erasure.covers(timestamp, received_at, sequence) && !self.before.covers(timestamp, received_at, sequence)
     }
 
+    /// The erasure, and everything that was erased before it.
+    pub fn parts(&self) -> (&Erasure, &Erasures) {
+        (&self.erasure, &self.before)
+    }
+
     /// What [`Removal::takes`] says about rows within these bounds (inclusive).
     pub fn may_take(&self, timestamps: (i64, i64), received: (i64, i64), sequences: (u64, u64)) -> Cover {
         let before = self.before.may_cover(timestamps, received, sequences);

@@ -1,5 +1,9 @@
 //! Stores: replayable followers of the seals, and the contract that each of them keeps.
 
+#[cfg(feature = "clickhouse")]
+pub mod clickhouse;
+#[cfg(test)]
+pub(crate) mod contract;
 pub mod dead_letter;
 pub mod embedded;
 pub mod follow;

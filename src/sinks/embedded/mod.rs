@@ -39,6 +39,9 @@ pub use query::stats::Tallying;
 #[cfg(test)]
 pub(crate) mod tests;
 
+#[cfg(feature = "clickhouse")]
+pub(in crate::sinks) use self::query::stats::series::Series;
+
 use self::{
     commit::Commit,
     memtable::Memtable,

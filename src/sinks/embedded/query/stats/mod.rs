@@ -19,7 +19,7 @@
 mod frame;
 mod groups;
 mod parallel;
-mod series;
+pub mod series;
 mod tally;
 mod tallying;
 mod texts;
