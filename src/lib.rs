@@ -24,6 +24,7 @@ pub mod search;
 pub mod shutdown;
 pub mod sinks;
 pub mod tail;
+pub mod sources;
 pub mod telemetry;
 #[cfg(test)]
 pub mod testing;

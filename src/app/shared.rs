@@ -204,7 +204,9 @@ impl Shared {
         }
         shutdown.phase("erasures", self.eraser.stop(), || "erasures".into()).await;
         self.producer.stop_accepting();
-        shutdown.phase("queue", self.producer.drained(), || "packs that the queue has not taken".into()).await;
+        shutdown
+            .phase("queue", self.producer.drained(), || "packs that the queue has not taken".into())
+            .await;
         let partitions = join_all(self.partitions.into_iter().map(Partition::stop));
         shutdown.phase("partitions", partitions, || "partitions".into()).await;
         shutdown.phase("tail", self.tail.stop(), || "readers of the seals".into()).await;

@@ -8,7 +8,8 @@ use crate::{seal::erasure::ErasureKind, sinks::retry::Remedy};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{
-    sync::LazyLock,
+    collections::BTreeMap,
+    sync::{LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -129,6 +130,17 @@ impl Limit {
     }
 }
 
+/// What became of a message that another producer wrote into a queue of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForeignOutcome {
+    /// All of it was accepted.
+    Forwarded,
+    /// Some or all of it became dead letters.
+    Refused,
+    /// It came again and was known.
+    Known,
+}
+
 /// The handles. Get them by [`metrics()`].
 pub struct Metrics {
     entries: [Counter; 5],
@@ -167,6 +179,10 @@ pub struct Metrics {
     limited: [Counter; 5],
     sink_behind: [Gauge; 2],
     sink_faults: [[Counter; 5]; 2],
+    stream_lag: Gauge,
+    /// Lag by stream, milliseconds: the gauge is the largest.
+    stream_lags: Mutex<BTreeMap<String, u64>>,
+    foreign: [Counter; 3],
     queue_events: [Counter; 6],
     queue_calls: [Counter; 4],
     queue_in_flight: Gauge,
@@ -363,6 +379,24 @@ impl Metrics {
         self.limited[limit as usize].increment(1);
     }
 
+    /// So far is what this process has decided of a stream behind what stands in it.
+    pub fn stream_lag(&self, stream: &str, lag: Duration) {
+        let mut lags = self.stream_lags.lock().unwrap_or_else(PoisonError::into_inner);
+        let ms = u64::try_from(lag.as_millis()).unwrap_or(u64::MAX);
+        match lags.get_mut(stream) {
+            Some(known) => *known = ms,
+            None => {
+                lags.insert(stream.to_owned(), ms);
+            }
+        }
+        self.stream_lag.set(lags.values().max().map_or(0.0, |ms| *ms as f64 / 1000.0));
+    }
+
+    /// A message of a foreign queue had this outcome.
+    pub fn foreign(&self, outcome: ForeignOutcome, n: u64) {
+        self.foreign[outcome as usize].increment(n);
+    }
+
     /// A request was answered with this status.
     pub fn http(&self, status: u16, took: Duration) {
         let class = usize::from(status / 100).clamp(1, 5) - 1;
@@ -440,6 +474,9 @@ fn register() -> (Metrics, PrometheusHandle) {
             erasures: ["cleanup", "retention"].map(|kind| counter!("sluice_erasures_total", "kind" => kind)),
             erased: ["cleanup", "retention"].map(|kind| counter!("sluice_erased_rows_total", "kind" => kind)),
             http: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|status| histogram!("sluice_http_request_seconds", "status" => status)),
+            stream_lag: gauge!("sluice_stream_lag_seconds"),
+            stream_lags: Mutex::default(),
+            foreign: ["forwarded", "refused", "known"].map(|outcome| counter!("sluice_foreign_messages_total", "outcome" => outcome)),
             limited: Limit::ALL.map(|limit| counter!("sluice_http_limited_total", "limit" => limit.as_str())),
             sink_behind: SINKS.map(|sink| gauge!("sluice_sink_behind_seals", "sink" => sink)),
             sink_faults: SINKS.map(|sink| Remedy::ALL.map(|fault| counter!("sluice_sink_faults_total", "sink" => sink, "fault" => fault.as_str()))),
@@ -531,6 +568,12 @@ fn describe() {
     describe_counter!("sluice_http_limited_total", "Requests that were refused because of a limit, by which.");
     describe_gauge!("sluice_sink_behind_seals", "Seals that a store of its own has not applied yet.");
     describe_counter!("sluice_sink_faults_total", "Faults of stores of their own, by what is done about them.");
+    describe_gauge!(
+        "sluice_stream_lag_seconds",
+        Unit::Seconds,
+        "Age of the oldest record of a Kinesis stream that is not decided, of all streams that this process reads."
+    );
+    describe_counter!("sluice_foreign_messages_total", "Messages of foreign queues by what became of them.");
     describe_histogram!("sluice_http_request_seconds", Unit::Seconds, "Time of a request, by class of the answer.");
 }
 

@@ -455,6 +455,11 @@ impl SealLog for EmbeddedQueue {
         }
     }
 
+    fn known(&self, packs: &[Uuid]) {
+        let mut book = self.shared.book();
+        packs.iter().for_each(|pack| book.known(*pack));
+    }
+
     fn copy_forward(&self) -> Result<(), SealLogError> {
         let shared = &self.shared;
         let trimmable = shared.trimmable.load(Ordering::Acquire);

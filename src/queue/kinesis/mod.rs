@@ -84,7 +84,7 @@ pub enum KinesisError {
     },
 }
 
-/// One stream, by name. Cheap to clone.
+/// One stream, by name or ARN. Cheap to clone.
 #[derive(Clone)]
 pub struct Stream {
     client: Client,
@@ -101,7 +101,7 @@ pub(crate) struct Batch {
 }
 
 impl Stream {
-    /// The stream of this name, with the process's configuration of AWS ([`aws::config`](super::remote::aws::config)).
+    /// The stream of this name or ARN, with the process's configuration of AWS ([`aws::config`](super::remote::aws::config)).
     pub fn new(config: &SdkConfig, name: &str) -> Self {
         Self {
             client: Client::new(config),
@@ -109,9 +109,15 @@ impl Stream {
         }
     }
 
-    /// Its name.
+    /// Its name or ARN, as it was given.
     pub fn name(&self) -> &Arc<str> {
         &self.name
+    }
+
+    /// Name and ARN for a request: one of them.
+    fn named(&self) -> (Option<String>, Option<String>) {
+        let text = self.name.to_string();
+        if text.starts_with("arn:") { (None, Some(text)) } else { (Some(text), None) }
     }
 
     /// Whether it can be a partition: it is there, active, keeps records long enough, and its shards may be read.
@@ -136,8 +142,9 @@ impl Stream {
                 text: failure.text,
             },
         };
-        let request = self.client.describe_stream_summary().stream_name(&*self.name).send();
-        let answer = bounded(request).await.map_err(|failure| failed("DescribeStreamSummary", failure))?;
+        let (name, arn) = self.named();
+        let request = self.client.describe_stream_summary().set_stream_name(name).set_stream_arn(arn);
+        let answer = bounded(request.send()).await.map_err(|failure| failed("DescribeStreamSummary", failure))?;
         let Some(summary) = answer.stream_description_summary else {
             return Err(failed("DescribeStreamSummary", Failure::of_code("", Some("it describes nothing"), true)));
         };
@@ -157,12 +164,22 @@ impl Stream {
             let request = self.client.list_shards();
             let request = match next {
                 Some(token) => request.next_token(token),
-                None => request.stream_name(&*self.name),
+                None => {
+                    let (name, arn) = self.named();
+                    request.set_stream_name(name).set_stream_arn(arn)
+                }
             };
             let page = bounded(request.send()).await?;
-            all.extend(page.shards.unwrap_or_default().into_iter().map(|shard| Listed {
-                parents: [shard.parent_shard_id, shard.adjacent_parent_shard_id].into_iter().flatten().map(Arc::from).collect(),
-                shard: shard.shard_id.into(),
+            all.extend(page.shards.unwrap_or_default().into_iter().map(|shard| {
+                Listed {
+                    parents: [shard.parent_shard_id, shard.adjacent_parent_shard_id]
+                        .into_iter()
+                        .flatten()
+                        .map(Arc::from)
+                        .collect(),
+                    open: shard.sequence_number_range.is_none_or(|range| range.ending_sequence_number.is_none()),
+                    shard: shard.shard_id.into(),
+                }
             }));
             match page.next_token.filter(|token| !token.is_empty()) {
                 Some(token) => next = Some(token),
@@ -173,7 +190,8 @@ impl Stream {
 
     /// Where reading begins.
     async fn iterator(&self, shard: &str, start: &Start) -> Result<String, Failure> {
-        let request = self.client.get_shard_iterator().stream_name(&*self.name).shard_id(shard);
+        let (name, arn) = self.named();
+        let request = self.client.get_shard_iterator().set_stream_name(name).set_stream_arn(arn).shard_id(shard);
         let request = match start {
             Start::Oldest => request.shard_iterator_type(ShardIteratorType::TrimHorizon),
             Start::After(number) => request
@@ -187,7 +205,9 @@ impl Stream {
     }
 
     async fn records(&self, iterator: &str) -> Result<Batch, Failure> {
-        let answer = bounded(self.client.get_records().shard_iterator(iterator).limit(RECORDS).send()).await?;
+        let (_, arn) = self.named();
+        let request = self.client.get_records().set_stream_arn(arn).shard_iterator(iterator).limit(RECORDS);
+        let answer = bounded(request.send()).await?;
         Ok(Batch {
             records: answer.records.into_iter().map(record).collect(),
             next: answer.next_shard_iterator.filter(|iterator| !iterator.is_empty()),
@@ -201,7 +221,9 @@ impl Stream {
             let entry = PutRecordsRequestEntry::builder().partition_key(key).data(Blob::new(data)).build();
             entry.expect("key and data are set")
         };
-        let request = self.client.put_records().stream_name(&*self.name).set_records(Some(records.map(entry).collect()));
+        let (name, arn) = self.named();
+        let request = self.client.put_records().set_stream_name(name).set_stream_arn(arn);
+        let request = request.set_records(Some(records.map(entry).collect()));
         let answer = bounded(request.send()).await?;
         let outcome = |item: PutRecordsResultEntry| match item.error_code {
             None => Ok(()),

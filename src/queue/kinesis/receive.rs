@@ -27,8 +27,8 @@ const LONG_POLL: Duration = Duration::from_secs(1);
 const LIST_EVERY: Duration = Duration::from_secs(300);
 /// How often they are listed while children are expected.
 const LIST_SOON: Duration = Duration::from_secs(1);
-/// Messages of one call at most.
-const MESSAGES: usize = 256;
+/// Messages of one call at most: whoever calls makes room for them beforehand; the rest of a read waits here.
+const MESSAGES: usize = 8;
 /// Calls at a time.
 const RECEIVERS: usize = 4;
 
@@ -67,6 +67,12 @@ impl Drop for Fetching<'_> {
     }
 }
 
+impl Drop for KinesisReceiver {
+    fn drop(&mut self) {
+        metrics().stream_lag(self.stream.name(), Duration::ZERO); // whoever reads now tells of it
+    }
+}
+
 impl KinesisReceiver {
     /// Reads `stream` on from `checkpoints`.
     pub fn new(stream: Stream, checkpoints: SourceCheckpoints, settings: KinesisSettings) -> Self {
@@ -88,6 +94,10 @@ impl KinesisReceiver {
         self.shards().lag_ms(now_ms())
     }
 
+    fn note_lag(&self) {
+        metrics().stream_lag(self.stream.name(), Duration::from_millis(self.lag_ms()));
+    }
+
     async fn next(&self, max: usize) -> Result<Vec<Received>, ReceiveError> {
         let until = Instant::now() + LONG_POLL;
         loop {
@@ -98,12 +108,7 @@ impl KinesisReceiver {
             }
             let (now, next) = (Instant::now(), self.shards().due(Instant::now()));
             let pause = match next {
-                Next::Fetch {
-                    fetch,
-                    shard,
-                    start,
-                    iterator,
-                } => {
+                Next::Fetch { fetch, shard, start, iterator } => {
                     self.fetch(fetch, &shard, &start, iterator).await?;
                     continue;
                 }
@@ -153,7 +158,7 @@ impl KinesisReceiver {
         tracing::debug!(stream = %self.stream.name(), shards = all.len(), "the shards were listed");
         self.shards().listed(all, Instant::now());
         *listed = Some(Instant::now());
-        metrics().stream_lag(Duration::from_millis(self.lag_ms()));
+        self.note_lag();
         Ok(())
     }
 
@@ -169,10 +174,8 @@ impl KinesisReceiver {
         };
         let failure = match outcome {
             Ok(batch) => {
-                let mut shards = self.shards();
-                shards.fetched(fetch, batch.records, batch.next, batch.behind_ms, Instant::now());
-                metrics().stream_lag(Duration::from_millis(shards.lag_ms(now_ms())));
-                drop(shards);
+                self.shards().fetched(fetch, batch.records, batch.next, batch.behind_ms, Instant::now());
+                self.note_lag();
                 self.changed.notify_waiters();
                 return Ok(());
             }
@@ -211,8 +214,8 @@ impl Receive for KinesisReceiver {
         for Receipt { source, handle } in receipts {
             shards.done(source, &handle);
         }
-        metrics().stream_lag(Duration::from_millis(shards.lag_ms(now_ms())));
         drop(shards);
+        self.note_lag();
         self.changed.notify_waiters();
         Box::pin(std::future::ready(Vec::new()))
     }

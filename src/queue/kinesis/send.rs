@@ -40,7 +40,10 @@ impl KinesisTransport {
             let records = open.iter().map(|at| (messages[*at].key.to_string(), messages[*at].body.clone()));
             let outcomes = match self.stream.put(records).await {
                 Ok(outcomes) if outcomes.len() == open.len() => outcomes,
-                Ok(_) => open.iter().map(|_| Err(Failure::of_code("", Some("PutRecords answered another question"), false))).collect(),
+                Ok(_) => open
+                    .iter()
+                    .map(|_| Err(Failure::of_code("", Some("PutRecords answered another question"), false)))
+                    .collect(),
                 Err(failure) => open.iter().map(|_| Err(failure.clone())).collect(),
             };
             let mut refused = Vec::new();

@@ -32,6 +32,8 @@ pub struct Listed {
     pub shard: Arc<str>,
     /// What it was split or merged from; they need not exist any more.
     pub parents: Vec<Arc<str>>,
+    /// It takes records: it was neither split nor merged.
+    pub open: bool,
 }
 
 /// Where to begin.
@@ -184,7 +186,7 @@ impl Shards {
                 self.buffered -= shard.buffer.iter().map(|record| record.data.len()).sum::<usize>();
             }
         }
-        for Listed { shard, parents } in all {
+        for Listed { shard, parents, open } in all {
             if self.shards.contains_key(&shard) {
                 continue;
             }
@@ -192,11 +194,13 @@ impl Shards {
                 source: self.source.clone(),
                 shard: shard.clone(),
             };
+            // A shard that takes records is not at its end: the checkpoint is of a stream that had this name before.
+            let decided = self.checkpoints.get(&name).filter(|at| !(open && **at == ShardAt::End)).cloned();
             self.by_index.insert(self.next_index, shard.clone());
             let new = Shard {
                 index: self.next_index,
                 parents,
-                decided: self.checkpoints.get(&name).cloned(),
+                decided,
                 read: None,
                 iterator: None,
                 buffer: VecDeque::new(),
@@ -219,7 +223,10 @@ impl Shards {
             return Next::Wait(None);
         }
         let ready = |shard: &&Shard| {
-            let blocked = shard.parents.iter().any(|parent| self.shards.get(parent).is_some_and(|parent| !parent.is_ended()));
+            let blocked = shard
+                .parents
+                .iter()
+                .any(|parent| self.shards.get(parent).is_some_and(|parent| !parent.is_ended()));
             let idle = shard.fetching.is_none() && shard.buffer.is_empty() && !shard.read_to_end && !shard.is_ended();
             idle && !blocked && shard.open.len() < MOST_OPEN
         };
@@ -296,7 +303,10 @@ impl Shards {
     /// Up to `max` records of one shard with its index and id, in order. The shards take turns.
     pub fn take(&mut self, max: usize) -> Option<(u32, Arc<str>, Vec<Record>)> {
         let waiting = |(id, shard): (&Arc<str>, &Shard)| (!shard.buffer.is_empty()).then(|| id.clone());
-        let after = self.turn.iter().flat_map(|turn| self.shards.range::<Arc<str>, _>((std::ops::Bound::Excluded(turn), std::ops::Bound::Unbounded)));
+        let after = self
+            .turn
+            .iter()
+            .flat_map(|turn| self.shards.range::<Arc<str>, _>((std::ops::Bound::Excluded(turn), std::ops::Bound::Unbounded)));
         let id = after.chain(&self.shards).find_map(waiting)?;
         let shard = self.shards.get_mut(&id)?;
         let taken: Vec<_> = shard.buffer.drain(..max.min(shard.buffer.len())).collect();
@@ -349,7 +359,11 @@ impl Shards {
     /// Whether a shard is ended and a child of it could be missing here.
     pub fn wants_list(&self) -> bool {
         let parents: HashSet<&Arc<str>> = self.shards.values().flat_map(|shard| &shard.parents).collect();
-        !self.listed || self.shards.iter().any(|(id, shard)| (shard.read_to_end || shard.is_ended()) && !parents.contains(id))
+        !self.listed
+            || self
+                .shards
+                .iter()
+                .any(|(id, shard)| (shard.read_to_end || shard.is_ended()) && !parents.contains(id))
     }
 
     fn shard(&mut self, index: u32) -> Option<(Arc<str>, &mut Shard)> {
@@ -383,6 +397,7 @@ mod tests {
         Listed {
             shard: shard.into(),
             parents: parents.iter().map(|parent| Arc::from(*parent)).collect(),
+            open: false,
         }
     }
 
@@ -426,7 +441,14 @@ mod tests {
         read(&mut shards, now, 8..13, Some("i"));
         let (index, _, taken) = shards.take(100).expect("records");
         assert_eq!(taken.len(), 5);
-        for (done, decided) in [("9", None), ("11", None), ("8", after(9)), ("8", after(9)), ("10", after(11)), ("12", after(12))] {
+        for (done, decided) in [
+            ("9", None),
+            ("11", None),
+            ("8", after(9)),
+            ("8", after(9)),
+            ("10", after(11)),
+            ("12", after(12)),
+        ] {
             assert!(!shards.done(index, done));
             assert_eq!(place(&shards, "a"), decided, "{done}");
         }
@@ -438,9 +460,16 @@ mod tests {
         let (mut shards, now) = (shards(&[]), Instant::now());
         shards.listed(vec![listed("a", &[]), listed("b", &["gone"])], now);
         assert_eq!(read(&mut shards, now, [1], None), "a", "closed by a merge");
-        assert_eq!(read(&mut shards, now, [2], Some("i")), "b", "a parent that is not kept any more holds nobody up");
+        assert_eq!(
+            read(&mut shards, now, [2], Some("i")),
+            "b",
+            "a parent that is not kept any more holds nobody up"
+        );
         assert!(shards.wants_list(), "`a` ended and has no child yet");
-        shards.listed(vec![listed("a", &[]), listed("b", &["gone"]), listed("c", &["a", "b"]), listed("d", &["c"])], now);
+        shards.listed(
+            vec![listed("a", &[]), listed("b", &["gone"]), listed("c", &["a", "b"]), listed("d", &["c"])],
+            now,
+        );
         assert!(!shards.wants_list());
         let (a, _, _) = shards.take(9).expect("records of a");
         let (b, _, _) = shards.take(9).expect("records of b");
@@ -449,7 +478,10 @@ mod tests {
         assert_eq!(read(&mut shards, later, [], None), "b");
         assert!(due(&mut shards, later).is_none(), "b is read to its end and not decided");
         assert!(shards.done(b, "2"));
-        assert_eq!((place(&shards, "a"), place(&shards, "b"), place(&shards, "c")), (Some(ShardAt::End), Some(ShardAt::End), None));
+        assert_eq!(
+            (place(&shards, "a"), place(&shards, "b"), place(&shards, "c")),
+            (Some(ShardAt::End), Some(ShardAt::End), None)
+        );
         let (fetch, shard, start) = due(&mut shards, later).expect("the child");
         assert_eq!((shard.as_str(), start), ("c", Start::Oldest));
         shards.fetched(fetch, Vec::new(), Some("i".into()), 0, later);
@@ -476,7 +508,24 @@ mod tests {
             shard: "old".into(),
         };
         sealed.fold(&SealSource { name: old, at: Some(at("5")) });
-        assert!(sealed.changes(&[shards]).iter().any(|change| &*change.name.shard == "old" && change.at.is_none()), "it is forgotten");
+        assert!(
+            sealed
+                .changes(&[shards])
+                .iter()
+                .any(|change| &*change.name.shard == "old" && change.at.is_none()),
+            "it is forgotten"
+        );
+    }
+
+    #[test]
+    fn a_stream_that_was_made_anew_under_its_name_is_read_although_the_old_one_ended() {
+        let (mut shards, now) = (shards(&[("a", ShardAt::End)]), Instant::now());
+        let open = Listed {
+            open: true,
+            ..listed("a", &[])
+        };
+        shards.listed(vec![open], now);
+        assert!(due(&mut shards, now).is_some_and(|(_, _, start)| start == Start::Oldest));
     }
 
     #[test]
@@ -486,10 +535,14 @@ mod tests {
         read(&mut shards, now, [3, 4], Some("i"));
         shards.take(9).expect("records");
         let later = now + POLL;
-        let Next::Fetch { fetch, iterator, .. } = shards.due(later) else { panic!("due") };
+        let Next::Fetch { fetch, iterator, .. } = shards.due(later) else {
+            panic!("due")
+        };
         assert_eq!(iterator.as_deref(), Some("i"));
         shards.failed(fetch, Trouble::Expired, later);
-        let Next::Fetch { fetch, iterator, start, .. } = shards.due(later) else { panic!("at once") };
+        let Next::Fetch { fetch, iterator, start, .. } = shards.due(later) else {
+            panic!("at once")
+        };
         assert_eq!((iterator, start), (None, Start::After("4".into())), "although nothing of it is decided");
         shards.failed(fetch, Trouble::Expired, later);
         assert!(matches!(shards.due(later), Next::Wait(Some(at)) if at > later), "not in a circle");
