@@ -5,6 +5,7 @@ use super::{
     base::Base,
     beside::{Beside, Cursor, Follows, Searchable},
     blocking,
+    foreign::{self, Foreign},
     front::{self, Behind, Front},
     kept::{Keeping, Kept},
     monitor::{self, Look, Watched},
@@ -31,7 +32,7 @@ use crate::{
             EmbeddedQueue,
             seals::{LogSeals, Told},
         },
-        seals::checkpoint,
+        seals::{Lease, checkpoint},
         wal::Wal,
     },
     seal::view::AppliedView,
@@ -56,6 +57,7 @@ pub struct Embedded {
     keeping: Option<Keeping>,
     /// The search store, if it is another.
     follows: Option<Follows>,
+    foreign: Foreign,
 }
 
 /// Where the log goes on, and the authority, which has it.
@@ -157,7 +159,7 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
                 seals: seals.clone(),
                 view: beside.view.clone(),
             });
-            let following = beside.follow(seals, authority.clone(), trimmable, settings);
+            let following = beside.follow(seals, authority.clone(), trimmable, &base);
             trimmable = following.trimmable.clone();
             follows = Some(following);
         }
@@ -195,6 +197,7 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         interval: settings.retention.interval,
     };
     retention.start();
+    let foreign = Foreign::start(&base, producer.clone(), dead_letters.clone(), alone(&base)?).await?;
     let mut looks = vec![
         look_at_actors(&actors, settings.actors.memory_bytes),
         look_at_queue(queue.clone(), log.wal.clone()),
@@ -236,6 +239,7 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
             store,
             keeping,
             follows,
+            foreign,
         }),
         failure,
         monitor,
@@ -256,7 +260,9 @@ impl Embedded {
             store,
             keeping,
             follows,
+            foreign,
         } = self;
+        shutdown.phase("sources", foreign.stop(), || "foreign queues".into()).await;
         shutdown.phase("erasures", eraser.stop(), || "erasures".into()).await;
         queue.stop_accepting();
         queue.stop_delivery();
@@ -288,6 +294,12 @@ impl Embedded {
             }
         }
     }
+}
+
+/// Nobody else takes this lease.
+fn alone(base: &Base<'_>) -> Result<Lease, AppError> {
+    let lease = Lease::new(base.objects.clone(), foreign::LEASE, base.settings.seal.lease, std::process::id().to_string());
+    lease.map_err(AppError::failed)
 }
 
 /// Resolves when the store shows everything that the log holds.

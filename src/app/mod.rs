@@ -15,6 +15,7 @@ mod cluster;
 mod embedded;
 mod engines;
 pub mod folder;
+mod foreign;
 mod front;
 mod kept;
 mod monitor;
