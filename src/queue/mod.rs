@@ -91,6 +91,18 @@ pub trait Producer: Send + Sync + 'static {
 
     /// The tenant's counters, exact: accepted = stored + duplicate + dead_lettered + pending.
     fn counters(&self, scope: &TenantScope) -> Counters;
+
+    /// Whether [`Counters::pending`] is all that is durable and undecided. Where other processes write too, nobody knows that: it is 0
+    /// then, and `accepted` is what is decided.
+    fn knows_pending(&self) -> bool {
+        true
+    }
+
+    /// Where pending is not known: resolves when everything is decided and visible that this process had acknowledged for the tenant before
+    /// the call, and the counters are no older than that; after `within` at the latest.
+    fn until_decided<'a>(&'a self, _scope: &'a TenantScope, _within: Duration) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Cumulative counters of one tenant. `accepted` is counted where packs become durable, `pending` is what waits now;

@@ -146,17 +146,23 @@ impl DeadLetters {
     /// Starts the task that writes; `settled` is the largest seal whose letters are known to be written. Must be called
     /// inside a tokio runtime.
     pub fn open(objects: Arc<dyn Objects>, settled: u64) -> Self {
-        Self::with_capacity(objects, settled, QUEUE_BYTES)
+        Self::with_capacity(objects, settled, QUEUE_BYTES, Shelves::default())
     }
 
-    fn with_capacity(objects: Arc<dyn Objects>, settled: u64, capacity: usize) -> Self {
+    /// The same where other processes write, replay and delete letters too: every question lists the objects. One that writes
+    /// ([`DeadLetters::submit`]) is for the seals of one partition, and `settled` is that partition's cursor.
+    pub fn shared(objects: Arc<dyn Objects>, settled: u64) -> Self {
+        Self::with_capacity(objects, settled, QUEUE_BYTES, Shelves::none())
+    }
+
+    fn with_capacity(objects: Arc<dyn Objects>, settled: u64, capacity: usize, shelves: Shelves) -> Self {
         let shared = Arc::new(Shared {
             objects,
             queue: Mutex::default(),
             room: Condvar::new(),
             work: Notify::new(),
             settled: watch::Sender::new(settled),
-            shelves: Shelves::default(),
+            shelves,
             forgotten: Mutex::default(),
             capacity,
         });

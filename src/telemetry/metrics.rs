@@ -4,7 +4,7 @@
 //! a process are one set, also when tests run several servers in it. A tenant is never a label; per-tenant numbers are
 //! served by the API.
 
-use crate::seal::erasure::ErasureKind;
+use crate::{seal::erasure::ErasureKind, sinks::retry::Remedy};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{
@@ -181,6 +181,8 @@ pub struct Metrics {
     /// Lag by stream, milliseconds: the gauge is the largest.
     stream_lags: Mutex<BTreeMap<String, u64>>,
     foreign: [Counter; 3],
+    sink_behind: [Gauge; 2],
+    sink_faults: [[Counter; 5]; 2],
     queue_events: [Counter; 6],
     queue_calls: [Counter; 4],
     queue_in_flight: Gauge,
@@ -342,6 +344,16 @@ impl Metrics {
         self.erased[at].increment(rows);
     }
 
+    /// How many seals a store is behind.
+    pub fn sink_behind(&self, sink: &str, seals: u64) {
+        self.sink_behind[sink_index(sink)].set(seals as f64);
+    }
+
+    /// A store met a fault, and what is done about it.
+    pub fn sink_fault(&self, sink: &str, remedy: Remedy) {
+        self.sink_faults[sink_index(sink)][remedy as usize].increment(1);
+    }
+
     /// Something happened to messages of a remote queue.
     pub fn queue_events(&self, event: QueueEvent, messages: u64) {
         self.queue_events[event as usize].increment(messages);
@@ -412,6 +424,13 @@ impl Drop for Waiting {
     }
 }
 
+/// Stores of their own that follow the seals.
+const SINKS: [&str; 2] = ["analytics", "search"];
+
+fn sink_index(sink: &str) -> usize {
+    usize::from(sink == SINKS[1])
+}
+
 fn register() -> (Metrics, PrometheusHandle) {
     let mut builder = PrometheusBuilder::new();
     for (name, buckets) in HISTOGRAMS {
@@ -459,6 +478,8 @@ fn register() -> (Metrics, PrometheusHandle) {
             stream_lags: Mutex::default(),
             foreign: ["forwarded", "refused", "known"].map(|outcome| counter!("sluice_foreign_messages_total", "outcome" => outcome)),
             limited: Limit::ALL.map(|limit| counter!("sluice_http_limited_total", "limit" => limit.as_str())),
+            sink_behind: SINKS.map(|sink| gauge!("sluice_sink_behind_seals", "sink" => sink)),
+            sink_faults: SINKS.map(|sink| Remedy::ALL.map(|fault| counter!("sluice_sink_faults_total", "sink" => sink, "fault" => fault.as_str()))),
             queue_events: ["sent", "not_sent", "received", "redelivered", "unreadable", "done"]
                 .map(|event| counter!("sluice_queue_messages_total", "event" => event)),
             queue_calls: ["send", "receive", "done", "hold"].map(|call| counter!("sluice_queue_requests_total", "call" => call)),
@@ -551,6 +572,8 @@ fn describe() {
         "Age of the oldest record of a Kinesis stream that is not decided, of all streams that this process reads."
     );
     describe_counter!("sluice_foreign_messages_total", "Messages of foreign queues by what became of them.");
+    describe_gauge!("sluice_sink_behind_seals", "Seals that a store of its own has not applied yet.");
+    describe_counter!("sluice_sink_faults_total", "Faults of stores of their own, by what is done about them.");
     describe_histogram!("sluice_http_request_seconds", Unit::Seconds, "Time of a request, by class of the answer.");
 }
 

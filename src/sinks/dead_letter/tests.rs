@@ -215,7 +215,7 @@ async fn a_submitter_waits_at_the_bound_and_only_there() {
     let fs = SimFs::new();
     let first = seal(1, SEALED_AT, vec![pack("acme", &[2])], None);
     let one = objects_of(&first).iter().map(|o| o.bytes.len()).sum::<usize>();
-    let letters = DeadLetters::with_capacity(objects(&fs), 0, 2 * one + one / 2);
+    let letters = DeadLetters::with_capacity(objects(&fs), 0, 2 * one + one / 2, Shelves::default());
     fs.hold_syncs();
     let seals: Vec<_> = (2..=6).map(|n| seal(n, SEALED_AT, vec![pack("acme", &[2])], None)).collect();
     let room = submit(&letters, &[first, seals[0].clone()]);
@@ -238,7 +238,7 @@ async fn a_submitter_waits_at_the_bound_and_only_there() {
 #[tokio::test]
 async fn a_seal_larger_than_the_bound_passes_and_closing_lets_the_submitter_go() {
     let fs = SimFs::new();
-    let letters = DeadLetters::with_capacity(objects(&fs), 0, 1);
+    let letters = DeadLetters::with_capacity(objects(&fs), 0, 1, Shelves::default());
     let seals: Vec<_> = (1..=3).map(|n| seal(n, SEALED_AT, vec![pack("acme", &[2, 4])], None)).collect();
     submit(&letters, &seals[..1]).join().expect("no panic");
     letters.drained().await;
