@@ -316,7 +316,10 @@ impl Worker {
         tokio::join!(consumer.close(), held.release());
         let _ = stopping.await; // a panic was logged where it happened
         if tokio::time::timeout(LAST_LETTERS, dead_letters.drained()).await.is_err() {
-            tracing::warn!(partition = self.parts.index, "dead letters that cannot be written now are left to the next owner");
+            tracing::warn!(
+                partition = self.parts.index,
+                "dead letters that cannot be written now are left to the next owner"
+            );
         }
         following.stop().await;
         log.close().await;

@@ -11,6 +11,7 @@
 use super::{
     Body, Running,
     base::Base,
+    foreign::Foreign,
     front::{self, Behind, Front, Listening},
     monitor::{self, Look, Watched},
     partition::{Partition, PartitionParts, PartitionWatch, State},
@@ -39,6 +40,7 @@ use crate::{
     seal::{DecidedSeal, erasure::ErasureKind},
     shutdown::Shutdown,
     sinks::{Authority, SealFollower, dead_letter::DeadLetters, routed::Routed},
+    sources,
     tail::{Tail, TailSettings, fresh::Fresh},
 };
 use futures_util::{
@@ -59,6 +61,7 @@ const LATE: Duration = Duration::from_secs(60);
 
 /// What this process has of the deployment.
 pub struct Shared {
+    foreign: Foreign,
     tail: Tail,
     producer: RemoteProducer,
     eraser: Eraser,
@@ -136,6 +139,18 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         leader = Some(Leader::start(lease(leader::LEASE)?, retention, deletions.clone()));
     }
 
+    let foreign = match role.consumes() {
+        false => Foreign::default(),
+        true => {
+            let parts = sources::Parts {
+                producer: Arc::new(producer.clone()),
+                catalog: base.catalog.clone(),
+                dead_letters: dead_letters.clone(),
+                objects: base.objects.clone(),
+            };
+            Foreign::start(settings, parts, |name| lease(name).map(Some)).await?
+        }
+    };
     let watches: Vec<_> = partitions.iter().map(Partition::watch).collect();
     let looks = vec![
         look_at_queue(producer.clone()),
@@ -179,6 +194,7 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         listening,
         front,
         body: Body::Shared(Shared {
+            foreign,
             tail,
             producer,
             eraser,
@@ -193,9 +209,10 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
 }
 
 impl Shared {
-    /// Retention and deletions go to another process · what was accepted is in the queue · partitions are sealed and given to others ·
+    /// Foreign queues are no longer read · retention and deletions go to another process · what was accepted is in the queue · partitions are sealed and given to others ·
     /// nothing is read any more.
     pub async fn stop(self, shutdown: &mut Shutdown) {
+        shutdown.phase("sources", self.foreign.stop(), || "foreign queues".into()).await;
         if let Some(exports) = self.exports {
             shutdown.phase("exports", async move { exports.stop().await }, || "export jobs".into()).await;
         }
@@ -204,7 +221,9 @@ impl Shared {
         }
         shutdown.phase("erasures", self.eraser.stop(), || "erasures".into()).await;
         self.producer.stop_accepting();
-        shutdown.phase("queue", self.producer.drained(), || "packs that the queue has not taken".into()).await;
+        shutdown
+            .phase("queue", self.producer.drained(), || "packs that the queue has not taken".into())
+            .await;
         let partitions = join_all(self.partitions.into_iter().map(Partition::stop));
         shutdown.phase("partitions", partitions, || "partitions".into()).await;
         shutdown.phase("tail", self.tail.stop(), || "readers of the seals".into()).await;

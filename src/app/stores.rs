@@ -80,6 +80,52 @@ pub fn search(settings: &Settings, passwords: &Passwords, view: Arc<dyn SealView
     }
 }
 
+/// Lays out what the configuration names, and says in a line each what was done.
+pub async fn migrate(settings: &Settings, passwords: &Passwords) -> Result<Vec<String>, AppError> {
+    let mut done = Vec::new();
+    if let AnalyticsChoice::ClickHouse(clickhouse) = &settings.engines.analytics {
+        done.push(migrate_clickhouse(settings, clickhouse, passwords).await?);
+    }
+    if let SearchChoice::OpenSearch(opensearch) = &settings.engines.search {
+        done.push(migrate_opensearch(settings, opensearch, passwords).await?);
+    }
+    if done.is_empty() {
+        done.push("nothing to do: both stores are in the data folder".to_owned());
+    }
+    Ok(done)
+}
+
+#[cfg(feature = "clickhouse")]
+async fn migrate_clickhouse(settings: &Settings, clickhouse: &ClickHouseSettings, passwords: &Passwords) -> Result<String, AppError> {
+    use crate::sinks::clickhouse::{LATEST, migrate};
+    let before = migrate(&clickhouse_settings(settings, clickhouse, passwords)).await.map_err(AppError::failed)?;
+    let database = &clickhouse.database;
+    Ok(match before {
+        before if before == LATEST => format!("clickhouse: the schema of `{database}` has version {LATEST} already"),
+        0 => format!("clickhouse: the schema of `{database}` was made, version {LATEST}"),
+        before => format!("clickhouse: the schema of `{database}` was changed from version {before} to {LATEST}"),
+    })
+}
+
+#[cfg(not(feature = "clickhouse"))]
+async fn migrate_clickhouse(_: &Settings, _: &ClickHouseSettings, _: &Passwords) -> Result<String, AppError> {
+    Err(super::engines::not_built("clickhouse"))
+}
+
+#[cfg(feature = "opensearch")]
+async fn migrate_opensearch(settings: &Settings, opensearch: &OpenSearchSettings, passwords: &Passwords) -> Result<String, AppError> {
+    use crate::sinks::opensearch::OpenSearch;
+    OpenSearch::migrate(&opensearch_settings(settings, opensearch, passwords))
+        .await
+        .map_err(AppError::failed)?;
+    Ok(format!("opensearch: templates and aliases of `{}` are in force", opensearch.index_prefix))
+}
+
+#[cfg(not(feature = "opensearch"))]
+async fn migrate_opensearch(_: &Settings, _: &OpenSearchSettings, _: &Passwords) -> Result<String, AppError> {
+    Err(super::engines::not_built("opensearch"))
+}
+
 /// How many partitions the configuration has; the log is one.
 pub fn partitions(settings: &Settings) -> u32 {
     use crate::config::QueueChoice;

@@ -84,3 +84,31 @@ pub fn check(tenant: &str, rows: &Rows, sent: &Sent, usage: &Value) {
     let foreign = by_id.keys().filter(|id| !sent.tried.contains(id)).count();
     assert_eq!(foreign, 0, "{tenant}: {foreign} entries that nobody sent");
 }
+
+/// What ClickHouse keeps beside the rows: each pack is decided by one seal, the ledger names exactly the rows, numbers grow with the seals.
+pub async fn check_ledger(engines: &Engines, database: &str) {
+    for (what, statement) in [
+        (
+            "a pack in two seals",
+            format!("SELECT pack_id FROM {database}.packs GROUP BY pack_id HAVING uniqExact(seal) > 1 OR count() > 1"),
+        ),
+        (
+            "a row that the ledger does not know, or the other way round",
+            format!(
+                "SELECT tenant_id, sequence, id, sum(side) AS sides FROM (SELECT tenant_id, sequence, id, seal, 1 AS side FROM {database}.logs \
+                 UNION ALL SELECT tenant_id, sequence, id, seal, -1 AS side FROM {database}.entry_ids) GROUP BY tenant_id, sequence, id, seal HAVING sides != 0"
+            ),
+        ),
+        (
+            "a later number in an earlier seal",
+            format!(
+                "SELECT tenant_id, seal, least FROM (SELECT tenant_id, seal, min(sequence) AS least, max(sequence) AS most, \
+                 lagInFrame(most, 1, 0) OVER (PARTITION BY tenant_id ORDER BY seal ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS before \
+                 FROM {database}.logs GROUP BY tenant_id, seal) WHERE least <= before"
+            ),
+        ),
+    ] {
+        let wrong = engines.clickhouse(&statement).await.expect("ClickHouse answers");
+        assert!(wrong.is_empty(), "{what}: {:?}", &wrong[..wrong.len().min(5)]);
+    }
+}

@@ -43,6 +43,13 @@ impl Engines {
         self.addresses.get(name).map_or("", String::as_str)
     }
 
+    /// The same engines, but one behind another address (a proxy).
+    pub fn with(&self, name: &str, address: String) -> Self {
+        let mut changed = self.clone();
+        changed.addresses.insert(name.to_owned(), address);
+        changed
+    }
+
     /// The same with connections of its own, to be used in another runtime.
     pub fn renewed(&self) -> Self {
         Self::at(self.addresses.clone())
@@ -157,6 +164,8 @@ impl Own {
     pub fn start(names: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let names: Vec<String> = names.iter().map(|name| name.to_lowercase()).collect();
+        let guard = Command::new(script("guard")).arg(std::process::id().to_string()).arg(folder.path()).status();
+        assert!(guard.expect("engines/guard runs").success());
         let engines = Engines::at(Self::up(&folder, &names));
         Self { folder, names, engines }
     }
