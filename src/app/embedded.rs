@@ -5,7 +5,7 @@ use super::{
     base::Base,
     beside::{Beside, Cursor, Follows, Searchable},
     blocking,
-    foreign::{self, Foreign},
+    foreign::Foreign,
     front::{self, Behind, Front},
     kept::{Keeping, Kept},
     monitor::{self, Look, Watched},
@@ -32,12 +32,13 @@ use crate::{
             EmbeddedQueue,
             seals::{LogSeals, Told},
         },
-        seals::{Lease, checkpoint},
+        seals::checkpoint,
         wal::Wal,
     },
     seal::view::AppliedView,
     shutdown::Shutdown,
     sinks::{Authority, SealFollower, dead_letter::DeadLetters, embedded::EmbeddedStore, routed::Routed},
+    sources,
     telemetry::metrics::metrics,
 };
 use futures_util::FutureExt;
@@ -197,7 +198,6 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         interval: settings.retention.interval,
     };
     retention.start();
-    let foreign = Foreign::start(&base, producer.clone(), dead_letters.clone(), alone(&base)?).await?;
     let mut looks = vec![
         look_at_actors(&actors, settings.actors.memory_bytes),
         look_at_queue(queue.clone(), log.wal.clone()),
@@ -205,6 +205,7 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
     looks.extend(store.clone().map(|store| look_at_store(store, damage_reported)));
     let (ready, fatal) = (running(sequencer.phase()).boxed(), halted(sequencer.phase(), log.wal).boxed());
     let lock = base.lock.clone();
+    let foreign_producer = producer.clone();
     let behind = Behind {
         producer,
         authority: routed,
@@ -214,6 +215,13 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         eraser: eraser.clone(),
         deletions,
     };
+    let foreign = sources::Parts {
+        producer: foreign_producer,
+        catalog: catalog.clone(),
+        dead_letters: dead_letters.clone(),
+        objects: base.objects.clone(),
+    };
+    let foreign = Foreign::start(settings, foreign, |_| Ok(None)).await?;
     let (front, listening) = Front::open(base, behind)?;
     let (monitor, failure) = monitor::start(Watched {
         health: health.clone(),
@@ -248,8 +256,8 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
 }
 
 impl Embedded {
-    /// Erasures end · deliveries end, tenants hand over · the last seal is applied · dead letters and stores have what they can ·
-    /// the log is closed.
+    /// Foreign queues are no longer read · erasures end · deliveries end, tenants hand over · the last seal is applied · dead letters and
+    /// stores have what they can · the log is closed.
     pub async fn stop(self, shutdown: &mut Shutdown) {
         let Self {
             eraser,
@@ -294,12 +302,6 @@ impl Embedded {
             }
         }
     }
-}
-
-/// Nobody else takes this lease.
-fn alone(base: &Base<'_>) -> Result<Lease, AppError> {
-    let lease = Lease::new(base.objects.clone(), foreign::LEASE, base.settings.seal.lease, std::process::id().to_string());
-    lease.map_err(AppError::failed)
 }
 
 /// Resolves when the store shows everything that the log holds.
