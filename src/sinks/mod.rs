@@ -33,6 +33,9 @@ pub enum StoreError {
     /// Reads are not possible yet: the store is still being rebuilt from the log (503).
     #[error("the store is still starting")]
     Starting,
+    /// This process has not been able to look at the seals lately, so that it does not know what was erased meanwhile (503).
+    #[error("the seals could not be read lately")]
+    Behind,
     /// The query ran past its deadline and was ended (504 `query_timeout`).
     #[error("the query ran past its deadline")]
     Deadline,
@@ -304,8 +307,12 @@ pub trait Authority: Send + Sync + 'static {
     fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>>;
     /// How many rows an erasure would remove if it were made now.
     fn count_would_erase(&self, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>>;
-    /// The tenant's visible head.
+    /// The tenant's visible head. Where other processes make the seals it may be a little old; see [`Authority::refreshed`].
     fn visible_head(&self, scope: &TenantScope) -> VisibleHead;
+    /// Resolves when [`Authority::visible_head`] is no older than this call: whatever anybody was shown before is below it.
+    fn refreshed(&self, _scope: &TenantScope) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
     /// Whether rows that it should have are left out of its answers, because they cannot be read (`meta.degraded`). Asked
     /// after an answer, it is true if the answer lacks them.
     fn degraded(&self) -> bool;

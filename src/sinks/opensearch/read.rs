@@ -221,7 +221,7 @@ impl Inner {
         if *query == Query::None || plan.upto == 0 {
             return Ok((0, true));
         }
-        let track = most.map_or(Value::Bool(true), |most| Value::from(most.min(i32::MAX as u64)));
+        let track = most.map_or(Value::Bool(true), |most| Value::from(most.clamp(1, i32::MAX as u64)));
         let body = json!({ "size": 0, "query": query.to_json(), "track_total_hits": track });
         self.search(plan, body, deadline, |found| {
             let total = found.answer.hits.total.ok_or_else(|| Fault::unreadable("a count"))?;
@@ -389,12 +389,13 @@ pub async fn list(inner: &Inner, scope: &TenantScope, query: ListQuery, deadline
                     more = true;
                     break 'page;
                 } else {
+                    let entry = plan.shown(entry);
                     bytes = bytes.saturating_add(entry.record.len());
                     if bytes > query.max_bytes && !entries.is_empty() {
                         more = true;
                         break 'page;
                     }
-                    entries.push(plan.shown(entry));
+                    entries.push(entry);
                 }
             }
             reached = Some(place);
@@ -411,6 +412,13 @@ pub async fn list(inner: &Inner, scope: &TenantScope, query: ListQuery, deadline
         }
     }
     let total = total(inner, &plan, query.count, query.skip.saturating_add(query.limit), began, deadline).await?;
+    // What was seen is known, whatever counting had time for.
+    let seen = if query.after.is_none() && !entries.is_empty() {
+        query.skip + entries.len() + usize::from(more)
+    } else {
+        0
+    };
+    let total = total.map(|(total, exact)| (total.max(seen as u64), exact));
     Ok(ListPage {
         entries,
         total: total.map(|(total, _)| total),

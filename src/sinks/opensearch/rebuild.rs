@@ -17,7 +17,7 @@ use crate::{
         filter::Filter,
         tenant::{TenantId, TenantScope},
     },
-    sinks::{Authority, StoreError},
+    sinks::{Authority, StoreError, follow::Progress},
 };
 use opensearch::http::Method;
 use serde_json::json;
@@ -88,6 +88,24 @@ impl OpenSearch {
             upto,
             head: head.max(upto),
         })
+    }
+
+    /// Copies whole logs, one after the other.
+    pub async fn copy_logs(&self, authority: &dyn Authority, logs: &[TenantId], progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<(), StoreError> {
+        let mut at = Progress {
+            of_logs: logs.len() as u64,
+            ..Progress::default()
+        };
+        for log in logs {
+            self.copy_log(authority, log, |rows| {
+                at.rows += rows;
+                progress(at);
+            })
+            .await?;
+            at.logs += 1;
+            progress(at);
+        }
+        Ok(())
     }
 
     /// Copies a whole log.
