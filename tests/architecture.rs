@@ -6,7 +6,8 @@ use std::{
 };
 
 /// (what must not appear, the only places where it may)
-const ONLY_IN: [(&str, &[&str]); 7] = [
+const ONLY_IN: [(&str, &[&str]); 8] = [
+    ("aws_sdk_sqs", &["src/queue/sqs/", "src/queue/remote/aws.rs", "src/sources/"]),
     ("actix::", &["src/actors/"]),
     ("axum::", &["src/http/"]),
     ("parquet::", &["src/sinks/embedded/part/"]),

@@ -18,7 +18,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -28,7 +28,7 @@ const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(60);
 /// Requests at a time that tell of messages.
 const TELLING: usize = 4;
 /// What arrives within it comes with one receive.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// One queue, with its dead-letter queue, as a source.
 pub struct SqsReceive {
