@@ -121,6 +121,7 @@ fn seal(n: u64, pack: Pack, head: u64) -> Arc<DecidedSeal> {
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         },
         crc: n as u32,
         packs: vec![Arc::new(pack)],

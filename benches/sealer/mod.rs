@@ -124,6 +124,7 @@ impl Sealer {
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         };
         Arc::new(DecidedSeal {
             seal,

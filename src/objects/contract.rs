@@ -1,6 +1,6 @@
 //! What every engine for objects must do, as one suite; and the two that it runs on.
 
-use super::{Key, ObjectError, Objects, Precondition, folder::FolderObjects};
+use super::{Key, ObjectError, Objects, Precondition, folder::FolderObjects, memory::MemoryObjects};
 use crate::fs::real::RealFs;
 use std::sync::Arc;
 
@@ -123,4 +123,9 @@ async fn a_folder_keeps_the_contract() {
     let dir = tempfile::tempdir().expect("a folder");
     let objects = FolderObjects::open(Arc::new(RealFs), dir.path().join("objects")).expect("opened");
     holds(Arc::new(objects)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_keeps_the_contract() {
+    holds(Arc::new(MemoryObjects::default())).await;
 }

@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod contract;
 pub mod folder;
+#[cfg(test)]
+pub(crate) mod memory;
 #[cfg(feature = "s3")]
 pub mod s3;
 

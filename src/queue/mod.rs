@@ -4,7 +4,10 @@
 //! pipeline in `actors`.
 
 pub mod embedded;
+#[cfg(feature = "kinesis")]
+pub mod kinesis;
 pub mod remote;
+pub mod seals;
 #[cfg(feature = "sqs")]
 pub mod sqs;
 pub mod wal;
@@ -88,6 +91,18 @@ pub trait Producer: Send + Sync + 'static {
 
     /// The tenant's counters, exact: accepted = stored + duplicate + dead_lettered + pending.
     fn counters(&self, scope: &TenantScope) -> Counters;
+
+    /// Whether [`Counters::pending`] is all that is durable and undecided. Where other processes write too, nobody knows that: it is 0
+    /// then, and `accepted` is what is decided.
+    fn knows_pending(&self) -> bool {
+        true
+    }
+
+    /// Where pending is not known: resolves when everything is decided and visible that this process had acknowledged for the tenant before
+    /// the call, and the counters are no older than that; after `within` at the latest.
+    fn until_decided<'a>(&'a self, _scope: &'a TenantScope, _within: Duration) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Cumulative counters of one tenant. `accepted` is counted where packs become durable, `pending` is what waits now;
@@ -132,12 +147,23 @@ pub trait SealLog: Send + Sync + 'static {
     fn sealed(&self, seal: &Seal, at: Position);
     /// The store shows the seal: its packs are no longer pending, their bytes are given back, waiters hear the counts.
     fn applied(&self, seal: &DecidedSeal);
+    /// These packs were delivered although a seal has decided them: whoever had them made durable once more (a forwarder of foreign
+    /// messages, after a crash) is not to have them pending, nor counted.
+    fn known(&self, packs: &[Uuid]) {
+        let _ = packs;
+    }
     /// Copies old undecided packs forward and waits for the sync. Called between two seals only.
     fn copy_forward(&self) -> Result<(), SealLogError>;
     /// Every segment below this one is gone.
     fn first_segment(&self) -> u64;
-    /// Reads the packs of a durable seal back, one for each of `seal.packs`; `None` where none of its positions can be read.
-    fn load(&self, seal: &Seal) -> Vec<Option<Arc<Pack>>>;
+    /// Reads the packs of a durable seal back, one for each of `seal.packs`; `None` where none of its positions can be read. An
+    /// error says that they cannot be read now.
+    fn load(&self, seal: &Seal) -> Result<Vec<Option<Arc<Pack>>>, SealLogError>;
+    /// Whether tickets are settled when the seal is durable, and not only when the store shows it: so it is where the packs stand in
+    /// a queue of its own, and the seal holds a copy of them.
+    fn settles_at_seal(&self) -> bool {
+        false
+    }
 }
 
 /// Why a seal did not become durable.
@@ -146,12 +172,15 @@ pub enum SealLogError {
     /// No room; nothing was kept, so the same seal may be appended again.
     #[error("the log has no room")]
     Full,
-    /// The log is closed; nothing was kept.
+    /// The log is closed; nothing was kept, or nobody will hear that it was.
     #[error("the log is closed")]
     Closed,
     /// Another owner made this seal, or it was trimmed already: this one is a zombie, must forget everything and step down.
     #[error("another owner goes on with this partition")]
     Fenced,
+    /// It is not known whether the seal is durable, but the same seal, byte by byte, may be appended again until it is.
+    #[error("it is not known yet whether the seal is durable: {0}")]
+    Doubtful(Arc<str>),
     /// It is not known whether the seal is durable: nothing may be decided any more by this process.
     #[error("the log failed: {0}")]
     Failed(Arc<str>),

@@ -1,11 +1,11 @@
 //! The bytes of a seal.
 //!
-//! # Seal, versions 1 to 3 (fixed integers little endian; `v` is a LEB128 varint of at most 64 bits, in its shortest form)
+//! # Seal, versions 1 to 4 (fixed integers little endian; `v` is a LEB128 varint of at most 64 bits, in its shortest form)
 //!
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 4 | magic `SLSE` |
-//! | 4 | 2 | version: 1; 2 if it erases or has results of erasures; 3 if it retires tenants |
+//! | 4 | 2 | version: 1; 2 if it erases or has results of erasures; 3 if it retires tenants; 4 if it has checkpoints of sources |
 //! | 6 | 2 | flags: bit 0 chain break; the others 0 |
 //! | 8 | 4 | length of the whole seal in bytes, the checksum included |
 //! | 12 | 8 | n |
@@ -26,7 +26,7 @@
 //! | | v | number of its first new entry, 0 when none is new |
 //! | | v | number of entries, at least 1 |
 //! | | ⌈entries / 4⌉ | 2 bits per entry, the first in the lowest bits: 0 new, 1 duplicate, 2 conflict, 3 refused; unused bits 0 |
-//! | | | in versions 2 and 3 only: |
+//! | | | in versions 2 to 4 only: |
 //! | … | v | number of erasures, then each of them: |
 //! | | v | index of its tenant |
 //! | | 16 | job |
@@ -37,27 +37,36 @@
 //! | | v | index of its tenant |
 //! | | 16 | job |
 //! | | v | rows |
-//! | | | in version 3 only: |
-//! | … | v | number of retired tenants, at least 1, then each of them: |
+//! | | | in versions 3 and 4 only: |
+//! | … | v | number of retired tenants, in version 3 at least 1, then each of them: |
 //! | | v | index of the tenant, larger than the one before it |
+//! | | | in version 4 only: |
+//! | … | v | number of shards, at least 1, then each of them, ascending by source and shard: |
+//! | | v + … | length and text of the source's name |
+//! | | v + … | length and text of the shard's id |
+//! | | 1 | 0 forgotten, 1 decided up to a record, 2 decided to its end |
+//! | | v + … | only if 1: length and text of that record's sequence number |
 //! | end − 4 | 4 | CRC32C of everything before it; this is the CRC that the next seal names |
 //!
-//! A seal is written in the lowest version that can say it, so that builds which know no erasures, or no retired tenants,
-//! can read logs without any, and refuse what they would not obey. There is one encoding of a seal: what [`decode`] takes, [`encode`] gives back byte by byte. [`decode`] never panics
+//! A seal is written in the lowest version that can say it, so that builds which know no erasures, no retired tenants, or no
+//! sources can read logs without any, and refuse what they would not obey. There is one encoding of a seal: what [`decode`] takes, [`encode`] gives back byte by byte. [`decode`] never panics
 //! and never allocates more than a small multiple of its input.
 
 use super::{
     Decision, Refusal, Seal, SealErasure, SealPack, SealRemoved, SealTenant,
     erasure::{Erasure, ErasureKind},
+    source::{SealSource, ShardAt, ShardName},
 };
 use crate::{model::tenant::TenantId, queue::Position};
 use smallvec::SmallVec;
+use std::sync::Arc;
 use uuid::Uuid;
 
 const MAGIC: &[u8; 4] = b"SLSE";
 const VERSION: u16 = 1;
 const VERSION_ERASING: u16 = 2;
 const VERSION_RETIRING: u16 = 3;
+const VERSION_SOURCES: u16 = 4;
 const HEADER_LEN: usize = 48;
 const FLAG_CHAIN_BREAK: u16 = 1;
 
@@ -91,7 +100,9 @@ pub fn encode(seal: &Seal) -> Vec<u8> {
     let entries: usize = seal.packs.iter().map(|p| p.decisions.len()).sum();
     let mut out = Vec::with_capacity(HEADER_LEN + 64 * seal.tenants.len() + 40 * seal.packs.len() + entries / 4 + 8);
     out.extend_from_slice(MAGIC);
-    let version = if !seal.retired.is_empty() {
+    let version = if !seal.sources.is_empty() {
+        VERSION_SOURCES
+    } else if !seal.retired.is_empty() {
         VERSION_RETIRING
     } else if !seal.erasures.is_empty() || !seal.removed.is_empty() {
         VERSION_ERASING
@@ -146,6 +157,9 @@ pub fn encode(seal: &Seal) -> Vec<u8> {
             put(&mut out, u64::from(*tenant));
         }
     }
+    if version >= VERSION_SOURCES {
+        put_sources(&mut out, &seal.sources);
+    }
     let len = (out.len() + 4) as u32;
     out[8..12].copy_from_slice(&len.to_le_bytes());
     out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
@@ -166,6 +180,26 @@ fn put_erasing(out: &mut Vec<u8>, seal: &Seal) {
         put(out, u64::from(*tenant));
         out.extend_from_slice(job.as_bytes());
         put(out, *rows);
+    }
+}
+
+fn put_sources(out: &mut Vec<u8>, sources: &[SealSource]) {
+    fn text(out: &mut Vec<u8>, text: &str) {
+        put(out, text.len() as u64);
+        out.extend_from_slice(text.as_bytes());
+    }
+    put(out, sources.len() as u64);
+    for SealSource { name, at } in sources {
+        text(out, &name.source);
+        text(out, &name.shard);
+        match at {
+            None => out.push(0),
+            Some(ShardAt::After(number)) => {
+                out.push(1);
+                text(out, number);
+            }
+            Some(ShardAt::End) => out.push(2),
+        }
     }
 }
 
@@ -190,7 +224,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Seal, u32), SealError> {
     let (body, checksum) = bytes.split_at(found - 4);
     let mut from = Reader(&body[4..]);
     let version = u16::from_le_bytes(from.array()?);
-    if !(VERSION..=VERSION_RETIRING).contains(&version) {
+    if !(VERSION..=VERSION_SOURCES).contains(&version) {
         return Err(SealError::Version(version));
     }
     let flags = u16::from_le_bytes(from.array()?);
@@ -216,6 +250,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Seal, u32), SealError> {
         erasures: Vec::new(),
         removed: Vec::new(),
         retired: Vec::new(),
+        sources: Vec::new(),
     };
     if version >= VERSION_ERASING {
         seal.erasures = from.many(27, read_erasure)?;
@@ -224,13 +259,18 @@ pub fn decode(bytes: &[u8]) -> Result<(Seal, u32), SealError> {
     if version >= VERSION_RETIRING {
         seal.retired = from.many(1, Reader::varint32)?;
     }
+    if version >= VERSION_SOURCES {
+        seal.sources = from.many(3, read_source)?;
+    }
     let says_something = match version {
         VERSION => true,
         VERSION_ERASING => !seal.erasures.is_empty() || !seal.removed.is_empty(),
-        _ => !seal.retired.is_empty() && seal.retired.is_sorted_by(|a, b| a < b),
+        VERSION_RETIRING => !seal.retired.is_empty(),
+        _ => !seal.sources.is_empty(),
     };
-    if !says_something {
-        return Err(SealError::Malformed("it erases or retires nothing, or not in order"));
+    let in_order = seal.retired.is_sorted_by(|a, b| a < b) && seal.sources.is_sorted_by(|a, b| a.name < b.name);
+    if !says_something || !in_order {
+        return Err(SealError::Malformed("it lacks what its version is for, or is not in order"));
     }
     if !from.0.is_empty() {
         return Err(SealError::Malformed("something follows its end"));
@@ -337,6 +377,20 @@ fn read_removed(from: &mut Reader<'_>) -> Result<SealRemoved, SealError> {
     })
 }
 
+fn read_source(from: &mut Reader<'_>) -> Result<SealSource, SealError> {
+    let name = ShardName {
+        source: from.text()?,
+        shard: from.text()?,
+    };
+    let at = match from.byte()? {
+        0 => None,
+        1 => Some(ShardAt::After(from.text()?)),
+        2 => Some(ShardAt::End),
+        _ => return Err(SealError::Malformed("a place in a shard is unknown")),
+    };
+    Ok(SealSource { name, at })
+}
+
 fn put(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
@@ -388,6 +442,12 @@ impl<'a> Reader<'a> {
         u32::try_from(self.varint()?).map_err(|_| SealError::Malformed("a number is longer than 32 bits"))
     }
 
+    fn text(&mut self) -> Result<Arc<str>, SealError> {
+        let len = self.varint32()? as usize;
+        let text = std::str::from_utf8(self.take(len)?).map_err(|_| SealError::Malformed("a name is no text"))?;
+        Ok(text.into())
+    }
+
     /// A count, then as many items of at least `least` bytes each: a count that cannot be true is refused before anything is allocated.
     fn many<T>(&mut self, least: usize, mut read: impl FnMut(&mut Self) -> Result<T, SealError>) -> Result<Vec<T>, SealError> {
         let count = usize::try_from(self.varint()?).ok().filter(|n| *n <= self.0.len() / least).ok_or(Self::CUT)?;
@@ -432,6 +492,7 @@ mod tests {
             erasures: vec![],
             removed: vec![],
             retired: vec![],
+            sources: Vec::new(),
         }
     }
 
@@ -457,6 +518,24 @@ mod tests {
         }
     }
 
+    fn sourced() -> Seal {
+        let source = |shard: &str, at| SealSource {
+            name: ShardName {
+                source: "s".into(),
+                shard: shard.into(),
+            },
+            at,
+        };
+        Seal {
+            sources: vec![
+                source("a", None),
+                source("b", Some(ShardAt::After("495".into()))),
+                source("c", Some(ShardAt::End)),
+            ],
+            ..erasing()
+        }
+    }
+
     #[test]
     fn a_seal_reads_back_as_written() {
         let without_packs = Seal { packs: vec![], ..erasing() };
@@ -465,7 +544,25 @@ mod tests {
             ..without_packs.clone()
         };
         let retiring_only = Seal { retired: vec![1], ..sample() };
-        for seal in [sample(), erasing(), retiring(), without_packs, result_only, retiring_only] {
+        let sources_only = Seal {
+            sources: sourced().sources,
+            ..sample()
+        };
+        let everything = Seal {
+            sources: sourced().sources,
+            ..retiring()
+        };
+        for seal in [
+            sample(),
+            erasing(),
+            retiring(),
+            sourced(),
+            without_packs,
+            result_only,
+            retiring_only,
+            sources_only,
+            everything,
+        ] {
             let bytes = encode(&seal);
             assert_eq!(decode(&bytes), Ok((seal, crc_of(&bytes))));
         }
@@ -473,7 +570,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_cut_is_noticed() {
-        for good in [encode(&sample()), encode(&erasing()), encode(&retiring())] {
+        for good in [encode(&sample()), encode(&erasing()), encode(&retiring()), encode(&sourced())] {
             for at in 0..good.len() {
                 for bit in 0..8 {
                     let mut bad = good.clone();
@@ -509,6 +606,35 @@ mod tests {
         assert_eq!(retiring[4], 3);
         assert_eq!(retiring[48..erasing.len() - 4], erasing[48..erasing.len() - 4], "the same up to the results");
         assert_eq!(retiring[erasing.len() - 4..retiring.len() - 4], [2, 0, 1], "two tenants, by their indexes");
+
+        let sourced = encode(&sourced());
+        assert_eq!(sourced[4], 4);
+        assert_eq!(sourced[48..erasing.len() - 4], erasing[48..erasing.len() - 4], "the same up to the results");
+        let added = &sourced[erasing.len() - 4..sourced.len() - 4];
+        assert_eq!(added, b"\x00\x03\x01s\x01a\x00\x01s\x01b\x01\x03495\x01s\x01c\x02");
+    }
+
+    #[test]
+    fn a_list_of_sources_has_one_form() {
+        let plain = encode(&sourced());
+        let without = plain.len() - 4 - 20;
+        for (list, good) in [
+            (&b"\x01\x01s\x01a\x00"[..], true),
+            (b"\x00", false),
+            (b"\x02\x01s\x01a\x00\x01s\x01a\x02", false),
+            (b"\x02\x01s\x01b\x00\x01s\x01a\x00", false),
+            (b"\x02\x01s\x01b\x00\x01t\x01a\x00", true),
+            (b"\x01\x01s\x01a\x03", false),
+            (b"\x01\x01\xff\x01a\x00", false),
+        ] {
+            let mut bytes = plain[..without].to_vec();
+            bytes.extend_from_slice(list);
+            let len = (bytes.len() + 4) as u32;
+            bytes[8..12].copy_from_slice(&len.to_le_bytes());
+            let crc = crc32c::crc32c(&bytes);
+            bytes.extend_from_slice(&crc.to_le_bytes());
+            assert_eq!(decode(&bytes).is_ok(), good, "{list:?}");
+        }
     }
 
     #[test]
@@ -574,8 +700,8 @@ mod tests {
     proptest! {
         /// Bytes with a good checksum but arbitrary contents: an error or a seal with this very encoding, never a panic.
         #[test]
-        fn arbitrary_contents_never_panic_and_have_one_encoding(edits in prop::collection::vec((12usize..270, any::<u8>()), 0..6), cut in 0usize..60, kind in 0usize..3) {
-            let mut bytes = encode(&[sample(), erasing(), retiring()][kind]);
+        fn arbitrary_contents_never_panic_and_have_one_encoding(edits in prop::collection::vec((12usize..270, any::<u8>()), 0..6), cut in 0usize..60, kind in 0usize..4) {
+            let mut bytes = encode(&[sample(), erasing(), retiring(), sourced()][kind]);
             bytes.truncate(bytes.len() - 4 - cut.min(bytes.len() - 60));
             for (at, value) in edits {
                 if let Some(byte) = bytes.get_mut(at) {

@@ -1,14 +1,15 @@
 //! Seals: the durable decisions about packs, numbered without a hole. A number exists only in a seal.
 //!
 //! This module holds the seal as plain data; [`codec`] its bytes, [`erasure`] what seals erase, [`state`] what a sequence of
-//! seals adds up to, [`view`] what a store of another process needs to know of it.
+//! seals adds up to, [`source`] how far sources without acks are decided, [`view`] what a store of another process needs to know of it.
 
 pub mod codec;
 pub mod erasure;
+pub mod source;
 pub mod state;
 pub mod view;
 
-use self::erasure::Erasure;
+use self::{erasure::Erasure, source::SealSource};
 use crate::{
     model::{entry::EntryRef, pack::Pack, tenant::TenantId},
     queue::Position,
@@ -123,6 +124,8 @@ pub struct Seal {
     /// Indexes into [`Seal::tenants`], ascending: whose packs are refused from the next seal on, for ever. Each of them has an
     /// erasure in the same seal that takes all its rows.
     pub retired: Vec<u32>,
+    /// Where shards of sources without acks stand that have gone on since the last seal, ascending by name, each once.
+    pub sources: Vec<SealSource>,
 }
 
 impl Seal {

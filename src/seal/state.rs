@@ -1,8 +1,8 @@
-//! What a sequence of seals adds up to: heads, counters, erasures and who is retired. The sequencer keeps it, recovery rebuilds it from the log, and
+//! What a sequence of seals adds up to: heads, counters, erasures, who is retired, and how far sources are decided. The sequencer keeps it, recovery rebuilds it from the log, and
 //! the store's manifest carries it as the checkpoint. It changes by seals only and is never read from rows, so that
 //! deletion cannot lower a head.
 
-use super::{Seal, erasure::Erasures};
+use super::{Seal, erasure::Erasures, source::SourceCheckpoints};
 use crate::model::tenant::TenantId;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -44,6 +44,8 @@ pub struct SealState {
     pub erasures: HashMap<TenantId, Arc<Erasures>>,
     /// Tenants that were deleted: no later pack of theirs gets a number. Only ever grows.
     pub retired: HashSet<TenantId>,
+    /// How far sources without acks are decided.
+    pub sources: SourceCheckpoints,
 }
 
 /// A seal does not follow the one before it: one may be lost.
@@ -89,6 +91,9 @@ impl SealState {
             Arc::make_mut(self.erasures.entry(tenant.clone()).or_default()).add(&made.erasure);
         }
         self.retired.extend(seal.retires().cloned());
+        for change in &seal.sources {
+            self.sources.fold(change);
+        }
         for result in &seal.removed {
             let tenant = &seal.tenants[result.tenant as usize].tenant;
             let settled = self.erasures.get_mut(tenant).is_some_and(|all| Arc::make_mut(all).settle(result.job));
@@ -140,6 +145,7 @@ mod tests {
             erasures: vec![],
             removed: vec![],
             retired: vec![],
+            sources: Vec::new(),
         }
     }
 

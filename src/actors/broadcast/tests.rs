@@ -47,6 +47,7 @@ impl Store {
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         };
         for (i, (pack, void)) in packs.iter().enumerate() {
             let rows = tenants.entry(pack.tenant().clone()).or_default();

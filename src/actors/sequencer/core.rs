@@ -13,13 +13,14 @@
 //! then the window has let go of every row that it could hide, the ledger hides them, and the ids of the last minutes are
 //! forgotten for that tenant. So an erased row's id is unknown to the very next seal, and no memory has to be searched for it.
 
-use super::memory::{KnownPacks, NewRow, Recent, Window};
+use super::memory::{KnownPacks, NewRow, Recent, SealRows, Window};
 use crate::{
     model::{entry::ContentHash, pack::Pack, tenant::TenantId},
     queue::Position,
     seal::{
         DecidedSeal, Decision, Refusal, Seal, SealErasure, SealPack, SealRemoved, SealTenant, codec,
         erasure::{Erasure, ErasureKind, Erasures},
+        source::SourceReport,
         state::{SealState, TenantState},
     },
 };
@@ -126,6 +127,8 @@ pub struct Plan {
     packs: Vec<Undecided>,
     /// Of each entry of the packs that are not refused.
     entries: Vec<Planned>,
+    /// Packs that a seal has decided already.
+    pub known: Vec<Uuid>,
     /// To be looked up in the ledger; the answers go to [`Core::decide`] in this order.
     pub lookups: Vec<(TenantId, Uuid)>,
 }
@@ -168,6 +171,38 @@ impl Core {
         }
     }
 
+    /// Clocks of two processes may differ by this, milliseconds ([`SKEW_MS`](super::memory::SKEW_MS) unless it is said). Before the first plan.
+    pub fn with_clock_skew(mut self, skew: i64) -> Self {
+        self.recent.set_skew(skew);
+        self
+    }
+
+    /// Seals of the last owner that the store does not show yet, with their rows, and the last of them that erases something:
+    /// so deciding goes on while they are applied. Before the first plan, ascending.
+    pub fn resume(&mut self, window: Vec<(u64, SealRows)>, erasing: u64) {
+        for (n, rows) in window {
+            self.window.add_rows(n, rows);
+        }
+        self.erasing = self.erasing.max(erasing);
+    }
+
+    /// Those of `packs` that may have been decided before this memory begins, and so must be asked of the ledger before they are
+    /// planned.
+    pub fn uncertain(&self, packs: &[Undecided]) -> Vec<Uuid> {
+        let uncertain = |item: &&Undecided| self.known.is_uncertain(item.pack.id(), item.pack.header().received_at);
+        packs.iter().filter(uncertain).map(|item| item.pack.id()).collect()
+    }
+
+    /// Likewise the names of orders that came through a queue: the millisecond that they carry tells when they were made.
+    pub fn uncertain_orders(&self, orders: &[Order]) -> Vec<Uuid> {
+        let job = |order: &Order| match *order {
+            Order::Erase { job, .. } | Order::Retire { job, .. } => Some(job),
+            Order::Removed { .. } => None, // taken once, by the erasure that waits for it
+        };
+        let uncertain = |job: &Uuid| self.known.is_uncertain(*job, super::memory::made_at(*job).unwrap_or(i64::MIN));
+        orders.iter().filter_map(job).filter(uncertain).collect()
+    }
+
     /// Heads and counters after the last adopted seal.
     pub fn state(&self) -> &SealState {
         &self.state
@@ -207,6 +242,7 @@ impl Core {
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         };
         Some(Draft {
             seal,
@@ -221,7 +257,11 @@ impl Core {
         debug_assert!(self.gap.is_none(), "the gap seal comes first");
         let (mut plan, mut taken) = (Plan::default(), HashSet::new());
         for mut item in packs {
-            if self.known.contains(item.pack.id()) || !taken.insert(item.pack.id()) {
+            if self.known.contains(item.pack.id()) {
+                plan.known.push(item.pack.id());
+                continue;
+            }
+            if !taken.insert(item.pack.id()) {
                 continue;
             }
             if self.state.retired.contains(item.pack.tenant()) {
@@ -319,6 +359,7 @@ impl Core {
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         };
         Draft { seal, packs, rows }
     }
@@ -335,6 +376,7 @@ impl Core {
                 .entry(tenant)
                 .or_insert_with(|| self.state.erasures_of(tenant).map_or_else(Erasures::default, |all| (**all).clone()));
             match *order {
+                Order::Erase { job, .. } | Order::Retire { job, .. } if self.known.contains(job) => (), // it was delivered before
                 Order::Erase { kind, cutoff, job, .. } if after.pending().iter().all(|pending| pending.job != job) => {
                     let (tenant, head) = (making.tenant(tenant, &self.state), self.state.tenant(tenant).head);
                     let erasure = Erasure { job, kind, cutoff, head };
@@ -368,9 +410,15 @@ impl Core {
             erasures,
             removed,
             retired: retired.into_iter().collect(),
+            sources: Vec::new(),
         };
         let (packs, rows) = (Vec::new(), Vec::new());
         (!seal.tenants.is_empty()).then_some(Draft { seal, packs, rows })
+    }
+
+    /// Lets the draft say how far the sources are decided, by the seals before it, where that is news.
+    pub fn carry(&self, draft: &mut Draft, now: &[SourceReport]) {
+        draft.seal.sources = self.state.sources.changes(now);
     }
 
     /// The draft, encoded as `encoded`, is durable: from here on it is the truth.
@@ -385,7 +433,12 @@ impl Core {
         self.state.fold(&seal.seal, seal.crc);
         for pack in &seal.seal.packs {
             let last = pack.positions.iter().map(|at| at.segment).max().unwrap_or_default();
-            self.known.add(pack.pack_id, last);
+            self.known.add_at(pack.pack_id, last, seal.seal.sealed_at);
+        }
+        if self.known.begins_somewhere() {
+            for made in &seal.seal.erasures {
+                self.known.add_sealed(made.erasure.job, seal.seal.n, seal.seal.sealed_at);
+            }
         }
         self.window.add(&seal, &draft.rows);
         self.recent.add(&seal, &draft.rows);
@@ -402,6 +455,7 @@ impl Core {
     /// The store shows every seal up to `n`.
     pub fn applied(&mut self, n: u64) {
         self.window.applied(n);
+        self.known.applied(n);
     }
 
     /// Every segment below `segment` is gone from the log.

@@ -93,6 +93,11 @@ impl Followed {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Seals may be handed over, and the next one decided, while those of the last run are applied: their rows are in the window.
+    pub(super) fn decide_at_once(&self) {
+        self.note(|state| state.ready = true);
+    }
+
     /// Hands a seal over. Its bytes may exceed the bound once; `Followed::wait_for_room` keeps it to that.
     pub(super) fn push(&self, handed: Handed) {
         let mut state = self.lock();
@@ -165,9 +170,12 @@ impl Follower {
     pub(super) fn run(self, replay: Vec<FoundSeal>) {
         let _ended = Ended(self.followed.clone());
         for found in replay {
-            let seal = Arc::new(self.load(found));
+            let Some(seal) = self.load(found).map(Arc::new) else { return };
             if !self.apply(&seal) {
                 return;
+            }
+            if self.parts.log.settles_at_seal() {
+                self.parts.log.applied(&seal); // here the log keeps the cursor
             }
             self.parts.publisher.publish(&seal);
             self.followed.note(|state| state.applied = seal.seal.n);
@@ -204,9 +212,20 @@ impl Follower {
         true
     }
 
-    /// The seal with its packs. Packs that cannot be read any more are left out and reported.
-    fn load(&self, found: FoundSeal) -> DecidedSeal {
-        let loaded = self.parts.log.load(&found.seal);
+    /// The seal with its packs. Packs that cannot be read any more are left out and reported. `None` when the process stops before
+    /// the log could be read.
+    fn load(&self, found: FoundSeal) -> Option<DecidedSeal> {
+        let mut attempt = 0;
+        let loaded = loop {
+            match self.parts.log.load(&found.seal) {
+                Ok(loaded) => break loaded,
+                Err(error) => tracing::warn!(seal = found.seal.n, attempt, %error, "a seal cannot be read back; it is tried again"),
+            }
+            if self.stop.wait(attempt) {
+                return None;
+            }
+            attempt += 1;
+        };
         let mut seal = found.seal;
         let (mut kept, mut packs, mut lost) = (Vec::with_capacity(loaded.len()), Vec::with_capacity(loaded.len()), Vec::new());
         for (decided, pack) in seal.packs.drain(..).zip(loaded) {
@@ -236,11 +255,11 @@ impl Follower {
             );
         }
         self.losses.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
-        DecidedSeal {
+        Some(DecidedSeal {
             seal,
             crc: found.crc,
             packs,
             encoded_len: found.encoded_len,
-        }
+        })
     }
 }

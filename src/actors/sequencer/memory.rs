@@ -42,6 +42,9 @@ fn rows_of<'a>(tenants: &'a mut HashMap<TenantId, Rows>, tenant: &TenantId) -> &
     tenants.get_mut(tenant).expect("it was just made")
 }
 
+/// The new rows of a seal, in runs of one tenant each.
+pub type SealRows = Vec<(TenantId, Vec<(Uuid, ContentHash)>)>;
+
 /// The ids of a seal's new rows, in runs of one tenant each.
 type SealIds = Vec<(TenantId, Vec<Uuid>)>;
 
@@ -63,6 +66,17 @@ impl Window {
         }
         self.rows += rows.len();
         self.seals.push_back((seal.seal.n, ids));
+    }
+
+    /// Adds the new rows of a seal of the last owner.
+    pub fn add_rows(&mut self, n: u64, rows: SealRows) {
+        let mut ids = Vec::new();
+        for (tenant, rows) in rows {
+            self.rows += rows.len();
+            ids.push((tenant.clone(), rows.iter().map(|(id, _)| *id).collect()));
+            rows_of(&mut self.tenants, &tenant).extend(rows);
+        }
+        self.seals.push_back((n, ids));
     }
 
     /// The rows of `tenant`.
@@ -93,10 +107,9 @@ impl Window {
     }
 }
 
-/// Clocks of one machine may jump this much between the making of an id and a seal, milliseconds.
+/// Clocks of one machine may jump this much between the making of an id and a seal, and clocks of two may differ by it, milliseconds;
+/// unless the configuration says otherwise.
 pub const SKEW_MS: i64 = 60_000;
-/// How long one generation of [`Recent`] grows, milliseconds.
-const GENERATION_MS: i64 = 2 * SKEW_MS;
 /// How many ids one generation holds at most: 8 MiB.
 const GENERATION_IDS: usize = 1 << 17;
 
@@ -105,10 +118,11 @@ const GENERATION_IDS: usize = 1 << 17;
 /// Why: a server-made id is looked up in the ledger only if it is old, for it was made by us a moment ago. But the client
 /// may have been told the id (504) and resent it itself, as *its* id, and that pack may be decided before the first one.
 /// Such a repeat was sealed after the millisecond that the id carries; it is in here unless [`Recent::covers`] says no.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Recent {
     generations: [Generation; 2],
     latest: i64,
+    skew: i64,
     /// When rows of a tenant were last erased, as long as it matters: ids sealed before that are not remembered.
     erased: HashMap<TenantId, i64>,
 }
@@ -130,15 +144,27 @@ impl Recent {
         Self {
             generations: [generation(), generation()],
             latest: now,
+            skew: SKEW_MS,
             erased: HashMap::new(),
         }
+    }
+
+    /// Clocks may differ by this, milliseconds. Before anything is added.
+    pub fn set_skew(&mut self, skew: i64) {
+        self.skew = skew;
+    }
+
+    /// How long one generation grows, milliseconds.
+    fn generation_ms(&self) -> i64 {
+        2 * self.skew
     }
 
     /// Adds the client-made ids among the new rows of a seal that has just become durable.
     pub fn add(&mut self, seal: &DecidedSeal, rows: &[NewRow]) {
         let now = seal.seal.sealed_at.max(self.latest);
         self.latest = now;
-        if now - self.generations[0].since >= GENERATION_MS || self.generations[0].ids >= GENERATION_IDS {
+        let generation_ms = self.generation_ms();
+        if now - self.generations[0].since >= generation_ms || self.generations[0].ids >= GENERATION_IDS {
             self.generations.swap(0, 1);
             self.generations[0] = Generation {
                 since: now,
@@ -148,7 +174,7 @@ impl Recent {
             self.erased.retain(|_, at| *at > since);
         }
         let current = &mut self.generations[0];
-        let is_recent = |row: &&NewRow| row.client_id && made_at(row.id).is_some_and(|ms| ms >= now - GENERATION_MS);
+        let is_recent = |row: &&NewRow| row.client_id && made_at(row.id).is_some_and(|ms| ms >= now - generation_ms);
         for (tenant, run) in by_tenant(seal, rows) {
             let mut recent = run.iter().filter(is_recent).peekable();
             if recent.peek().is_some() {
@@ -183,21 +209,39 @@ impl Recent {
             .erased
             .get(tenant)
             .map_or(self.generations[1].since, |at| (*at).max(self.generations[1].since));
-        made_at(id).is_some_and(|ms| ms - SKEW_MS >= since && (now - SKEW_MS..=now + SKEW_MS).contains(&ms))
+        made_at(id).is_some_and(|ms| ms - self.skew >= since && (now - self.skew..=now + self.skew).contains(&ms))
     }
 }
 
 /// The millisecond that a UUIDv7 carries.
-fn made_at(id: Uuid) -> Option<i64> {
+pub(super) fn made_at(id: Uuid) -> Option<i64> {
     (id.get_version_num() == 7).then(|| (id.as_u128() >> 80) as i64)
 }
 
+/// How many packs a memory remembers that can ask a ledger for older ones: about 40 MiB.
+const MOST_KNOWN: usize = 1 << 19;
+
 /// Packs that a seal has decided, by the last segment that holds them. A pack of a trimmed segment cannot be delivered
 /// again, so it is forgotten with its segment.
+///
+/// Where packs come from another process they may come again at any time, and a segment is a seal. Then the memory has a beginning
+/// ([`KnownPacks::since`]): a pack received later, and not known, is new; for an earlier one the ledger must be asked. What the ledger
+/// has may be forgotten, oldest first, and moves the beginning.
 #[derive(Debug, Default)]
 pub struct KnownPacks {
     ids: HashSet<Uuid>,
-    by_segment: BTreeMap<u64, Vec<Uuid>>,
+    by_segment: BTreeMap<u64, Run>,
+    /// Seals that are not read, and not made by us, were made before this.
+    begin: Option<i64>,
+    skew: i64,
+}
+
+/// Packs of one segment.
+#[derive(Debug, Default)]
+struct Run {
+    ids: Vec<Uuid>,
+    /// When the last of them was sealed.
+    sealed_at: i64,
 }
 
 impl FromIterator<(Uuid, u64)> for KnownPacks {
@@ -212,28 +256,71 @@ impl FromIterator<(Uuid, u64)> for KnownPacks {
 }
 
 impl KnownPacks {
-    /// Remembers a decided pack; `segment` is the largest that holds it.
-    pub fn add(&mut self, id: Uuid, segment: u64) {
-        if self.ids.insert(id) {
-            self.by_segment.entry(segment).or_default().push(id);
+    /// A memory that begins at `begin`: before the seals were read. Clocks differ by at most `skew`; both milliseconds.
+    pub fn since(begin: i64, skew: i64) -> Self {
+        Self {
+            begin: Some(begin),
+            skew,
+            ..Self::default()
         }
     }
 
-    /// Whether the pack is decided.
+    /// Whether it has a beginning.
+    pub fn begins_somewhere(&self) -> bool {
+        self.begin.is_some()
+    }
+
+    /// Remembers a decided pack; `segment` is the largest that holds it.
+    pub fn add(&mut self, id: Uuid, segment: u64) {
+        self.add_at(id, segment, 0);
+    }
+
+    /// Remembers a pack, or an order, that seal `n` decided.
+    pub fn add_sealed(&mut self, id: Uuid, n: u64, sealed_at: i64) {
+        self.add_at(id, n, sealed_at);
+    }
+
+    /// Remembers a decided pack, and when it was sealed.
+    pub fn add_at(&mut self, id: Uuid, segment: u64, sealed_at: i64) {
+        if self.ids.insert(id) {
+            let run = self.by_segment.entry(segment).or_default();
+            run.ids.push(id);
+            run.sealed_at = run.sealed_at.max(sealed_at);
+        }
+    }
+
+    /// Whether the pack is decided, as far as this memory goes.
     pub fn contains(&self, id: Uuid) -> bool {
         self.ids.contains(&id)
     }
 
+    /// Whether a pack that was received then may have been decided by a seal that is not remembered.
+    pub fn is_uncertain(&self, id: Uuid, received_at: i64) -> bool {
+        self.begin.is_some_and(|begin| received_at < begin.saturating_add(self.skew)) && !self.contains(id)
+    }
+
+    /// The ledger has the packs of every seal up to `n`: they may be forgotten.
+    pub fn applied(&mut self, n: u64) {
+        let Some(begin) = &mut self.begin else { return };
+        while self.ids.len() > MOST_KNOWN && self.by_segment.first_key_value().is_some_and(|(seal, _)| *seal <= n) {
+            let Some((_, run)) = self.by_segment.pop_first() else { break };
+            *begin = (*begin).max(run.sealed_at);
+            for id in &run.ids {
+                self.ids.remove(id);
+            }
+        }
+    }
+
     /// Every segment below `segment` is gone.
     pub fn trimmed(&mut self, segment: u64) {
-        while let Some((_, ids)) = self
+        while let Some((_, run)) = self
             .by_segment
             .first_key_value()
             .is_some_and(|(s, _)| *s < segment)
             .then(|| self.by_segment.pop_first())
             .flatten()
         {
-            for id in ids {
+            for id in run.ids {
                 self.ids.remove(&id);
             }
         }
@@ -309,6 +396,7 @@ mod tests {
             erasures: Vec::new(),
             removed: Vec::new(),
             retired: Vec::new(),
+            sources: Vec::new(),
         };
         let seal = DecidedSeal {
             seal,
@@ -346,7 +434,7 @@ mod tests {
         let mut now = START + SKEW_MS;
         // Seals go on for ten generations: what is not remembered must not be certain.
         let mut ids = Vec::new();
-        while now < START + 10 * GENERATION_MS {
+        while now < START + 20 * SKEW_MS {
             let id = made(now, now as u128 & 0xffff);
             let (seal, rows) = sealed(now, &[id]);
             recent.add(&seal, &rows);
@@ -379,7 +467,7 @@ mod tests {
         assert!(recent.covers(&b, before, now + 1), "other tenants are as they were");
         assert!(recent.covers(&a, later, now + 2 * SKEW_MS), "what is sealed from now on is remembered");
         for k in 1..4 {
-            let (seal, rows) = sealed(now + k * GENERATION_MS, &[Uuid::from_u128(k as u128)]);
+            let (seal, rows) = sealed(now + 2 * k * SKEW_MS, &[Uuid::from_u128(k as u128)]);
             recent.add(&seal, &rows);
         }
         assert!(recent.erased.is_empty(), "the erasure is older than the memory");

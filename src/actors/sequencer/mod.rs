@@ -24,12 +24,13 @@
 pub mod core;
 mod follower;
 pub mod memory;
+mod remote;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;
 
-pub use self::follower::Loss;
+pub use self::{follower::Loss, memory::SealRows};
 
 use self::{
     core::{Core, Draft, Gap, Order, Plan, Undecided},
@@ -45,18 +46,22 @@ use crate::{
         time::now_ms,
     },
     queue::{Decider, SealLog, SealLogError},
-    seal::{FoundSeal, codec, erasure::ErasureKind, state::SealState},
-    sinks::{DeadLetterSink, SealFollower},
+    seal::{FoundSeal, codec, erasure::ErasureKind, source::SourceProgress, state::SealState},
+    sinks::{DeadLetterSink, SealFollower, StoreError},
 };
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 use std::{
+    collections::HashSet,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 use uuid::Uuid;
 
 /// Sizes of the sequencer.
@@ -72,6 +77,10 @@ pub struct SequencerSettings {
     pub window_bytes: usize,
     /// Durable seals that the store has not taken yet, bytes of their packs.
     pub follow_bytes: usize,
+    /// A seal is made so long after the one before it at the earliest, unless it is full.
+    pub seal_interval: Duration,
+    /// Between the clocks of two processes.
+    pub clock_skew: Duration,
 }
 
 impl Default for SequencerSettings {
@@ -82,6 +91,8 @@ impl Default for SequencerSettings {
             lane_slots: 1024,
             window_bytes: 256 << 20,
             follow_bytes: 32 << 20,
+            seal_interval: Duration::ZERO,
+            clock_skew: Duration::from_millis(memory::SKEW_MS as u64),
         }
     }
 }
@@ -97,6 +108,8 @@ pub struct Parts {
     pub dead_letters: Arc<dyn DeadLetterSink>,
     /// The live feed.
     pub publisher: Arc<dyn Publisher>,
+    /// Where the packs come from, if that knows no acks: seals carry its checkpoints.
+    pub sources: Option<Arc<dyn SourceProgress>>,
 }
 
 /// Where it goes on.
@@ -110,6 +123,9 @@ pub struct Start {
     pub gap: Option<Gap>,
     /// Seals that the store does not have, ascending.
     pub replay: Vec<FoundSeal>,
+    /// Their rows by seal, as far as the ledger does not have them. `None`: they are not known, and nothing is decided until the
+    /// store shows all of `replay`.
+    pub window: Option<Vec<(u64, SealRows)>>,
 }
 
 /// What the sequencer is doing.
@@ -121,6 +137,8 @@ pub enum Phase {
     Running,
     /// It is not known whether a seal is durable, or a thread panicked: the process must end.
     Halted(Arc<str>),
+    /// Another owner goes on with this partition: whatever was not sealed is dropped, and this process may wait for its turn again.
+    SteppedDown,
     /// Stopped in order.
     Stopped,
 }
@@ -132,8 +150,8 @@ pub struct SequencerHandle {
 }
 
 impl SequencerHandle {
-    /// Hands a batch over and resolves when it is settled: sealed, durable, applied, tickets answered; or dropped (its
-    /// tickets redeliver) because the sequencer has ended. Batches are taken in the order of their first polls. Once it has
+    /// Hands a batch over and resolves when it is settled: sealed, durable, applied (unless the log
+    /// [settles at the seal](SealLog::settles_at_seal)), tickets answered; or dropped (its tickets redeliver) because the sequencer has ended. Batches are taken in the order of their first polls. Once it has
     /// been handed over, dropping the future changes nothing.
     pub fn submit(&self, batch: Batch) -> BoxFuture<'static, ()> {
         let lane = self.lane.clone();
@@ -171,12 +189,22 @@ impl SequencerHandle {
         self.order(Order::Removed { tenant, job, rows })
     }
 
+    /// Obeys an order that came through a queue. Resolves when it is durable: the delivery may be acknowledged then. One whose job
+    /// was sealed before, settled or not, has no effect.
+    pub fn order_durably(&self, order: Order) -> BoxFuture<'static, Result<(), Ended>> {
+        self.send(order, Until::Durable)
+    }
+
     fn order(&self, order: Order) -> BoxFuture<'static, Result<(), Ended>> {
+        self.send(order, Until::Applied)
+    }
+
+    fn send(&self, order: Order, until: Until) -> BoxFuture<'static, Result<(), Ended>> {
         let lane = self.lane.clone();
         Box::pin(async move {
-            let (done, applied) = oneshot::channel();
-            lane.send(Message::Order(order, done)).await.map_err(|_| Ended)?;
-            applied.await.map_err(|_| Ended)
+            let (done, reached) = oneshot::channel();
+            lane.send(Message::Order(order, until, done)).await.map_err(|_| Ended)?;
+            reached.await.map_err(|_| Ended)
         })
     }
 }
@@ -200,9 +228,16 @@ impl Decider for SequencerHandle {
 
 enum Message {
     Decide(Batch, oneshot::Sender<()>),
-    Order(Order, oneshot::Sender<()>),
+    Order(Order, Until, oneshot::Sender<()>),
     CopyForward,
     Stop,
+}
+
+/// When whoever gave an order hears of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Durable,
+    Applied,
 }
 
 /// The running sequencer: its threads and what they report.
@@ -226,8 +261,17 @@ impl Sequencer {
             stop: stop.clone(),
             losses: Arc::clone(&losses),
         };
+        let skew = settings.clock_skew.as_millis() as i64;
+        let mut core = Core::new(Uuid::new_v4(), start.state, start.known, start.gap, now_ms()).with_clock_skew(skew);
+        if let Some(window) = start.window {
+            let erases = |found: &&FoundSeal| !found.seal.erasures.is_empty() || !found.seal.removed.is_empty();
+            core.resume(window, start.replay.iter().filter(erases).map(|found| found.seal.n).max().unwrap_or(0));
+            followed.decide_at_once();
+        }
         let worker = Worker {
-            core: Core::new(Uuid::new_v4(), start.state, start.known, start.gap, now_ms()),
+            core,
+            clock: tokio::runtime::Builder::new_current_thread().enable_time().build()?,
+            last: None,
             parts,
             settings,
             lane: batches,
@@ -310,7 +354,7 @@ struct Group {
     packs: Vec<Undecided>,
     works: Vec<Work>,
     done: Vec<oneshot::Sender<()>>,
-    orders: Vec<(Order, oneshot::Sender<()>)>,
+    orders: Vec<(Order, Until, oneshot::Sender<()>)>,
     bytes: usize,
     copy_forward: bool,
     stop: bool,
@@ -330,7 +374,7 @@ impl Group {
                     self.works.push(work);
                 }
             }
-            Message::Order(order, done) => self.orders.push((order, done)),
+            Message::Order(order, until, done) => self.orders.push((order, until, done)),
             Message::CopyForward => self.copy_forward = true,
             Message::Stop => self.stop = true,
         }
@@ -340,6 +384,7 @@ impl Group {
 /// Why the sequencer's loop ended.
 enum End {
     Stopped,
+    SteppedDown,
     Halted(Arc<str>),
 }
 
@@ -347,7 +392,8 @@ impl From<SealLogError> for End {
     fn from(error: SealLogError) -> Self {
         match error {
             SealLogError::Closed => Self::Stopped,
-            SealLogError::Full | SealLogError::Fenced | SealLogError::Failed(_) => Self::Halted(error.to_string().into()),
+            SealLogError::Fenced => Self::SteppedDown,
+            SealLogError::Full | SealLogError::Doubtful(_) | SealLogError::Failed(_) => Self::Halted(error.to_string().into()),
         }
     }
 }
@@ -360,6 +406,10 @@ struct Worker {
     lane: mpsc::Receiver<Message>,
     followed: Arc<Followed>,
     stop: Arc<Stop>,
+    /// For waits on the lane with a deadline.
+    clock: tokio::runtime::Runtime,
+    /// When the last seal was begun.
+    last: Option<Instant>,
 }
 
 /// Says how the worker ended, also when it panicked, and lets the follower end.
@@ -386,6 +436,10 @@ impl Worker {
         let Err(end) = self.work(phase);
         ending.end = match end {
             End::Stopped => Phase::Stopped,
+            End::SteppedDown => {
+                tracing::warn!("another owner goes on with this partition: the sequencer steps down");
+                Phase::SteppedDown
+            }
             End::Halted(why) => {
                 tracing::error!(%why, "the sequencer halts: the process must end, recovery will read the log");
                 Phase::Halted(why)
@@ -440,14 +494,26 @@ impl Worker {
         room.then_some(()).ok_or_else(why)
     }
 
-    /// The first message, and what else waits already. `None` when every handle is gone.
+    /// The first message, what else waits already, and what comes until the next seal is due. `None` when every handle is gone.
     fn gather(&mut self) -> Option<Group> {
         let mut group = Group::default();
         group.add(self.lane.blocking_recv()?);
+        let due = self.last.map(|last| last + self.settings.seal_interval);
         while !group.stop && group.bytes < self.settings.seal_bytes && group.packs.len() < self.settings.seal_packs {
-            let Ok(message) = self.lane.try_recv() else { break };
+            let message = match self.lane.try_recv() {
+                Ok(message) => message,
+                Err(_) => {
+                    let Some(due) = due.filter(|due| *due > Instant::now()) else { break };
+                    let lane = &mut self.lane;
+                    match self.clock.block_on(async { tokio::time::timeout_at(due, lane.recv()).await }) {
+                        Ok(Some(message)) => message,
+                        Ok(None) | Err(_) => break,
+                    }
+                }
+            };
             group.add(message);
         }
+        self.last = (!self.settings.seal_interval.is_zero()).then(Instant::now);
         Some(group)
     }
 
@@ -456,8 +522,13 @@ impl Worker {
         // A pack that the book does not have is decided and shown; its id may have been forgotten with its segment.
         let log = &self.parts.log;
         let packs = std::mem::take(&mut group.packs);
-        let undecided = packs.into_iter().filter(|item| !log.positions(item.pack.id()).is_empty()).collect();
+        let mut undecided: Vec<_> = packs.into_iter().filter(|item| !log.positions(item.pack.id()).is_empty()).collect();
+        let decided = self.decided_before(self.core.uncertain(&undecided))?;
+        undecided.retain(|item| !decided.contains(&item.pack.id()));
         let plan = self.core.plan(undecided, now_ms()); // drops those whose seal is durable and not shown yet
+        if !plan.known.is_empty() {
+            self.parts.log.known(&plan.known);
+        }
         if plan.is_empty() {
             follower::settle(group.works, group.done);
             return Ok(());
@@ -471,29 +542,58 @@ impl Worker {
     }
 
     /// Seals what was ordered about erasures and deleted tenants.
-    fn obey(&mut self, orders: Vec<(Order, oneshot::Sender<()>)>) -> Result<(), End> {
-        if orders.is_empty() {
+    fn obey(&mut self, given: Vec<(Order, Until, oneshot::Sender<()>)>) -> Result<(), End> {
+        if given.is_empty() {
             return Ok(());
         }
-        let (orders, done): (Vec<_>, Vec<_>) = orders.into_iter().unzip();
-        match self.core.erasing_seal(&orders, now_ms()) {
-            Some(draft) => self.create(draft, Group { done, ..Group::default() }),
-            None => {
-                follower::settle(Vec::new(), done); // sealed before, and so shown before this group was gathered
-                Ok(())
+        let (mut orders, mut durable, mut applied) = (Vec::new(), Vec::new(), Vec::new());
+        for (order, until, done) in given {
+            orders.push(order);
+            match until {
+                Until::Durable => durable.push(done),
+                Until::Applied => applied.push(done),
             }
         }
+        let before = self.decided_before(self.core.uncertain_orders(&orders))?;
+        orders.retain(|order| match order {
+            Order::Erase { job, .. } | Order::Retire { job, .. } => !before.contains(job),
+            Order::Removed { .. } => true,
+        });
+        let made = self.core.erasing_seal(&orders, now_ms());
+        let nothing = made.is_none();
+        if let Some(draft) = made {
+            let group = Group {
+                done: std::mem::take(&mut applied),
+                ..Group::default()
+            };
+            self.create_until_applied(draft, group)?;
+        }
+        // What was sealed before was shown before this group was gathered.
+        debug_assert!(nothing || applied.is_empty());
+        follower::settle(Vec::new(), durable);
+        follower::settle(Vec::new(), applied);
+        Ok(())
     }
 
-    /// Asks the ledger until it answers.
+    /// Asks the ledger which of these packs or orders were decided before the sequencer's memory begins, until it answers.
+    fn decided_before(&self, ids: Vec<Uuid>) -> Result<HashSet<Uuid>, End> {
+        let answers = self.ask(ids.len(), || self.parts.follower.lookup_packs(&ids))?;
+        Ok(ids.into_iter().zip(answers).filter(|(_, decided)| *decided).map(|(id, _)| id).collect())
+    }
+
+    /// Asks the ledger for the ids of a plan until it answers.
     fn look_up(&self, plan: &Plan) -> Result<Vec<Option<ContentHash>>, End> {
-        if plan.lookups.is_empty() {
+        self.ask(plan.lookups.len(), || self.parts.follower.lookup(&plan.lookups))
+    }
+
+    fn ask<T>(&self, count: usize, question: impl Fn() -> Result<Vec<T>, StoreError>) -> Result<Vec<T>, End> {
+        if count == 0 {
             return Ok(Vec::new());
         }
         let mut attempt = 0;
         loop {
-            match self.parts.follower.lookup(&plan.lookups) {
-                Ok(answers) if answers.len() == plan.lookups.len() => return Ok(answers),
+            match question() {
+                Ok(answers) if answers.len() == count => return Ok(answers),
                 Ok(_) => return Err(End::Halted("the ledger answered another question".into())),
                 Err(error) => tracing::warn!(attempt, %error, "the ledger cannot be read; it is asked again"),
             }
@@ -504,8 +604,22 @@ impl Worker {
         }
     }
 
-    /// Makes the draft durable, adopts it and hands it on.
-    fn create(&mut self, draft: Draft, group: Group) -> Result<(), End> {
+    /// Makes the draft durable, adopts it and hands it on. Who waits is answered now, if the log says so, or when it is applied.
+    fn create(&mut self, draft: Draft, mut group: Group) -> Result<(), End> {
+        if !self.parts.log.settles_at_seal() {
+            return self.create_until_applied(draft, group);
+        }
+        let (works, done) = (std::mem::take(&mut group.works), std::mem::take(&mut group.done));
+        self.create_until_applied(draft, group)?;
+        follower::settle(works, done);
+        Ok(())
+    }
+
+    /// Likewise; who waits is answered when it is applied.
+    fn create_until_applied(&mut self, mut draft: Draft, group: Group) -> Result<(), End> {
+        if let Some(sources) = &self.parts.sources {
+            self.core.carry(&mut draft, &sources.report());
+        }
         let (n, encoded) = (draft.seal.n, Bytes::from(codec::encode(&draft.seal)));
         let mut attempt = 0;
         let at = loop {
@@ -513,6 +627,8 @@ impl Worker {
                 Ok(at) => break at,
                 // Nothing was kept: the same seal, byte by byte, is tried again.
                 Err(SealLogError::Full) => tracing::warn!(seal = n, attempt, "no room for a seal; it is tried again"),
+                // It may be durable: only the same seal, byte by byte, may stand under its number.
+                Err(error @ SealLogError::Doubtful(_)) => tracing::warn!(seal = n, attempt, %error, "a seal is tried again"),
                 Err(error) => return Err(error.into()),
             }
             if self.stop.wait(attempt) {

@@ -15,7 +15,10 @@ use crate::{
         embedded::{EmbeddedQueue, QueueSettings, recover},
         wal::WalSettings,
     },
-    seal::{Decision, Refusal},
+    seal::{
+        Decision, Refusal,
+        source::{ShardAt, ShardName, SourceReport},
+    },
     sinks::StoreError,
 };
 use std::{
@@ -107,6 +110,10 @@ struct Line {
 
 impl Line {
     fn start(fs: &SimFs, route: impl Fn(&Delivery) -> bool + Send + 'static) -> Self {
+        Self::start_with(fs, route, None)
+    }
+
+    fn start_with(fs: &SimFs, route: impl Fn(&Delivery) -> bool + Send + 'static, sources: Option<Arc<dyn SourceProgress>>) -> Self {
         let settings = WalSettings {
             segment_bytes: 1 << 20,
             ..WalSettings::default()
@@ -124,12 +131,14 @@ impl Line {
             known: found.folded.decided.into_iter().collect(),
             gap,
             replay: found.folded.seals,
+            window: None,
         };
         let parts = Parts {
             log: Arc::new(queue.clone()),
             follower: store.clone(),
             dead_letters: store.clone(),
             publisher: store.clone(),
+            sources,
         };
         let (sequencer, handle) = Sequencer::start(parts, start, SequencerSettings::default()).expect("threads");
         let mut deliveries = queue.start(Arc::new(handle.clone()), store.trimmable());
@@ -441,4 +450,64 @@ async fn a_batch_for_a_sequencer_that_is_gone_is_delivered_again() {
     };
     SequencerHandle { lane }.submit(batch).await;
     assert_eq!(verdict.await, Ok(crate::model::ticket::Verdict::Redeliver));
+}
+
+/// A source whose shard is decided up to a number.
+struct Counting(AtomicU64);
+
+impl SourceProgress for Counting {
+    fn report(&self) -> Vec<SourceReport> {
+        let at = self.0.load(Ordering::SeqCst);
+        let shards = vec![("shard-0".into(), (at > 0).then(|| ShardAt::After(at.to_string().into())))];
+        vec![SourceReport {
+            source: "stream".into(),
+            shards,
+        }]
+    }
+}
+
+#[tokio::test]
+async fn a_seal_carries_how_far_the_source_is_decided_and_a_restart_knows_it() {
+    let fs = SimFs::new();
+    let source = Arc::new(Counting(Default::default()));
+    let line = Line::start_with(&fs, |_| true, Some(source.clone()));
+    line.store("a", &[1]).await;
+    for at in [9, 10, 10] {
+        source.0.store(at, Ordering::SeqCst);
+        line.store("a", &[100 + u128::from(at)]).await;
+    }
+    line.stop().await;
+    let settings = WalSettings {
+        segment_bytes: 1 << 20,
+        ..WalSettings::default()
+    };
+    let found = recover(Arc::new(fs), "/wal".into(), settings, SealState::default(), 0).expect("the log opens");
+    let said: Vec<usize> = found.folded.seals.iter().map(|found| found.seal.sources.len()).collect();
+    assert_eq!(said, [0, 1, 1, 0], "only what is news");
+    let (source, shard) = ("stream".into(), "shard-0".into());
+    let at = found.folded.start.state.sources.get(&ShardName { source, shard }).cloned();
+    assert_eq!(at, Some(ShardAt::After("10".into())));
+}
+
+#[tokio::test]
+async fn a_pack_that_is_accepted_again_after_it_was_decided_is_counted_once() {
+    let (fs, a) = (SimFs::new(), TenantScope::new(TenantId::parse("a").expect("a tenant")));
+    let line = Line::start(&fs, |_| true);
+    let pack = pack_of("a", &[1, 2]);
+    for _ in 0..3 {
+        let accepted = line.queue.accept(pack.clone(), None).await;
+        accepted.expect("taken");
+    }
+    line.store("a", &[3]).await;
+    line.queue.accept(pack.clone(), None).await.expect("taken");
+    line.store("a", &[4]).await;
+    let settled = async {
+        while line.queue.undecided() != (0, 0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), settled).await.expect("nothing stays pending");
+    let counters = line.queue.counters(&a);
+    assert_eq!((counters.accepted, counters.stored, counters.duplicate, counters.pending), (4, 4, 0, 0));
+    line.stop().await;
 }

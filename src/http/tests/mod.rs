@@ -172,6 +172,7 @@ impl Shelf {
                 erasures: Vec::new(),
                 removed: Vec::new(),
                 retired: Vec::new(),
+                sources: Vec::new(),
             };
             let seal = DecidedSeal {
                 seal,
@@ -485,6 +486,7 @@ impl Bench {
             eraser: eraser.clone(),
             dead_letters: dead_letters.clone(),
             exports: export_jobs.clone(),
+            tail: None,
         };
         assert!(shelf.letters.set(dead_letters.clone()).is_ok());
         let services = Services {

@@ -278,8 +278,10 @@ impl Producer for RemoteProducer {
                 .flat_map(|wait| parts.iter().map(move |part| (part.id(), wait)))
                 .map(|(part, wait): (Uuid, Duration)| self.0.decisions.decided(part, wait))
                 .collect();
+            let ids: Vec<_> = parts.iter().map(Pack::id).collect();
             self.send(tenant.clone(), parts.into_iter().map(|part| Item::Pack(Arc::new(part))).collect())?
                 .await?;
+            self.0.decisions.acknowledged(&tenant, &ids);
             if tenant.is_access_log() {
                 metrics().access(AccessOutcome::Accepted, entries);
             } else {
@@ -311,6 +313,14 @@ impl Producer for RemoteProducer {
 
     fn counters(&self, scope: &TenantScope) -> Counters {
         self.0.decisions.counters(scope)
+    }
+
+    fn knows_pending(&self) -> bool {
+        false
+    }
+
+    fn until_decided<'a>(&'a self, scope: &'a TenantScope, within: Duration) -> BoxFuture<'a, ()> {
+        self.0.decisions.until_decided(scope.tenant(), within)
     }
 }
 

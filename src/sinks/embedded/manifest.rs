@@ -31,6 +31,7 @@ use crate::{
     model::tenant::TenantId,
     seal::{
         erasure::Erasures,
+        source::SourceCheckpoints,
         state::{SealState, TenantState},
     },
 };
@@ -106,6 +107,7 @@ impl Manifest {
                 .map(|(id, t)| (id.clone(), Arc::new(t.erasures.clone())))
                 .collect(),
             retired: self.tenants.iter().filter(|(_, t)| t.retired).map(|(id, _)| id.clone()).collect(),
+            sources: SourceCheckpoints::default(), // the log is its own source
         }
     }
 
