@@ -94,5 +94,8 @@ async fn ask<T: DeserializeOwned>(client: &Client, method: Method, path: &str, w
     if !matches!(answer.status(), StatusCode::OK | StatusCode::ACCEPTED) {
         return Err(problem(&format!("{what}:"), answer).await);
     }
-    answer.json().await.map_err(|_| AppError::failed(format!("{what}: the answer is not one of Sluice")))
+    answer
+        .json()
+        .await
+        .map_err(|_| AppError::failed(format!("{what}: the answer is not one of Sluice")))
 }

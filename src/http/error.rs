@@ -356,6 +356,7 @@ impl From<StoreError> for Problem {
         let unavailable = |detail: &'static str, seconds| Self::new(Code::Unavailable, detail).retry_after(Duration::from_secs(seconds));
         match error {
             StoreError::Starting => unavailable("the store is still being rebuilt from the log; reads are not possible yet", 1),
+            StoreError::Behind => unavailable("this process cannot tell at the moment what was erased lately; see `/health`", 1),
             StoreError::Busy => unavailable("too many queries at once", 1),
             StoreError::Deadline => Self::new(Code::QueryTimeout, "the query ran past its deadline; narrow it by time or by further filters"),
             StoreError::TooManyGroups => {

@@ -33,6 +33,9 @@ pub enum StoreError {
     /// Reads are not possible yet: the store is still being rebuilt from the log (503).
     #[error("the store is still starting")]
     Starting,
+    /// This process has not been able to look at the seals lately, so that it does not know what was erased meanwhile (503).
+    #[error("the seals could not be read lately")]
+    Behind,
     /// The query ran past its deadline and was ended (504 `query_timeout`).
     #[error("the query ran past its deadline")]
     Deadline,

@@ -24,6 +24,7 @@ const LOGS: [Log; 2] = [Log::Audit, Log::Access];
 pub async fn turn(inner: &Inner, scope: &TenantScope, mut job: Job, mut version: Version, stop: &CancellationToken) -> Result<Step, Fault> {
     if job.status == Status::Queued {
         let of = |log: Log| inner.parts.authority.visible_head(&TenantScope::new(log.of(scope.tenant()))).head;
+        job.owner = Some(inner.me);
         (job.status, job.total) = (Status::Running, Some(LOGS.map(of).iter().sum()));
         version = match record(inner, &job, version).await? {
             Some(version) => version,
@@ -51,7 +52,7 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, mut job: Job, mut version:
         (job.status, job.expires_at) = (Status::Done, Some(inner.expiry()));
     }
     match record(inner, &job, version).await? {
-        Some(_) if ended => Ok(Step::Over(job)),
+        Some(_) if ended => Ok(Step::Over(Box::new(job))),
         Some(_) | None => Ok(Step::More),
     }
 }

@@ -1,6 +1,9 @@
 //! What a failed request to ClickHouse means: by the number in its answer, or by how the connection ended.
 
-use crate::sinks::StoreError;
+use crate::sinks::{
+    StoreError,
+    retry::{Remedy, Symptom},
+};
 use clickhouse::error::Error;
 
 /// What to do about a failure.
@@ -79,13 +82,33 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What is done about it, by the table of all stores.
+fn remedy(error: &Error) -> Remedy {
+    match error {
+        Error::BadResponse(text) => match code(text).and_then(|code| i32::try_from(code).ok()) {
+            Some(code) => Symptom::ClickHouse(code).remedy(),
+            None => Symptom::Unreadable.remedy(),
+        },
+        _ if fault(error) == Fault::Settings => Remedy::Hold,
+        _ => Symptom::Broken.remedy(),
+    }
+}
+
+/// The failure of a write, or of a read that is not the query's own fault. `what` says what was tried.
+pub(super) fn unavailable(what: &str, error: &Error) -> StoreError {
+    StoreError::Unavailable {
+        what: format!("ClickHouse{what}: {}", outline(error)).into(),
+        remedy: remedy(error),
+    }
+}
+
 /// The failure of a read.
 pub(super) fn read_failed(error: &Error) -> StoreError {
     match fault(error) {
         Fault::Deadline => StoreError::Deadline,
         Fault::Busy => StoreError::Busy,
         Fault::TooMuch => StoreError::TooManyGroups,
-        Fault::Later | Fault::Doubtful | Fault::Settings => StoreError::Io(format!("ClickHouse: {}", outline(error)).into()),
+        Fault::Later | Fault::Doubtful | Fault::Settings => unavailable("", error),
     }
 }
 

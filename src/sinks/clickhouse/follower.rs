@@ -258,7 +258,7 @@ impl ClickHouseFollower {
                 let mut state = self.state();
                 state.maybe = state.maybe.max(sealed.seal.n);
             }
-            StoreError::Io(format!("ClickHouse, insert into `{}`: {}", table.name(), fault::outline(&error)).into())
+            fault::unavailable(&format!(", insert into `{}`", table.name()), &error)
         })
     }
 

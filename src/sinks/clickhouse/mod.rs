@@ -86,11 +86,16 @@ impl ClickHouse {
     /// Connects, and migrates the schema where it is older than this binary. Fails when the server cannot be reached, does not take
     /// the credentials, has a newer schema, or tables in which a repeated insert would be stored twice.
     pub async fn connect(settings: &ClickHouseSettings, view: Arc<dyn SealView>) -> Result<Self, ClickHouseError> {
-        let db = Db::new(settings)?;
-        schema::migrate(&db).await?;
+        migrate(settings).await?;
+        Self::open(settings, view)
+    }
+
+    /// The same without asking the server anything: for a process that starts while it is down. [`migrate`] is to be called when it
+    /// is there; until then reads fail.
+    pub fn open(settings: &ClickHouseSettings, view: Arc<dyn SealView>) -> Result<Self, ClickHouseError> {
         let queries = settings.queries.max(1);
         Ok(Self(Arc::new(Inner {
-            db,
+            db: Db::new(settings)?,
             view,
             places: Arc::new(Semaphore::new(queries * (1 + WAITING_PER_QUERY))),
             running: Arc::new(Semaphore::new(queries)),

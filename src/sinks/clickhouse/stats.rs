@@ -19,7 +19,7 @@ use crate::{
     },
     sinks::{
         Group, GroupBy, GroupKey, MOST_BUCKETS, Stats, StatsQuery, StoreError,
-        embedded::{Counted, Series, counted_columns},
+        embedded::{Series, Tallying},
     },
 };
 use clickhouse::Row;
@@ -68,17 +68,18 @@ async fn here(db: &Db, at: &Snapshot, query: &StatsQuery) -> Result<Stats, Store
     };
     let mut sql = at.select(&columns(wanted), "logs");
     at.narrow(&mut sql, &query.filter);
-    let looked_at = counted_columns(query);
-    let mut counted = Counted::new(query, &looked_at);
+    let mut counted = Tallying::new(query.clone())?;
     loop {
+        let mut pass = counted.pass();
         let mut rows = db.rows(&sql).map_err(|e| fault::read_failed(&e))?;
         while let Some(row) = rows.next().await? {
             if is_match(&query.filter, &row) {
-                counted.add(&row.entry())?;
+                pass.add(&row.entry())?;
             }
         }
-        if counted.pass_done()? {
-            return Ok(counted.finish());
+        let found = pass.finish()?;
+        if counted.take(found) {
+            return Ok(counted.answer());
         }
     }
 }

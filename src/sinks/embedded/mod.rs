@@ -40,10 +40,7 @@ pub use query::stats::Tallying;
 pub(crate) mod tests;
 
 #[cfg(feature = "clickhouse")]
-pub(in crate::sinks) use self::query::stats::{
-    series::Series,
-    stream::{Counted, columns as counted_columns},
-};
+pub(in crate::sinks) use self::query::stats::series::Series;
 
 use self::{
     commit::Commit,

@@ -1,5 +1,6 @@
 //! The store on the real engine: the contract, and what is its own.
 
+mod faults;
 mod own;
 
 use super::*;

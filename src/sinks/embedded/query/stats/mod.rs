@@ -20,8 +20,6 @@ mod frame;
 mod groups;
 mod parallel;
 pub mod series;
-#[cfg(feature = "clickhouse")]
-pub mod stream;
 mod tally;
 mod tallying;
 mod texts;
