@@ -8,6 +8,7 @@ pub mod deadletters;
 pub mod demo;
 pub mod entries;
 pub mod ingest;
+pub mod migrate;
 pub mod query;
 pub mod rebuild;
 pub mod search;
@@ -69,6 +70,8 @@ enum Command {
     CheckConfig,
     /// Fill a store again from the log of record
     Rebuild(RebuildArgs),
+    /// Lay out ClickHouse and OpenSearch for this version
+    Migrate,
     /// Read the whole store of a server that is not running, and say whether everything is there
     VerifyStore,
 }
@@ -398,6 +401,7 @@ fn run(cli: Cli) -> Result<Exit, AppError> {
         Command::DeadLetters(args) => deadletters::run(args, &settings(Sources::of_process())?),
         Command::Token(args) => token::run(args, &settings(Sources::of_process())?),
         Command::Rebuild(args) => rebuild::run(&args, &settings(Sources::of_process())?),
+        Command::Migrate => migrate::run(&settings(Sources::of_process())?),
         Command::VerifyStore => verify_store::run(&settings(Sources::of_process())?),
         Command::CheckConfig => check_config::run(&settings(Sources::of_process())?),
     }

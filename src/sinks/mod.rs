@@ -307,8 +307,12 @@ pub trait Authority: Send + Sync + 'static {
     fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>>;
     /// How many rows an erasure would remove if it were made now.
     fn count_would_erase(&self, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>>;
-    /// The tenant's visible head.
+    /// The tenant's visible head. Where other processes make the seals it may be a little old; see [`Authority::refreshed`].
     fn visible_head(&self, scope: &TenantScope) -> VisibleHead;
+    /// Resolves when [`Authority::visible_head`] is no older than this call: whatever anybody was shown before is below it.
+    fn refreshed(&self, _scope: &TenantScope) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
     /// Whether rows that it should have are left out of its answers, because they cannot be read (`meta.degraded`). Asked
     /// after an answer, it is true if the answer lacks them.
     fn degraded(&self) -> bool;

@@ -9,6 +9,7 @@ use super::{
     partition::{Partition, Shown, State},
 };
 use crate::{
+    model::time::now_ms,
     queue::{
         SealReadError, SealReader,
         seals::{FoundHead, SealHead, Seals},
@@ -36,7 +37,7 @@ pub(super) async fn run(inner: Arc<Inner>, partition: Arc<Partition>) {
     let (mut rest, mut failing, mut floor_at) = (settings.poll, FIRST_REST, None);
     let mut tip = partition.seals.tip();
     loop {
-        let began = Instant::now();
+        let began = (Instant::now(), now_ms());
         match look(&inner, &partition, &mut floor_at).await {
             Ok(news) => {
                 partition.polled.send_replace(Some(began));

@@ -79,6 +79,11 @@ impl<S: Authority + ?Sized> Authority for Fresh<S> {
         self.store.visible_head(scope)
     }
 
+    fn refreshed(&self, scope: &TenantScope) -> BoxFuture<'static, Result<(), StoreError>> {
+        let (tail, tenant) = (self.tail.clone(), scope.tenant().clone());
+        Box::pin(async move { tail.refreshed(&tenant).await.map_err(|super::Behind| StoreError::Behind) })
+    }
+
     fn degraded(&self) -> bool {
         self.store.degraded()
     }

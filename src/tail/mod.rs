@@ -156,7 +156,12 @@ impl Tail {
     /// Resolves when the tenant's view is young enough to answer a read by that was asked when this was called; at once if it is.
     /// [`Behind`] when that takes too long.
     pub async fn fresh(&self, tenant: &TenantId) -> Result<(), Behind> {
-        self.0.of(tenant).fresh(&self.0.settings).await
+        self.0.of(tenant).fresh(self.0.settings.fresh_for, self.0.settings.refuse_after).await
+    }
+
+    /// The same by a look that begins after this was called: what any process has shown to anybody before is seen.
+    pub async fn refreshed(&self, tenant: &TenantId) -> Result<(), Behind> {
+        self.0.of(tenant).fresh(Duration::ZERO, self.0.settings.refuse_after).await
     }
 
     /// Resolves when no process of the deployment answers a new read by a view that lacks what this one has seen by now.
@@ -210,7 +215,7 @@ impl Tail {
         let waiting = async {
             let _waiting = partition.attend();
             let sent = self.0.packs.undecided(tenant);
-            let _ = self.fresh(tenant).await; // a view that cannot be refreshed is told to readers by its age
+            let _ = self.refreshed(tenant).await; // a view that cannot be refreshed is told to readers by its age
             let mut folded = partition.folded.subscribe();
             while !self.0.packs.all_decided(tenant, &sent) {
                 if folded.changed().await.is_err() {
@@ -349,7 +354,7 @@ impl Inner {
             let age = partition
                 .polled
                 .borrow()
-                .map_or(Duration::ZERO, |began| began.elapsed().saturating_sub(self.settings.idle * 2));
+                .map_or(Duration::ZERO, |(began, _)| began.elapsed().saturating_sub(self.settings.idle * 2));
             lag(waits).max(age.as_millis() as u64)
         };
         self.partitions.iter().map(of).max().unwrap_or(0)

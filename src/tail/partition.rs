@@ -1,6 +1,6 @@
 //! What is known of one partition: the state after the last seal that was seen, and for each store the heads as of its cursor.
 
-use super::{Behind, Publishing, TailSettings};
+use super::{Behind, Publishing};
 use crate::{
     actors::broadcast::Publisher,
     model::{tenant::TenantId, time::now_ms},
@@ -18,6 +18,7 @@ use std::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     sync::{Notify, watch},
@@ -87,8 +88,8 @@ pub(super) struct Partition {
     pub(super) seals: Seals,
     /// `None` until it was read once.
     state: RwLock<Option<State>>,
-    /// When the last look began that came to its end: everything that was durable then is in `state`.
-    pub(super) polled: watch::Sender<Option<Instant>>,
+    /// When the last look began that came to its end, also in milliseconds since 1970: everything that was durable then is in `state`.
+    pub(super) polled: watch::Sender<Option<(Instant, i64)>>,
     /// The last seal in `state`.
     pub(super) folded: watch::Sender<u64>,
     /// The largest seal that analytics shows.
@@ -177,10 +178,14 @@ impl Partition {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// See [`super::Tail::fresh`].
-    pub(super) async fn fresh(&self, settings: &TailSettings) -> Result<(), Behind> {
-        let since = Instant::now().checked_sub(settings.fresh_for);
-        let young = |polled: &Option<Instant>| polled.is_some_and(|began| since.is_none_or(|since| began >= since));
+    /// Resolves when the last complete look began at most `age` before this call; [`Behind`] when that takes longer than `within`.
+    ///
+    /// Both clocks must say so: the monotonic one may stand still while the whole machine does, the other one may be set, and
+    /// neither makes a view look younger than it is unless both err at once.
+    pub(super) async fn fresh(&self, age: Duration, within: Duration) -> Result<(), Behind> {
+        let (since, wall) = (Instant::now().checked_sub(age), now_ms() - age.as_millis() as i64);
+        let young =
+            |polled: &Option<(Instant, i64)>| polled.is_some_and(|(began, at)| since.is_none_or(|since| began >= since) && (wall..=now_ms()).contains(&at));
         // What was never read is said by the view itself: it is not ready.
         if young(&self.polled.borrow()) || self.read(|_| ()).is_none() {
             return Ok(());
@@ -189,7 +194,7 @@ impl Partition {
         // A look that has begun already may be young enough; if it is not, the nudge is kept for the next.
         self.nudge.notify_one();
         let looked = async { polled.wait_for(young).await.is_ok() };
-        match timeout(settings.refuse_after, looked).await {
+        match timeout(within, looked).await {
             Ok(true) => Ok(()),
             Ok(false) | Err(_) => Err(Behind),
         }

@@ -19,7 +19,7 @@ use crate::{
     },
     sinks::{
         Authority, StoreError,
-        follow::{Copied, CopyLog, Progress, Rebuild},
+        follow::{Copied, CopyLog, Progress},
     },
 };
 use futures_util::future::BoxFuture;
@@ -49,32 +49,6 @@ impl CopyLog for Copying {
     fn copy_span(&self, scope: &TenantScope, from: Copied) -> BoxFuture<'static, Result<Copied, StoreError>> {
         let (own, scope) = (self.clone(), scope.clone());
         Box::pin(async move { own.store.copy_span(&*own.authority, &scope, from).await })
-    }
-}
-
-/// Which logs a partition has; audit and access logs are two.
-pub type Logs = Arc<dyn Fn(u32) -> Vec<TenantId> + Send + Sync>;
-/// The largest seal up to which the authority has everything of a partition.
-pub type Has = Arc<dyn Fn(u32) -> BoxFuture<'static, Result<u64, StoreError>> + Send + Sync>;
-
-/// Fills a store whose seals are gone.
-pub struct FromAuthority {
-    /// The way.
-    pub copying: Copying,
-    /// What there is to copy.
-    pub logs: Logs,
-    /// Where the authority is.
-    pub has: Has,
-}
-
-impl Rebuild for FromAuthority {
-    fn authority_has(&self, partition: u32) -> BoxFuture<'_, Result<u64, StoreError>> {
-        (self.has)(partition)
-    }
-
-    fn copy<'a>(&'a self, partition: u32, progress: &'a (dyn Fn(Progress) + Send + Sync)) -> BoxFuture<'a, Result<(), StoreError>> {
-        let logs = (self.logs)(partition);
-        Box::pin(async move { self.copying.store.copy_logs(&*self.copying.authority, &logs, progress).await })
     }
 }
 

@@ -9,7 +9,6 @@ use crate::{
         broadcast::Publisher,
         sequencer::{Ended, Parts, Sequencer, SequencerHandle, SequencerSettings, core::Order},
     },
-    fs::sim::SimFs,
     lifecycle::{counting::Counting, remote::RemoteOrders},
     model::{
         batch::{Batch, Delivery, Work},
@@ -19,7 +18,7 @@ use crate::{
         tenant::TenantScope,
         ticket::{Ticket, Verdict},
     },
-    objects::{Key, ObjectError, Objects, Precondition, Version, folder::FolderObjects},
+    objects::{Key, ObjectError, Objects, Precondition, Version, memory::MemoryObjects},
     queue::{
         AcceptError,
         seals::{ANALYTICS, DEAD_LETTERS, ObjectSealLog, SealsSettings},
@@ -313,7 +312,7 @@ impl Publisher for Nobody {
 /// The objects, and the store.
 #[derive(Clone)]
 pub(crate) struct Site {
-    pub(crate) disk: SimFs,
+    pub(crate) memory: MemoryObjects,
     pub(crate) table: Arc<Table>,
     pub(crate) seals: SealsSettings,
 }
@@ -321,14 +320,14 @@ pub(crate) struct Site {
 impl Site {
     pub(crate) fn new() -> Self {
         Self {
-            disk: SimFs::new(),
+            memory: MemoryObjects::default(),
             table: Arc::default(),
             seals: SealsSettings::default(),
         }
     }
 
     pub(crate) fn objects(&self) -> Arc<dyn Objects> {
-        Arc::new(FolderObjects::open(Arc::new(self.disk.clone()), "/objects".into()).expect("opened"))
+        Arc::new(self.memory.clone())
     }
 
     fn reach(&self) -> Arc<Reach> {
@@ -390,7 +389,6 @@ impl Site {
         taken.log.save_cursor(DEAD_LETTERS, letters.settled());
         let (sequencer, handle) = Sequencer::start(parts, taken.start, SequencerSettings::default()).expect("threads");
         Owner {
-            reach,
             log: taken.log,
             sequencer,
             handle,
@@ -458,7 +456,6 @@ impl Reader {
 
 /// The process that owns a partition.
 pub(crate) struct Owner {
-    pub(crate) reach: Arc<Reach>,
     pub(crate) log: Arc<ObjectSealLog>,
     sequencer: Sequencer,
     pub(crate) handle: SequencerHandle,

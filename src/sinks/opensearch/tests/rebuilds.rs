@@ -5,8 +5,8 @@ use crate::{
     queue::{Found, SealReadError, SealReader, seals::CursorStore},
     seal::erasure::ErasureKind,
     sinks::{
-        follow::{FollowParts, FollowSettings, Following, Phase, Rebuild},
-        opensearch::rebuild::{Copying, FromAuthority},
+        follow::{Copied, CopyLog, FollowParts, FollowSettings, Following, Phase, Progress, Rebuild},
+        opensearch::rebuild::Copying,
     },
 };
 
@@ -48,6 +48,24 @@ impl CursorStore for Cursors {
     fn remove(&self, store: &str) -> BoxFuture<'static, Result<(), SealReadError>> {
         self.0.lock().expect("whole").remove(store);
         Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// The embedded store as the authority.
+struct FromEmbedded {
+    search: OpenSearch,
+    embedded: EmbeddedStore,
+    tenants: Vec<TenantId>,
+}
+
+impl Rebuild for FromEmbedded {
+    fn authority_has(&self, _partition: u32) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let n = *self.embedded.visible().borrow();
+        Box::pin(std::future::ready(Ok(n)))
+    }
+
+    fn copy<'a>(&'a self, _partition: u32, progress: &'a (dyn Fn(Progress) + Send + Sync)) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.search.copy_logs(&self.embedded, &self.tenants, progress).await })
     }
 }
 
@@ -143,14 +161,10 @@ fn a_store_whose_seals_are_gone_is_filled_from_the_authority() {
     let Some(bench) = Bench::empty(|_| ()) else { return };
     let sequencer = log(&bench.joined.embedded, &bench.view, 10);
     let (n, cursors) = (sequencer.log.len() as u64, Cursors::default());
-    let embedded = bench.joined.embedded.clone();
-    let source = FromAuthority {
-        copying: Copying::new(bench.search().clone(), Arc::new(embedded.clone())),
-        logs: Arc::new(|_| ["hot", "warm", "cold"].map(tenant).to_vec()),
-        has: Arc::new(move |_| {
-            let n = *embedded.visible().borrow();
-            Box::pin(std::future::ready(Ok(n)))
-        }),
+    let source = FromEmbedded {
+        search: bench.search().clone(),
+        embedded: bench.joined.embedded.clone(),
+        tenants: ["hot", "warm", "cold"].map(tenant).to_vec(),
     };
     let following = follow(&bench, &sequencer.log, n - 1, &cursors, Some(Arc::new(source)));
     until_applied(&bench, &following, n);
@@ -210,10 +224,12 @@ fn a_copy_makes_the_store_say_what_the_log_of_record_says() {
             json!({ "actions": [{ "add": { "index": format!("{prefix}-logs-1999.01"), "alias": format!("{prefix}-logs") } }] }),
         )
         .expect("adds");
-    let mut told = 0;
-    let warm = tenant("warm");
-    let copied = bench.search().copy_log(&bench.joined.embedded, &warm, |rows| told += rows);
-    bench.runtime.block_on(copied).expect("copies");
+    let copying = Copying::new(bench.search().clone(), Arc::new(bench.joined.embedded.clone()));
+    let (mut told, mut at) = (0, Copied::default());
+    while told == 0 || !at.is_done() {
+        at = bench.runtime.block_on(copying.copy_span(&scope("warm"), Copied { rows: 0, ..at })).expect("copies");
+        told += at.rows;
+    }
     assert_eq!(told, model.rows.len() as u64);
     equal(&bench, &sequencer);
     let count = bench.raw(
