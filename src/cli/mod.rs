@@ -286,7 +286,7 @@ pub struct LetterListArgs {
 /// Which dead letters.
 #[derive(Debug, Args)]
 pub struct LetterFilterArgs {
-    /// id_conflict, tenant_deleted or poison; may be repeated
+    /// id_conflict, tenant_deleted, poison or undecodable; may be repeated
     #[arg(long)]
     pub reason: Vec<String>,
     /// The id of the entry; may be repeated

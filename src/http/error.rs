@@ -376,6 +376,10 @@ impl From<StoreError> for Problem {
                 let detail = format!("a series has at most {MOST_BUCKETS} buckets; `interval={width}` fits this time, or narrow it with `from` and `to`");
                 Self::new(Code::TooManyBuckets, detail.clone()).with_errors(vec![FieldError::new("interval", "too_many_buckets", detail)])
             }
+            StoreError::Unavailable { .. } => {
+                tracing::warn!(%error, "a read failed");
+                unavailable("a store does not answer; see `/health`", 5)
+            }
             StoreError::Damaged(_) | StoreError::BadPart { .. } | StoreError::Io(_) => {
                 tracing::error!(%error, "a read failed");
                 unavailable("the store cannot read its data; see `/health`", 30)

@@ -4,6 +4,8 @@
 //! pipeline in `actors`.
 
 pub mod embedded;
+#[cfg(feature = "kinesis")]
+pub mod kinesis;
 pub mod remote;
 pub mod seals;
 #[cfg(feature = "sqs")]
@@ -145,6 +147,11 @@ pub trait SealLog: Send + Sync + 'static {
     fn sealed(&self, seal: &Seal, at: Position);
     /// The store shows the seal: its packs are no longer pending, their bytes are given back, waiters hear the counts.
     fn applied(&self, seal: &DecidedSeal);
+    /// These packs were delivered although a seal has decided them: whoever had them made durable once more (a forwarder of foreign
+    /// messages, after a crash) is not to have them pending, nor counted.
+    fn known(&self, packs: &[Uuid]) {
+        let _ = packs;
+    }
     /// Copies old undecided packs forward and waits for the sync. Called between two seals only.
     fn copy_forward(&self) -> Result<(), SealLogError>;
     /// Every segment below this one is gone.

@@ -15,15 +15,19 @@
 //! was sent, 32 hexadecimal digits. Format 1 was never released.
 //! An access log's letters lie in `deadletters/_access/<tenant>/`.
 //!
+//! What foreign queues bring and is no entry has letters too (`foreign`); they come by no seal and are in no counter.
+//!
 //! A letter's id is a UUIDv8: 48 bits `t`, then bits of XXH3-128 over (n, pack id, index in the pack). It carries the time
 //! and not n, which counts what all tenants do.
 
+mod foreign;
 mod letter;
 mod name;
 mod removal;
 mod retired;
 mod shelf;
 
+pub use foreign::{ForeignLetter, ForeignMessage};
 pub use letter::{DeadLetter, Reason};
 pub use name::LetterFilter;
 

@@ -4,11 +4,12 @@
 //! a process are one set, also when tests run several servers in it. A tenant is never a label; per-tenant numbers are
 //! served by the API.
 
-use crate::seal::erasure::ErasureKind;
+use crate::{seal::erasure::ErasureKind, sinks::retry::Remedy};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{
-    sync::LazyLock,
+    collections::BTreeMap,
+    sync::{LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -129,6 +130,17 @@ impl Limit {
     }
 }
 
+/// What became of a message that another producer wrote into a queue of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForeignOutcome {
+    /// All of it was accepted.
+    Forwarded,
+    /// Some or all of it became dead letters.
+    Refused,
+    /// It came again and was known.
+    Known,
+}
+
 /// The handles. Get them by [`metrics()`].
 pub struct Metrics {
     entries: [Counter; 5],
@@ -165,6 +177,12 @@ pub struct Metrics {
     erased: [Counter; 2],
     http: [Histogram; 5],
     limited: [Counter; 5],
+    sink_behind: [Gauge; 2],
+    sink_faults: [[Counter; 5]; 2],
+    stream_lag: Gauge,
+    /// Lag by stream, milliseconds: the gauge is the largest.
+    stream_lags: Mutex<BTreeMap<String, u64>>,
+    foreign: [Counter; 3],
     queue_events: [Counter; 6],
     queue_calls: [Counter; 4],
     queue_in_flight: Gauge,
@@ -326,6 +344,16 @@ impl Metrics {
         self.erased[at].increment(rows);
     }
 
+    /// How many seals a store is behind.
+    pub fn sink_behind(&self, sink: &str, seals: u64) {
+        self.sink_behind[sink_index(sink)].set(seals as f64);
+    }
+
+    /// A store met a fault, and what is done about it.
+    pub fn sink_fault(&self, sink: &str, remedy: Remedy) {
+        self.sink_faults[sink_index(sink)][remedy as usize].increment(1);
+    }
+
     /// Something happened to messages of a remote queue.
     pub fn queue_events(&self, event: QueueEvent, messages: u64) {
         self.queue_events[event as usize].increment(messages);
@@ -349,6 +377,24 @@ impl Metrics {
     /// A request was refused because of this limit.
     pub fn limited(&self, limit: Limit) {
         self.limited[limit as usize].increment(1);
+    }
+
+    /// So far is what this process has decided of a stream behind what stands in it.
+    pub fn stream_lag(&self, stream: &str, lag: Duration) {
+        let mut lags = self.stream_lags.lock().unwrap_or_else(PoisonError::into_inner);
+        let ms = u64::try_from(lag.as_millis()).unwrap_or(u64::MAX);
+        match lags.get_mut(stream) {
+            Some(known) => *known = ms,
+            None => {
+                lags.insert(stream.to_owned(), ms);
+            }
+        }
+        self.stream_lag.set(lags.values().max().map_or(0.0, |ms| *ms as f64 / 1000.0));
+    }
+
+    /// A message of a foreign queue had this outcome.
+    pub fn foreign(&self, outcome: ForeignOutcome, n: u64) {
+        self.foreign[outcome as usize].increment(n);
     }
 
     /// A request was answered with this status.
@@ -376,6 +422,13 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         metrics().backpressure(self.lane, self.since.elapsed());
     }
+}
+
+/// Stores of their own that follow the seals.
+const SINKS: [&str; 2] = ["analytics", "search"];
+
+fn sink_index(sink: &str) -> usize {
+    usize::from(sink == SINKS[1])
 }
 
 fn register() -> (Metrics, PrometheusHandle) {
@@ -421,7 +474,12 @@ fn register() -> (Metrics, PrometheusHandle) {
             erasures: ["cleanup", "retention"].map(|kind| counter!("sluice_erasures_total", "kind" => kind)),
             erased: ["cleanup", "retention"].map(|kind| counter!("sluice_erased_rows_total", "kind" => kind)),
             http: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|status| histogram!("sluice_http_request_seconds", "status" => status)),
+            stream_lag: gauge!("sluice_stream_lag_seconds"),
+            stream_lags: Mutex::default(),
+            foreign: ["forwarded", "refused", "known"].map(|outcome| counter!("sluice_foreign_messages_total", "outcome" => outcome)),
             limited: Limit::ALL.map(|limit| counter!("sluice_http_limited_total", "limit" => limit.as_str())),
+            sink_behind: SINKS.map(|sink| gauge!("sluice_sink_behind_seals", "sink" => sink)),
+            sink_faults: SINKS.map(|sink| Remedy::ALL.map(|fault| counter!("sluice_sink_faults_total", "sink" => sink, "fault" => fault.as_str()))),
             queue_events: ["sent", "not_sent", "received", "redelivered", "unreadable", "done"]
                 .map(|event| counter!("sluice_queue_messages_total", "event" => event)),
             queue_calls: ["send", "receive", "done", "hold"].map(|call| counter!("sluice_queue_requests_total", "call" => call)),
@@ -508,6 +566,14 @@ fn describe() {
         "How long the oldest message last received was in the queue."
     );
     describe_counter!("sluice_http_limited_total", "Requests that were refused because of a limit, by which.");
+    describe_gauge!("sluice_sink_behind_seals", "Seals that a store of its own has not applied yet.");
+    describe_counter!("sluice_sink_faults_total", "Faults of stores of their own, by what is done about them.");
+    describe_gauge!(
+        "sluice_stream_lag_seconds",
+        Unit::Seconds,
+        "Age of the oldest record of a Kinesis stream that is not decided, of all streams that this process reads."
+    );
+    describe_counter!("sluice_foreign_messages_total", "Messages of foreign queues by what became of them.");
     describe_histogram!("sluice_http_request_seconds", Unit::Seconds, "Time of a request, by class of the answer.");
 }
 

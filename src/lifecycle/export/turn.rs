@@ -52,7 +52,7 @@ impl Fault {
         const FOR_EVER: Duration = Duration::MAX;
         match self {
             Self::Stopped | Self::Store(StoreError::Starting) => FOR_EVER,
-            Self::Store(StoreError::Busy | StoreError::Behind) | Self::Export(_) => Duration::from_secs(600),
+            Self::Store(StoreError::Busy | StoreError::Behind | StoreError::Unavailable { .. }) | Self::Export(_) => Duration::from_secs(600),
             Self::Store(StoreError::Deadline | StoreError::Damaged(_) | StoreError::BadPart { .. } | StoreError::Io(_)) => Duration::from_secs(60),
             Self::Store(StoreError::TooManyGroups | StoreError::TooManyBuckets { .. }) | Self::Request(_) | Self::Panic => Duration::ZERO,
         }
