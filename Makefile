@@ -37,8 +37,11 @@ lint:
 build-tests:
 	cargo test --locked --no-run
 
-unit: # what needs an engine that the environment does not name (see engines/up) is left out, and says so
-	cargo test --locked $(ARGS)
+# What needs an engine that the environment does not name (see engines/up) is left out, and says so. Stories of several processes come by
+# themselves: their engines are small, and everything else would take the machine away from them.
+unit:
+	cargo test --locked $(ARGS) -- --skip distributed
+	cargo test --locked --test it -- $(or $(ARGS),distributed)
 
 smoke: # every benchmark still runs, once, on small sizes
 	cargo test --locked --bench '*'

@@ -1,19 +1,24 @@
 //! One process with the log in its data folder.
 
 use super::{
-    Running,
+    Body, Running,
     base::Base,
+    beside::{Beside, Cursor, Follows, Searchable},
     blocking,
+    foreign::{self, Foreign},
     front::{self, Behind, Front},
+    kept::{Keeping, Kept},
     monitor::{self, Look, Watched},
-    recovered::{self, Opened},
+    recovered::{self, Log, Opened},
     settings,
+    stores::{self, Late},
 };
 use crate::{
     actors::{
         Actors,
         sequencer::{Parts, Phase, Sequencer},
     },
+    config::{AnalyticsChoice, SearchChoice},
     error::AppError,
     http::health::Health,
     lifecycle::{
@@ -21,54 +26,160 @@ use crate::{
         erasure::Eraser,
         retention::Retention,
     },
-    queue::{embedded::EmbeddedQueue, wal::Wal},
+    queue::{
+        Producer, SealLog,
+        embedded::{
+            EmbeddedQueue,
+            seals::{LogSeals, Told},
+        },
+        seals::{Lease, checkpoint},
+        wal::Wal,
+    },
+    seal::view::AppliedView,
     shutdown::Shutdown,
-    sinks::{SealFollower, dead_letter::DeadLetters, embedded::EmbeddedStore},
+    sinks::{Authority, SealFollower, dead_letter::DeadLetters, embedded::EmbeddedStore, routed::Routed},
     telemetry::metrics::metrics,
 };
 use futures_util::FutureExt;
 use std::sync::Arc;
 use tokio::{runtime::Handle, sync::watch};
 
-/// The pipeline from the log to the store.
+/// The pipeline from the log to the stores.
 pub struct Embedded {
     eraser: Eraser,
     actors: Actors,
     sequencer: Sequencer,
     queue: EmbeddedQueue,
     dead_letters: DeadLetters,
-    store: EmbeddedStore,
+    /// The store in the data folder,
+    store: Option<EmbeddedStore>,
+    /// or the checkpoints of one that is elsewhere.
+    keeping: Option<Keeping>,
+    /// The search store, if it is another.
+    follows: Option<Follows>,
+    foreign: Foreign,
+}
+
+/// Where the log goes on, and the authority, which has it.
+struct Record {
+    log: Log,
+    dead_letters: DeadLetters,
+    authority: Arc<dyn Authority>,
+    follower: Arc<dyn SealFollower>,
+    store: Option<EmbeddedStore>,
+    keeping: Option<Keeping>,
+    /// What an authority that is elsewhere shows.
+    view: Option<Arc<AppliedView>>,
+}
+
+impl Record {
+    /// The store in the data folder.
+    async fn embedded(base: &Base<'_>, keep_above: u64) -> Result<Self, AppError> {
+        let dead_letters = DeadLetters::open(base.objects.clone(), 0);
+        let opened = recovered::open(base.fs.clone(), base.settings, &base.catalog, dead_letters.settled(), &base.health, keep_above).await?;
+        let Opened { store, log } = opened;
+        Ok(Self {
+            log,
+            dead_letters,
+            authority: Arc::new(store.clone()),
+            follower: Arc::new(store.clone()),
+            store: Some(store),
+            keeping: None,
+            view: None,
+        })
+    }
+
+    /// ClickHouse.
+    async fn elsewhere(base: &Base<'_>, keep_above: u64) -> Result<Self, AppError> {
+        let found = checkpoint::load(&*base.objects, 0).await.map_err(AppError::failed)?;
+        let state = found.map(|checkpoint| checkpoint.state).unwrap_or_default();
+        let log = recovered::open_log(base.fs.clone(), base.settings, &base.catalog, &base.health, state.clone(), keep_above).await?;
+        let dead_letters = DeadLetters::open(base.objects.clone(), state.n);
+        let view = Arc::new(AppliedView::new(log.sequencer.state.clone(), &log.sequencer.replay));
+        let analytics = stores::analytics(base.settings, &base.passwords, view.clone())?.ok_or_else(|| AppError::usage("there is no analytics store"))?;
+        analytics.watch(&base.health).await?;
+        let late = Late::new(0, analytics.open, Handle::current());
+        let (kept, keeping) = Kept::start(Arc::new(late), view.clone(), state, base.objects.clone(), dead_letters.settled());
+        Ok(Self {
+            log,
+            dead_letters,
+            authority: analytics.authority,
+            follower: kept,
+            store: None,
+            keeping: Some(keeping),
+            view: Some(view),
+        })
+    }
 }
 
 /// Reads what the last run left, and starts.
 pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
     let (settings, health, catalog) = (base.settings, base.health.clone(), base.catalog.clone());
-    let dead_letters = DeadLetters::open(base.objects.clone(), 0);
-    let Opened { store, wal, book, sequencer } = recovered::open(base.fs.clone(), settings, &catalog, dead_letters.settled(), &health).await?;
+    let cursor = match settings.engines.search {
+        SearchChoice::Embedded => None,
+        SearchChoice::OpenSearch(_) => Some(Cursor::read(&base).await?),
+    };
+    let keep_above = cursor.as_ref().map_or(u64::MAX, |cursor| cursor.at);
+    let record = match settings.engines.analytics {
+        AnalyticsChoice::Embedded => Record::embedded(&base, keep_above).await?,
+        AnalyticsChoice::ClickHouse(_) => Record::elsewhere(&base, keep_above).await?,
+    };
+    let Record {
+        mut log,
+        dead_letters,
+        authority,
+        follower,
+        store,
+        keeping,
+        view,
+    } = record;
     // Before the first seal is applied again: see `sinks::dead_letter::retired`.
-    dead_letters.forget(sequencer.state.retired.iter().cloned());
+    dead_letters.forget(log.sequencer.state.retired.iter().cloned());
     for deleted in catalog.retired() {
         dead_letters.forget([deleted.tenant_id.access_log(), deleted.tenant_id]);
     }
-    let damage_reported = store.health().damage.len();
+    let damage_reported = store.as_ref().map_or(0, |store| store.health().damage.len());
 
-    let feed = front::feed(Arc::new(store.clone()), settings);
-    let queue = EmbeddedQueue::new(wal.clone(), book, settings::queue(settings), Handle::current());
+    let queue = EmbeddedQueue::new(log.wal.clone(), std::mem::take(&mut log.book), settings::queue(settings), Handle::current());
+    let beside = match cursor {
+        None => None,
+        Some(cursor) => Some(Beside::open(&base, cursor, &log).await?),
+    };
+    let told: Vec<_> = view.into_iter().chain(beside.as_ref().map(|beside| beside.view.clone())).collect();
+    let (mut sealed, mut producer): (Arc<dyn SealLog>, Arc<dyn Producer>) = (Arc::new(queue.clone()), Arc::new(queue.clone()));
+    let (mut routed, mut trimmable, mut follows) = (authority.clone(), follower.trimmable(), None);
+    if !told.is_empty() {
+        let tell: Told = Box::new(move |seal, crc| told.iter().for_each(|view| view.fold(seal, crc)));
+        let seals = LogSeals::new(queue.clone(), std::mem::take(&mut log.places), log.floor, log.sequencer.state.n, tell);
+        sealed = Arc::new(seals.clone());
+        if let Some(beside) = beside {
+            routed = Arc::new(Routed::new(authority.clone(), beside.search.store.clone()));
+            producer = Arc::new(Searchable {
+                queue: queue.clone(),
+                seals: seals.clone(),
+                view: beside.view.clone(),
+            });
+            let following = beside.follow(seals, authority.clone(), trimmable, &base);
+            trimmable = following.trimmable.clone();
+            follows = Some(following);
+        }
+    }
+    let feed = front::feed(routed.clone(), settings);
     let parts = Parts {
-        log: Arc::new(queue.clone()),
-        follower: Arc::new(store.clone()),
+        log: sealed,
+        follower,
         dead_letters: Arc::new(dead_letters.clone()),
         publisher: Arc::new(feed.clone()),
         sources: None,
     };
-    let pending = sequencer.state.clone();
+    let pending = log.sequencer.state.clone();
     let (sequencer, decider) =
-        Sequencer::start(parts, sequencer, settings::sequencer(settings)).map_err(|e| AppError::failed(format!("a thread cannot be started: {e}")))?;
-    let deliveries = queue.start(Arc::new(decider.clone()), SealFollower::trimmable(&store));
-    let eraser = Eraser::new(Arc::new(decider.clone()), Arc::new(store.clone()), &pending);
+        Sequencer::start(parts, log.sequencer, settings::sequencer(settings)).map_err(|e| AppError::failed(format!("a thread cannot be started: {e}")))?;
+    let deliveries = queue.start(Arc::new(decider.clone()), trimmable.clone());
+    let eraser = Eraser::new(Arc::new(decider.clone()), authority.clone(), &pending);
     let actors = Actors::start(&settings::actors(settings), deliveries, Arc::new(queue.clone()), Arc::new(decider));
 
-    let export_jobs = front::export_jobs(&base, Arc::new(store.clone()))?;
+    let export_jobs = front::export_jobs(&base, routed.clone())?;
     let deletion = deletion::Parts {
         catalog: catalog.clone(),
         eraser: eraser.clone(),
@@ -79,26 +190,24 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
     let deletions = Deletions::start(deletion, &pending.retired);
     let retention = Retention {
         eraser: eraser.clone(),
-        authority: Arc::new(store.clone()),
+        authority,
         catalog: catalog.clone(),
         dead_letters: dead_letters.clone(),
-        trimmed: {
-            let trimmable = SealFollower::trimmable(&store);
-            Arc::new(move |_| *trimmable.borrow())
-        },
+        trimmed: Arc::new(move |_| *trimmable.borrow()),
         interval: settings.retention.interval,
     };
     retention.start();
-    let looks = vec![
+    let foreign = Foreign::start(&base, producer.clone(), dead_letters.clone(), alone(&base)?).await?;
+    let mut looks = vec![
         look_at_actors(&actors, settings.actors.memory_bytes),
-        look_at_queue(queue.clone(), wal.clone()),
-        look_at_store(store.clone(), damage_reported),
+        look_at_queue(queue.clone(), log.wal.clone()),
     ];
-    let (ready, fatal) = (running(sequencer.phase()).boxed(), halted(sequencer.phase(), wal).boxed());
+    looks.extend(store.clone().map(|store| look_at_store(store, damage_reported)));
+    let (ready, fatal) = (running(sequencer.phase()).boxed(), halted(sequencer.phase(), log.wal).boxed());
     let lock = base.lock.clone();
     let behind = Behind {
-        producer: Arc::new(queue.clone()),
-        authority: Arc::new(store.clone()),
+        producer,
+        authority: routed,
         feed,
         dead_letters: dead_letters.clone(),
         export_jobs,
@@ -121,14 +230,17 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         health,
         listening,
         front: Some(front),
-        body: Embedded {
+        body: Body::Embedded(Embedded {
             eraser,
             actors,
             sequencer,
             queue,
             dead_letters,
             store,
-        },
+            keeping,
+            follows,
+            foreign,
+        }),
         failure,
         monitor,
         _lock: lock,
@@ -136,8 +248,8 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
 }
 
 impl Embedded {
-    /// Erasures end · deliveries end, tenants hand over · the last seal is applied · dead letters and store are flushed · the log is
-    /// closed.
+    /// Erasures end · deliveries end, tenants hand over · the last seal is applied · dead letters and stores have what they can ·
+    /// the log is closed.
     pub async fn stop(self, shutdown: &mut Shutdown) {
         let Self {
             eraser,
@@ -146,30 +258,48 @@ impl Embedded {
             queue,
             dead_letters,
             store,
+            keeping,
+            follows,
+            foreign,
         } = self;
+        shutdown.phase("sources", foreign.stop(), || "foreign queues".into()).await;
         shutdown.phase("erasures", eraser.stop(), || "erasures".into()).await;
         queue.stop_accepting();
         queue.stop_delivery();
         shutdown.phase("tenants", actors.stop(), || "tenant actors".into()).await;
         shutdown.phase("sequencer", blocking(move || sequencer.stop()), || "the sequencer".into()).await;
         shutdown.phase("dead letters", dead_letters.drained(), || "dead letters".into()).await;
-        let flushed = store.clone();
-        let flush = shutdown.phase("store", blocking(move || flushed.flush()), || "the store's flush".into()).await;
+        if let Some(follows) = follows {
+            shutdown.phase("search", follows.stop(), || "the search store's follower".into()).await;
+        }
+        if let Some(keeping) = keeping {
+            shutdown.phase("checkpoint", keeping.stop(), || "the checkpoint".into()).await;
+        }
+        if let Some(flushed) = store.clone() {
+            let flush = shutdown.phase("store", blocking(move || flushed.flush()), || "the store's flush".into()).await;
+            if let Some(Some(Err(error))) = flush {
+                // Not lost: the log has what the flush did not write.
+                tracing::warn!(%error, "the store could not be flushed; the next start reads it from the log");
+            }
+        }
         shutdown.phase("log", blocking(move || queue.close()), || "the log".into()).await;
         dead_letters.close();
-        let end = move || {
-            store.close();
-            store.tidy()
-        };
-        let tidied = shutdown.phase("threads", blocking(end), || "the store".into()).await;
-        if let Some(Some(Err(error))) = tidied {
-            tracing::warn!(%error, "the files of merged parts stay until the next start");
-        }
-        if let Some(Some(Err(error))) = flush {
-            // Not lost: the log has what the flush did not write.
-            tracing::warn!(%error, "the store could not be flushed; the next start reads it from the log");
+        if let Some(store) = store {
+            let end = move || {
+                store.close();
+                store.tidy()
+            };
+            if let Some(Some(Err(error))) = shutdown.phase("threads", blocking(end), || "the store".into()).await {
+                tracing::warn!(%error, "the files of merged parts stay until the next start");
+            }
         }
     }
+}
+
+/// Nobody else takes this lease.
+fn alone(base: &Base<'_>) -> Result<Lease, AppError> {
+    let lease = Lease::new(base.objects.clone(), foreign::LEASE, base.settings.seal.lease, std::process::id().to_string());
+    lease.map_err(AppError::failed)
 }
 
 /// Resolves when the store shows everything that the log holds.

@@ -81,13 +81,13 @@ async fn s3(_: &str, _: &str) -> Result<Arc<dyn Objects>, AppError> {
 
 /// Region, keys and endpoints by the ordinary chain.
 #[cfg(any(feature = "sqs", feature = "kinesis", feature = "s3"))]
-async fn aws() -> aws_config::SdkConfig {
+pub async fn aws() -> aws_config::SdkConfig {
     use crate::queue::remote::aws::{AwsSettings, config};
     config(&AwsSettings::default()).await
 }
 
 /// `config` refuses what is not built; this keeps such a binary whole all the same.
 #[cfg(not(all(feature = "sqs", feature = "kinesis", feature = "clickhouse", feature = "opensearch", feature = "s3")))]
-fn not_built(feature: &str) -> AppError {
+pub fn not_built(feature: &str) -> AppError {
     AppError::usage(format!("this needs the Cargo feature `{feature}`, which this binary was built without"))
 }

@@ -10,24 +10,36 @@
 //! everything that is durable can be shown. Stop: see [`Running::stop`].
 
 mod base;
+mod beside;
 mod cluster;
 mod embedded;
 mod engines;
 pub mod folder;
+mod foreign;
 mod front;
+mod kept;
 mod monitor;
+mod partition;
 #[cfg(test)]
 mod power;
+mod queues;
 mod recovered;
 mod settings;
+mod shared;
+mod stores;
 
-pub use self::base::{open_tls, read_files};
+pub use self::{
+    base::{open_tls, read_files},
+    engines::Passwords,
+    stores::migrate,
+};
 
 use self::{
     base::Base,
     embedded::Embedded,
     folder::FolderLock,
     front::{Front, Listening},
+    shared::Shared,
 };
 use crate::{
     config::Settings,
@@ -46,10 +58,16 @@ pub struct Running {
     listening: Listening,
     /// `None` where no requests are taken.
     front: Option<Front>,
-    body: Embedded,
+    body: Body,
     failure: watch::Receiver<Option<AppError>>,
     monitor: JoinHandle<()>,
     _lock: FolderLock,
+}
+
+/// What depends on the arrangement of engines.
+enum Body {
+    Embedded(Embedded),
+    Shared(Shared),
 }
 
 /// Runs the server until SIGTERM or Ctrl-C, or until it cannot go on.
@@ -75,7 +93,10 @@ pub async fn run(settings: Settings) -> Result<(), AppError> {
 /// Builds everything and begins to listen. What fails here has written nothing but what a start always writes.
 pub async fn start(settings: &Settings) -> Result<Running, AppError> {
     let base = Base::open(settings).await?;
-    embedded::start(base).await
+    match settings.engines.queue.is_shared() {
+        false => embedded::start(base).await,
+        true => shared::start(base).await,
+    }
 }
 
 impl Running {
@@ -95,7 +116,7 @@ impl Running {
     }
 
     /// Stops in order, under one deadline: not ready · no new requests · sessions closed · export jobs stop at their last chunk ·
-    /// the access log is written · what the engines of this process need ([`Embedded::stop`]). What a phase that ran out of time
+    /// the access log is written · what the engines of this process need ([`Embedded::stop`], [`Shared::stop`]). What a phase that ran out of time
     /// leaves is delivered or applied again at the next start.
     pub async fn stop(self) -> Result<(), AppError> {
         let Self {
@@ -116,7 +137,10 @@ impl Running {
                 listening.closed(&mut shutdown).await;
             }
         }
-        body.stop(&mut shutdown).await;
+        match body {
+            Body::Embedded(embedded) => embedded.stop(&mut shutdown).await,
+            Body::Shared(shared) => shared.stop(&mut shutdown).await,
+        }
         monitor.abort();
         listening.end();
         shutdown.finish().map_err(|left| {

@@ -96,7 +96,14 @@ pub async fn open(
 }
 
 /// Opens the log before a store of its own, as of `checkpoint`, which is 0 and empty at the first start.
-pub async fn open_log(fs: Arc<dyn Fs>, settings: &Settings, catalog: &Catalog, health: &Health, checkpoint: SealState, keep_above: u64) -> Result<Log, AppError> {
+pub async fn open_log(
+    fs: Arc<dyn Fs>,
+    settings: &Settings,
+    catalog: &Catalog,
+    health: &Health,
+    checkpoint: SealState,
+    keep_above: u64,
+) -> Result<Log, AppError> {
     volume(&fs, settings)?;
     let (dir, wal_settings, start) = (settings.data_dir.join("wal"), wal_settings(settings), checkpoint.clone());
     let n = checkpoint.n;

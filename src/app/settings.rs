@@ -9,11 +9,7 @@ use crate::{
     limits::LimitSettings,
     queue::{
         embedded::{QueueSettings, book::Limits},
-        remote::{
-            consumer::ConsumerSettings,
-            gather::Linger,
-            producer::ProducerSettings,
-        },
+        remote::{consumer::ConsumerSettings, gather::Linger, producer::ProducerSettings},
         seals::SealsSettings,
     },
 };
@@ -136,7 +132,10 @@ pub fn producer(settings: &Settings) -> ProducerSettings {
         QueueChoice::Kinesis(kinesis) => kinesis.linger,
     };
     ProducerSettings {
-        linger: Linger { shortest: linger, longest: usual.linger.longest.max(linger) },
+        linger: Linger {
+            shortest: linger,
+            longest: usual.linger.longest.max(linger),
+        },
         ..usual
     }
 }

@@ -632,12 +632,13 @@ pub struct SealSettings {
     pub clock_skew: Duration,
 }
 
-/// With a shared queue each seal is an object and a block of inserts, so that fewer are better; in the log one costs next to nothing.
+/// Where a seal is an object or a block of inserts fewer are better; in the log and the store of the data folder one costs next to nothing.
 const SHARED_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Reads `[seal]`.
-pub fn seal(r: &mut Reader, queue: &QueueChoice) -> SealSettings {
-    let auto = if queue.is_shared() { SHARED_INTERVAL } else { Duration::ZERO };
+pub fn seal(r: &mut Reader, engines: &EngineSettings) -> SealSettings {
+    let elsewhere = engines.queue.is_shared() || matches!(engines.analytics, AnalyticsChoice::ClickHouse(_));
+    let auto = if elsewhere { SHARED_INTERVAL } else { Duration::ZERO };
     let settings = SealSettings {
         interval: r.span_or_auto("seal.interval", Duration::ZERO..=10 * SECOND).unwrap_or(auto),
         target_bytes: r.size("seal.target_bytes", 64 * KIB..=64 * MIB) as usize,

@@ -268,7 +268,7 @@ impl Settings {
         let role = engines::role(r);
         let engines = engines::engines(r, role, &data_dir);
         let settings = Self {
-            seal: engines::seal(r, &engines.queue),
+            seal: engines::seal(r, &engines),
             role,
             engines,
             http: http(r),

@@ -10,7 +10,7 @@
 //! (`names`), so a message that comes again, after a crash or because its queue delivers twice, makes the same packs, entries and letters and
 //! changes nothing.
 //!
-//! - `decode` (pure) makes packs of a message; `forward` brings one message to its end; [`run`](Sources) reads, as many messages at a
+//! - `decode` (pure) makes packs of a message; `forward` brings one message to its end; [`Source::run`] reads, as many messages at a
 //!   time as fit a bound in bytes, so that one that has to wait holds up no other.
 //! - What is wrong with a part of a message is a dead letter of its tenant (reason `undecodable`, not in the counters, because it was
 //!   never accepted). Where no tenant can be told, it lies on the shelf of the installation (`unassigned`).
@@ -60,6 +60,8 @@ use unassigned::Unassigned;
 const IN_HAND: usize = 16 << 20;
 /// What a message counts besides its body.
 const OVERHEAD: usize = 1 << 10;
+/// How long a receive in hand may still take when its process stops.
+const LAST_CALL: Duration = Duration::from_secs(6);
 /// Pauses after a receive that failed.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -200,13 +202,20 @@ impl Source {
         tracing::info!(source = %self.name, "a foreign queue is read");
         loop {
             // One group is read when at least half of the room is free, so that what it brings is bounded.
-            let received = async {
-                let _half = room.acquire_many(IN_HAND as u32 / 2).await;
-                self.feed.receive().await
-            };
-            let received = tokio::select! {
+            tokio::select! {
                 () = stop.cancelled() => break,
-                received = received => received,
+                _half = room.acquire_many(IN_HAND as u32 / 2) => {}
+            }
+            let mut received = self.feed.receive();
+            let received = tokio::select! {
+                received = &mut received => received,
+                () = stop.cancelled() => {
+                    // A call that is broken off may still take messages, and hide them for as long as they may be in hand.
+                    if let Ok(Ok(messages)) = tokio::time::timeout(LAST_CALL, received).await {
+                        self.feed.give_back(messages.into_iter().map(|one| one.receipt).collect()).await;
+                    }
+                    break;
+                }
             };
             while groups.try_join_next().is_some() {}
             match received {
@@ -234,6 +243,31 @@ impl Source {
         while groups.join_next().await.is_some() {}
         self.feed.close().await;
         tracing::info!(source = %self.name, "the foreign queue is no longer read");
+    }
+}
+
+/// The sources that this process reads.
+#[derive(Default)]
+pub struct Sources {
+    stop: CancellationToken,
+    reading: JoinSet<()>,
+}
+
+impl Sources {
+    /// Reads these from here on. Must be called inside a tokio runtime.
+    pub fn start(sources: Vec<Source>) -> Self {
+        let mut this = Self::default();
+        for source in sources {
+            this.reading.spawn(source.run(this.stop.clone()));
+        }
+        this
+    }
+
+    /// Receives nothing more; resolves when what is in hand is at its end or given back, and acknowledged. To be called while the
+    /// producer still accepts.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.reading.join_next().await.is_some() {}
     }
 }
 

@@ -27,8 +27,8 @@ const HOLD: Duration = Duration::from_secs(120);
 const EXTEND_EVERY: Duration = Duration::from_secs(40);
 /// How long a message is hidden that is put back.
 const LATER: Duration = Duration::from_secs(60);
-/// How long a call waits for messages.
-const WAIT: Duration = Duration::from_secs(20);
+/// How long a call waits for messages; a process that stops waits for it too.
+const WAIT: Duration = Duration::from_secs(5);
 /// A call that does not wait is given up after this time; one that does, that much later.
 const CALL: Duration = Duration::from_secs(10);
 /// What SQS takes and gives at once.

@@ -138,12 +138,7 @@ impl Inner {
         // Packs that cannot be read any more have no row in any store; the sequencer's follower reports them.
         let (kept, packs) = seal.packs.drain(..).zip(loaded).filter_map(|(of, pack)| Some((of, pack?))).unzip();
         seal.packs = kept;
-        Ok(Found::Seal(Arc::new(DecidedSeal {
-            seal,
-            crc,
-            packs,
-            encoded_len,
-        })))
+        Ok(Found::Seal(Arc::new(DecidedSeal { seal, crc, packs, encoded_len })))
     }
 }
 

@@ -177,6 +177,7 @@ impl Stream {
                         .flatten()
                         .map(Arc::from)
                         .collect(),
+                    open: shard.sequence_number_range.is_none_or(|range| range.ending_sequence_number.is_none()),
                     shard: shard.shard_id.into(),
                 }
             }));

@@ -67,6 +67,12 @@ impl Drop for Fetching<'_> {
     }
 }
 
+impl Drop for KinesisReceiver {
+    fn drop(&mut self) {
+        metrics().stream_lag(self.stream.name(), Duration::ZERO); // whoever reads now tells of it
+    }
+}
+
 impl KinesisReceiver {
     /// Reads `stream` on from `checkpoints`.
     pub fn new(stream: Stream, checkpoints: SourceCheckpoints, settings: KinesisSettings) -> Self {

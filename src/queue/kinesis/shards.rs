@@ -32,6 +32,8 @@ pub struct Listed {
     pub shard: Arc<str>,
     /// What it was split or merged from; they need not exist any more.
     pub parents: Vec<Arc<str>>,
+    /// It takes records: it was neither split nor merged.
+    pub open: bool,
 }
 
 /// Where to begin.
@@ -184,7 +186,7 @@ impl Shards {
                 self.buffered -= shard.buffer.iter().map(|record| record.data.len()).sum::<usize>();
             }
         }
-        for Listed { shard, parents } in all {
+        for Listed { shard, parents, open } in all {
             if self.shards.contains_key(&shard) {
                 continue;
             }
@@ -192,11 +194,13 @@ impl Shards {
                 source: self.source.clone(),
                 shard: shard.clone(),
             };
+            // A shard that takes records is not at its end: the checkpoint is of a stream that had this name before.
+            let decided = self.checkpoints.get(&name).filter(|at| !(open && **at == ShardAt::End)).cloned();
             self.by_index.insert(self.next_index, shard.clone());
             let new = Shard {
                 index: self.next_index,
                 parents,
-                decided: self.checkpoints.get(&name).cloned(),
+                decided,
                 read: None,
                 iterator: None,
                 buffer: VecDeque::new(),
@@ -393,6 +397,7 @@ mod tests {
         Listed {
             shard: shard.into(),
             parents: parents.iter().map(|parent| Arc::from(*parent)).collect(),
+            open: false,
         }
     }
 
@@ -510,6 +515,17 @@ mod tests {
                 .any(|change| &*change.name.shard == "old" && change.at.is_none()),
             "it is forgotten"
         );
+    }
+
+    #[test]
+    fn a_stream_that_was_made_anew_under_its_name_is_read_although_the_old_one_ended() {
+        let (mut shards, now) = (shards(&[("a", ShardAt::End)]), Instant::now());
+        let open = Listed {
+            open: true,
+            ..listed("a", &[])
+        };
+        shards.listed(vec![open], now);
+        assert!(due(&mut shards, now).is_some_and(|(_, _, start)| start == Start::Oldest));
     }
 
     #[test]

@@ -76,7 +76,8 @@ impl DeadLetters {
         let (tenant, mut removed) = (scope.tenant(), 0);
         let shared = self.0.shared.shelves.is_shared();
         let old = u64::try_from(now_ms() - LATE).unwrap_or(0);
-        let settled = |bundle: &Bundle| bundle.place.n >= name::FOREIGN || (bundle.place.n <= trimmed && (!shared || bundle.place.sealed_at < old));
+        let past = |bundle: &Bundle| bundle.place.n <= trimmed && (!shared || bundle.place.sealed_at < old);
+        let settled = |bundle: &Bundle| bundle.place.n >= name::FOREIGN || past(bundle);
         let goes = |bundle: &&Bundle| {
             let expired = i64::try_from(bundle.place.sealed_at).is_ok_and(|at| at < cutoff);
             // Letters that are not there may still be written, unless their seal is past.

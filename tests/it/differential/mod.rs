@@ -78,7 +78,7 @@ async fn answers_equal_those_of_a_plain_model() {
 
 /// The same of several processes on the real engines: smaller, because these are.
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_of_several_processes_equal_those_of_a_plain_model() {
+async fn distributed_answers_equal_those_of_a_plain_model() {
     let (seed, requests) = (setting("SLUICE_SEED").unwrap_or_else(fresh_seed), setting("SLUICE_REQUESTS").unwrap_or(1_200));
     println!("SLUICE_SEED={seed} SLUICE_REQUESTS={requests}");
     let Some(stage) = Stage::distributed().await else { return };

@@ -1,8 +1,14 @@
 //! The real engines as a test sees them past the product: makes what a set-up needs in them, reads rows as they lie there, and starts
 //! and kills engines of its own.
 
+use aws_config::{Region, SdkConfig};
+use aws_sdk_sqs::config::{Credentials, SharedCredentialsProvider};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, path::PathBuf, process::Command};
+use sluice::objects::{
+    Objects,
+    s3::{S3Location, S3Objects},
+};
+use std::{collections::BTreeMap, path::PathBuf, process::Command, sync::Arc};
 
 /// Where the engines answer, and how to speak to them.
 #[derive(Clone)]
@@ -41,6 +47,13 @@ impl Engines {
     /// The address of an engine.
     pub fn address(&self, name: &str) -> &str {
         self.addresses.get(name).map_or("", String::as_str)
+    }
+
+    /// The same engines, but one behind another address (a proxy).
+    pub fn with(&self, name: &str, address: String) -> Self {
+        let mut changed = self.clone();
+        changed.addresses.insert(name.to_owned(), address);
+        changed
     }
 
     /// The same with connections of its own, to be used in another runtime.
@@ -83,6 +96,18 @@ impl Engines {
         let got = self.sqs("GetQueueAttributes", &json!({"QueueUrl": url, "AttributeNames": names})).await;
         let all = got["Attributes"].as_object().expect("attributes");
         all.values().map(|n| n.as_str().and_then(|n| n.parse::<u64>().ok()).expect("a number")).sum()
+    }
+
+    /// The objects of a deployment.
+    pub fn objects(&self, name: &str) -> Arc<dyn Objects> {
+        let keys = Credentials::new("test", "testtest", None, None, "test");
+        let aws = SdkConfig::builder()
+            .endpoint_url(self.address("S3"))
+            .region(Region::from_static("us-east-1"))
+            .credentials_provider(SharedCredentialsProvider::new(keys))
+            .build();
+        let at = S3Location::parse(&format!("s3://sluice/{name}")).expect("a bucket and a prefix");
+        Arc::new(S3Objects::connect(&at, &aws).expect("a client"))
     }
 
     /// A statement to ClickHouse; its rows.
@@ -157,6 +182,8 @@ impl Own {
     pub fn start(names: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let names: Vec<String> = names.iter().map(|name| name.to_lowercase()).collect();
+        let guard = Command::new(script("guard")).arg(std::process::id().to_string()).arg(folder.path()).status();
+        assert!(guard.expect("engines/guard runs").success());
         let engines = Engines::at(Self::up(&folder, &names));
         Self { folder, names, engines }
     }

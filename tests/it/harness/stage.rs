@@ -13,6 +13,11 @@ use uuid::Uuid;
 /// One set-up on the engines at a time: they are small here, and answer one after the other.
 static TURN: Semaphore = Semaphore::const_new(1);
 
+/// Waits for one's turn; it ends when this is dropped.
+pub async fn turn() -> SemaphorePermit<'static> {
+    TURN.acquire().await.expect("never closed")
+}
+
 /// Makes two tests of each story: `embedded::story` and `distributed::story`.
 macro_rules! told_to_both {
     ($($story:ident),+ $(,)?) => {
@@ -124,10 +129,21 @@ impl Cluster {
     /// On the engines of the environment, alone on them; `None` where they are not.
     pub async fn here(form: Form) -> Option<Self> {
         let engines = Engines::here(&NEEDED)?;
-        let turn = TURN.acquire().await.expect("never closed");
+        let turn = turn().await;
         let mut cluster = Self::new(engines, form).await;
         cluster._turn = Some(turn);
         Some(cluster)
+    }
+
+    /// From its next start on, every process speaks to these engines instead (proxies before the real ones).
+    pub fn redirect(&mut self, engines: &Engines) {
+        for site in self.apis.iter_mut().chain(&mut self.consumers) {
+            site.set("CLICKHOUSE__URL", engines.address("CLICKHOUSE"));
+            site.set("OPENSEARCH__URL", engines.address("OPENSEARCH"));
+            for (key, engine) in [("AWS_ENDPOINT_URL_SQS", "SQS"), ("AWS_ENDPOINT_URL_S3", "S3")] {
+                site.settings.insert(key.to_owned(), engines.address(engine).to_owned());
+            }
+        }
     }
 
     /// Removes what it has made in the engines. Failures do not matter: the names are nobody else's.

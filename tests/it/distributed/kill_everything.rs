@@ -6,7 +6,7 @@ use crate::harness::{
     checker::{self, Sent},
     data,
     engines::{Engines, NEEDED, Own},
-    stage::{Cluster, Form},
+    stage::{self, Cluster, Form},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
@@ -112,6 +112,7 @@ async fn nothing_is_lost_or_doubled_whatever_is_killed() {
     let seconds = number("SLUICE_KILL_SECONDS").unwrap_or(30);
     let seed = number("SLUICE_SEED").unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0);
     println!("kill everything: seed {seed}, {seconds} s");
+    let _turn = stage::turn().await;
     let own = tokio::task::spawn_blocking(|| Own::start(&NEEDED)).await.expect("engines");
     let form = Form {
         apis: 2,
@@ -211,6 +212,9 @@ async fn nothing_is_lost_or_doubled_whatever_is_killed() {
         assert!(Instant::now() < deadline, "seed {seed}: it does not settle: {why}\n{log}");
         tokio::time::sleep(Duration::from_millis(500)).await;
     };
+    checker::check_ledger(&own.engines, &cluster.name).await;
+    let compared = checker::check_seals(&own.engines, &cluster.name, form.partitions as u32).await;
+    println!("{compared} rows are as their seals say");
     let ledger = ledger.lock().unwrap();
     for tenant in TENANTS {
         checker::check(tenant, &rows[tenant], &ledger[tenant], &usages[tenant]);
