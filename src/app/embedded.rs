@@ -32,7 +32,7 @@ use crate::{
             EmbeddedQueue,
             seals::{LogSeals, Told},
         },
-        seals::checkpoint,
+        seals::{Lease, checkpoint},
         wal::Wal,
     },
     seal::view::AppliedView,
@@ -198,6 +198,13 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         interval: settings.retention.interval,
     };
     retention.start();
+    let parts = sources::Parts {
+        producer: producer.clone(),
+        catalog: base.catalog.clone(),
+        dead_letters: dead_letters.clone(),
+        objects: base.objects.clone(),
+    };
+    let foreign = Foreign::start(settings, parts, |_| Ok(None)).await?; // no other process reads them
     let mut looks = vec![
         look_at_actors(&actors, settings.actors.memory_bytes),
         look_at_queue(queue.clone(), log.wal.clone()),
@@ -205,7 +212,6 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
     looks.extend(store.clone().map(|store| look_at_store(store, damage_reported)));
     let (ready, fatal) = (running(sequencer.phase()).boxed(), halted(sequencer.phase(), log.wal).boxed());
     let lock = base.lock.clone();
-    let foreign_producer = producer.clone();
     let behind = Behind {
         producer,
         authority: routed,
@@ -215,13 +221,6 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         eraser: eraser.clone(),
         deletions,
     };
-    let foreign = sources::Parts {
-        producer: foreign_producer,
-        catalog: catalog.clone(),
-        dead_letters: dead_letters.clone(),
-        objects: base.objects.clone(),
-    };
-    let foreign = Foreign::start(settings, foreign, |_| Ok(None)).await?;
     let (front, listening) = Front::open(base, behind)?;
     let (monitor, failure) = monitor::start(Watched {
         health: health.clone(),
@@ -256,8 +255,8 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
 }
 
 impl Embedded {
-    /// Foreign queues are no longer read · erasures end · deliveries end, tenants hand over · the last seal is applied · dead letters and
-    /// stores have what they can · the log is closed.
+    /// Erasures end · deliveries end, tenants hand over · the last seal is applied · dead letters and stores have what they can ·
+    /// the log is closed.
     pub async fn stop(self, shutdown: &mut Shutdown) {
         let Self {
             eraser,

@@ -43,7 +43,6 @@ use crate::{
         follow::{self, Progress},
         routed::Routed,
     },
-    sinks::{Authority, SealFollower, dead_letter::DeadLetters, routed::Routed},
     sources,
     tail::{Tail, TailSettings, fresh::Fresh},
 };
@@ -105,7 +104,7 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         tail: Some(tail.clone()),
     });
 
-    let (mut leader, mut partitions) = (None, Vec::new());
+    let (mut leader, mut partitions, mut foreign) = (None, Vec::new(), Foreign::default());
     if role.consumes() {
         let count = openers.len() as u32;
         for (seals, queue) in seals.into_iter().zip(openers) {
@@ -149,21 +148,16 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
             },
             interval: settings.retention.interval,
         };
+        let parts = sources::Parts {
+            producer: Arc::new(producer.clone()),
+            catalog: base.catalog.clone(),
+            dead_letters: dead_letters.clone(),
+            objects: base.objects.clone(),
+        };
+        foreign = Foreign::start(settings, parts, |name| lease(name).map(Some)).await?;
         leader = Some(Leader::start(lease(leader::LEASE)?, retention, deletions.clone()));
     }
 
-    let foreign = match role.consumes() {
-        false => Foreign::default(),
-        true => {
-            let parts = sources::Parts {
-                producer: Arc::new(producer.clone()),
-                catalog: base.catalog.clone(),
-                dead_letters: dead_letters.clone(),
-                objects: base.objects.clone(),
-            };
-            Foreign::start(settings, parts, |name| lease(name).map(Some)).await?
-        }
-    };
     let watches: Vec<_> = partitions.iter().map(Partition::watch).collect();
     let looks = vec![
         look_at_queue(producer.clone()),
@@ -222,17 +216,16 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
 }
 
 impl Shared {
-    /// Foreign queues are no longer read · retention and deletions go to another process · what was accepted is in the queue · partitions
-    /// are sealed and given to others ·
+    /// Retention and deletions go to another process · what was accepted is in the queue · partitions are sealed and given to others ·
     /// nothing is read any more.
     pub async fn stop(self, shutdown: &mut Shutdown) {
-        shutdown.phase("sources", self.foreign.stop(), || "foreign queues".into()).await;
         if let Some(exports) = self.exports {
             shutdown.phase("exports", async move { exports.stop().await }, || "export jobs".into()).await;
         }
         if let Some(leader) = self.leader {
             shutdown.phase("lifecycle", leader.stop(), || "retention and deletions".into()).await;
         }
+        shutdown.phase("sources", self.foreign.stop(), || "foreign queues".into()).await;
         shutdown.phase("erasures", self.eraser.stop(), || "erasures".into()).await;
         self.producer.stop_accepting();
         shutdown
