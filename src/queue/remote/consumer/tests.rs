@@ -348,7 +348,7 @@ async fn everything_accepted_arrives_however_the_queue_behaves() {
         while let Ok(Some(delivery)) = tokio::time::timeout(idle, bench.deliveries.recv()).await {
             n += 1;
             // Every seventh is lost on its way, as when an actor crashes.
-            if n % 7 == 0 {
+            if n.is_multiple_of(7) {
                 continue;
             }
             decided.extend(delivery.pack.entries().map(|entry| entry.id()));
