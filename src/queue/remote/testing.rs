@@ -201,7 +201,7 @@ impl Transport for MemoryQueue {
                 Some(SendFault::Throttled) => (0, Err(error(true, true))),
                 Some(SendFault::AnswerLost) => (1, Err(error(false, true))),
                 Some(SendFault::RequestLost) => (0, Err(error(false, true))),
-                Some(SendFault::Half | SendFault::HalfRefused) if i % 2 == 0 => (1, Ok(())),
+                Some(SendFault::Half | SendFault::HalfRefused) if i.is_multiple_of(2) => (1, Ok(())),
                 Some(SendFault::Half) => (0, Err(error(true, true))),
                 Some(SendFault::HalfRefused) => (0, Err(error(true, false))),
             };

@@ -126,12 +126,12 @@ fn refusal(status: u16, code: &str) -> Fault {
 }
 
 /// Lets one item of a batch fail that the engine has taken, or has not got at all.
-fn one_fails(code: &'static str, took_effect: bool) -> Fault {
+fn one_fails(code: &'static str, sender_fault: bool, took_effect: bool) -> Fault {
     let edit = move |body: Bytes| {
         let mut json: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
         if let Some(taken) = json["Successful"].as_array_mut().filter(|taken| !taken.is_empty()) {
             let id = taken.remove(0)["Id"].clone();
-            json["Failed"] = serde_json::json!([{"Id": id, "Code": code, "Message": "as scripted", "SenderFault": false}]);
+            json["Failed"] = serde_json::json!([{"Id": id, "Code": code, "Message": "as scripted", "SenderFault": sender_fault}]);
         }
         Bytes::from(json.to_string())
     };
@@ -281,21 +281,24 @@ async fn every_item_of_a_batch_is_read_and_what_failed_is_told_again() {
     let partition = queue.open(&queue.through(&proxy)).await;
     let bodies = [noise(1, 10), noise(2, 10), noise(3, 10)];
     let messages = || bodies.iter().map(|body| Message { key: 0, body: body.clone() }).collect::<Vec<_>>();
-    proxy.next(1, calls("SendMessageBatch"), one_fails("InternalError", false));
+    proxy.next(1, calls("SendMessageBatch"), one_fails("InternalError", false, false));
     let results = partition.transport.send(messages()).await;
     let kinds: Vec<_> = results
         .iter()
         .map(|result| result.as_ref().map_err(|error| (error.definite, error.retry)).err())
         .collect();
     assert_eq!(kinds, [Some((false, true)), None, None], "one is in doubt and may be sent again");
+    proxy.next(1, calls("SendMessageBatch"), one_fails("InvalidMessageContents", true, false));
+    let refused = partition.transport.send(messages()).await.remove(0).expect_err("as scripted");
+    assert_eq!((refused.definite, refused.retry), (true, false), "it is for good");
     let mut received = Vec::new();
-    while received.len() < 3 {
+    while received.len() < 6 {
         received.extend(partition.receive.receive(10).await.expect("received"));
     }
     let receipts: Vec<_> = received.iter().map(|message| message.receipt.clone()).collect();
-    proxy.next(1, calls("ChangeMessageVisibilityBatch"), one_fails("InternalError", true));
+    proxy.next(1, calls("ChangeMessageVisibilityBatch"), one_fails("InternalError", false, true));
     assert_eq!(partition.receive.extend(receipts.clone()).await, receipts[..1]);
-    proxy.next(1, calls("DeleteMessageBatch"), one_fails("InternalError", true));
+    proxy.next(1, calls("DeleteMessageBatch"), one_fails("InternalError", false, true));
     let again = partition.receive.done(receipts.clone()).await;
     assert_eq!(again, receipts[..1]);
     assert!(
