@@ -83,6 +83,7 @@ impl Bench {
             objects,
             authority: Arc::new(store.clone()),
             catalog,
+            copying: None,
             compile: Arc::new(compile),
             room: None,
             clock: || NOW,
