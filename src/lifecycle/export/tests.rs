@@ -196,12 +196,7 @@ async fn every_range_is_that_part_of_the_whole() {
     (bench.settings.chunk_bytes, bench.settings.portion) = (400 << 10, 8_192); // blocks of 256 KiB, a full and a short one
     let inner = bench.by_hand();
     let made = inner
-        .create(Job::new(
-            scope("acme").tenant().clone(),
-            request(Format::Json, &[]),
-            bench.head("acme"),
-            clock(),
-        ))
+        .create(Job::new(scope("acme").tenant().clone(), request(Format::Json, &[]), bench.head("acme"), NOW))
         .await
         .expect("made");
     let job = give_turns(&inner, "acme", made.id).await.expect("done");
@@ -239,7 +234,7 @@ async fn power_may_go_at_any_moment_and_the_export_is_the_same_to_the_byte() {
         let bench = Bench::on(bench.store.clone(), SimFs::new()).await;
         let before = bench.by_hand();
         let made = before
-            .create(Job::new(scope("acme").tenant().clone(), request.clone(), bench.head("acme"), clock()))
+            .create(Job::new(scope("acme").tenant().clone(), request.clone(), bench.head("acme"), NOW))
             .await
             .expect("made");
         bench.disk.power_off_after(operations);
@@ -277,7 +272,7 @@ async fn a_stop_ends_a_job_at_a_chunk_and_the_next_start_goes_on_there() {
     let request = request(Format::Csv, &[]);
     let inner = bench.by_hand();
     let made = inner
-        .create(Job::new(scope("acme").tenant().clone(), request.clone(), bench.head("acme"), clock()))
+        .create(Job::new(scope("acme").tenant().clone(), request.clone(), bench.head("acme"), NOW))
         .await
         .expect("made");
     for _ in 0..3 {
@@ -389,7 +384,7 @@ async fn a_job_holds_what_was_there_when_it_was_asked_for() {
     let as_of = bench.head("acme") / 2; // the others came later
     for query in [&[][..], &[("sort", "sequence:asc")]] {
         let made = inner
-            .create(Job::new(scope("acme").tenant().clone(), request(Format::Ndjson, query), as_of, clock()))
+            .create(Job::new(scope("acme").tenant().clone(), request(Format::Ndjson, query), as_of, NOW))
             .await
             .expect("made");
         let job = give_turns(&inner, "acme", made.id).await.expect("done");
@@ -405,7 +400,7 @@ async fn a_job_that_goes_on_without_a_damaged_part_says_so() {
     let (inner, acme) = (bench.by_hand(), scope("acme"));
     let request = request(Format::Ndjson, &[("sort", "sequence:desc")]);
     let made = inner
-        .create(Job::new(acme.tenant().clone(), request, bench.head("acme"), clock()))
+        .create(Job::new(acme.tenant().clone(), request, bench.head("acme"), NOW))
         .await
         .expect("made");
     let record = async || job::read(&*bench.parts.objects, acme.tenant(), made.id).await.expect("read").expect("there").0;
@@ -518,7 +513,7 @@ async fn a_flipped_bit_is_never_given_out() {
     let bench = Bench::new(100).await;
     let inner = bench.by_hand();
     let made = inner
-        .create(Job::new(scope("acme").tenant().clone(), request(Format::Csv, &[]), bench.head("acme"), clock()))
+        .create(Job::new(scope("acme").tenant().clone(), request(Format::Csv, &[]), bench.head("acme"), NOW))
         .await
         .expect("made");
     let job = give_turns(&inner, "acme", made.id).await.expect("done");
