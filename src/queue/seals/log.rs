@@ -233,8 +233,9 @@ async fn save(cursors: Arc<dyn CursorStore>, store: &'static str, mut progress: 
 
 impl SealLog for ObjectSealLog {
     fn append(&self, seal: &Seal, encoded: Bytes, packs: &[Arc<Pack>]) -> Result<Position, SealLogError> {
-        let attempt = tokio::time::timeout(self.seals().settings().put_timeout, self.writer.create(seal, &encoded, packs));
         let outcome = self.runtime.block_on(async {
+            // A timer is made inside the runtime.
+            let attempt = tokio::time::timeout(self.seals().settings().put_timeout, self.writer.create(seal, &encoded, packs));
             tokio::select! {
                 () = self.closed.cancelled() => Err(SealLogError::Closed),
                 outcome = attempt => outcome.unwrap_or_else(|_| Err(SealLogError::Doubtful("no answer in time".into()))),
@@ -263,8 +264,8 @@ impl SealLog for ObjectSealLog {
     }
 
     fn load(&self, seal: &Seal) -> Result<Vec<Option<Arc<Pack>>>, SealLogError> {
-        let read = tokio::time::timeout(self.seals().settings().put_timeout, self.seals().find(seal.n));
         let found = self.runtime.block_on(async {
+            let read = tokio::time::timeout(self.seals().settings().put_timeout, self.seals().find(seal.n));
             tokio::select! {
                 () = self.closed.cancelled() => Err(SealLogError::Closed),
                 found = read => Ok(found),
