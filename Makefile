@@ -4,16 +4,29 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/sluice/target
 ARGS ?=
 
-.PHONY: demo build test fmt lint unit smoke doc check-deploy test-browser coverage bench loadtest
+.PHONY: demo demo-distributed build test test-engines fmt lint unit smoke doc check-deploy test-browser coverage bench loadtest kill-everything
 
 demo: ## entries of several tenants arrive, are stored, found, counted and shown live
 	cargo run --locked --release --bin sluice -- demo $(ARGS)
+
+demo-distributed: ## three processes on SQS, ClickHouse, OpenSearch and S3, all on this machine; entries through a foreign queue
+	engines/demo $(ARGS)
 
 build: ## the release binary; prints where it is
 	cargo build --locked --release --bin sluice
 	@echo "$(CARGO_TARGET_DIR)/release/sluice"
 
-test: fmt check-deploy lint unit smoke doc ## everything that CI checks
+test: ## everything that CI checks
+	$(MAKE) test-engines FIRST="fmt check-deploy lint"
+	$(MAKE) smoke doc
+
+# The engines are fetched and started while the rest is built and checked; then every test runs once, with them.
+FIRST ?=
+test-engines: ## all tests with real engines, which it gets, starts and stops; `ARGS=distributed` picks some
+	engines/with --meanwhile "$(MAKE) $(FIRST) build-tests" -- $(MAKE) unit
+
+kill-everything: ## kills processes and stores at random for 5 minutes and compares what is left; `ARGS="--minutes 1 --seed 7"`
+	engines/kill-everything $(ARGS)
 
 fmt:
 	cargo fmt --check
@@ -21,8 +34,14 @@ fmt:
 lint:
 	cargo clippy --locked --all-targets -- -D warnings
 
+build-tests:
+	cargo test --locked --no-run
+
+# What needs an engine that the environment does not name (see engines/up) is left out, and says so. Stories of several processes come by
+# themselves: their engines are small, and everything else would take the machine away from them.
 unit:
-	cargo test --locked
+	cargo test --locked $(ARGS) -- --skip distributed
+	cargo test --locked --test it -- $(or $(ARGS),distributed)
 
 smoke: # every benchmark still runs, once, on small sizes
 	cargo test --locked --bench '*'

@@ -52,6 +52,7 @@ fn parse(body: &str, format: BodyFormat, tenant: &TenantId) -> Parsed {
         log_levels: [true; 4],
         keep_unknown_fields: false,
         idempotency_key: None,
+        ids: &[],
         max_entries: 10_000,
         max_entry_bytes: 256 << 10,
         resent: None,

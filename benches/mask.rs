@@ -46,6 +46,7 @@ fn mask(criterion: &mut Criterion) {
         keep_unknown_fields: false,
         idempotency_key: None,
         resent: None,
+        ids: &[],
         max_entries: 10_000,
         max_entry_bytes: 256 << 10,
     };

@@ -2,6 +2,8 @@
 //!
 //! `ARCHITECTURE.md` follows an entry from the socket to the store and names the module of each step.
 
+#![recursion_limit = "256"] // the mappings of OpenSearch are one JSON text
+
 pub mod actors;
 pub mod app;
 pub mod auth;
@@ -21,6 +23,8 @@ pub mod seal;
 pub mod search;
 pub mod shutdown;
 pub mod sinks;
+pub mod tail;
+pub mod sources;
 pub mod telemetry;
 #[cfg(test)]
 pub mod testing;

@@ -1,4 +1,7 @@
-//! What unit tests of several modules need: where the real engines are.
+//! What unit tests of several modules need: where the real engines are, and a proxy before them that misbehaves.
+
+#[path = "../tests/it/harness/proxy.rs"]
+pub mod proxy;
 
 /// Addresses of the real engines that `make test-engines` starts.
 pub mod engines {

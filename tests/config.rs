@@ -1,6 +1,8 @@
 //! Configuration: layers, types, and all problems at once. The environment is handed in, so nothing here is process-global.
 
-use sluice::config::{ConfigError, LogFormat, Settings, Sources, TlsSettings};
+use sluice::config::{
+    AnalyticsChoice, ConfigError, IndexStrategy, LogFormat, ObjectsChoice, QueueChoice, Role, SearchChoice, Settings, SourceChoice, Sources, TlsSettings,
+};
 use std::{ffi::OsString, fs, os::unix::ffi::OsStringExt, path::PathBuf, time::Duration};
 
 fn environment(variables: &[(&str, &str)]) -> Sources {
@@ -38,7 +40,9 @@ fn problem(sources: &Sources) -> (String, String) {
 fn the_defaults_are_those_of_the_contract() {
     let settings = Settings::load(&Sources::default()).expect("good");
     assert_eq!(settings.data_dir, PathBuf::from("data"));
-    assert_eq!(settings.objects_dir, PathBuf::from("data/objects"));
+    assert_eq!(settings.engines.objects, ObjectsChoice::Folder("data/objects".into()));
+    assert!(matches!(settings.engines.queue, QueueChoice::Wal) && settings.role == Role::All && settings.engines.sources.is_empty());
+    assert_eq!(settings.seal.interval, Duration::ZERO, "the log needs no company");
     assert_eq!(settings.http.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(settings.admin.listen.to_string(), "127.0.0.1:9090");
     assert_eq!((settings.http.max_body_bytes, settings.http.max_entries), (16 << 20, 10_000));
@@ -108,7 +112,7 @@ fn what_is_in_force_can_be_used_as_a_file() {
     let (_dir, sources) = file(&text);
     let again = Settings::load(&sources).expect("good");
     assert_eq!(again.to_toml(), text);
-    assert_eq!(again.objects_dir, PathBuf::from("/o"));
+    assert_eq!(again.engines.objects, ObjectsChoice::Folder("/o".into()));
 }
 
 #[test]
@@ -146,16 +150,38 @@ fn every_bad_value_is_named_with_its_rule() {
     let table = [
         ("SLUICE__DATA_DIR", "", "data_dir", "must be a path"),
         ("SLUICE__ROLE", "leader", "role", "`all`, `api`, `consumer`"),
-        ("SLUICE__ROLE", "api", "role", "not in this build yet"),
+        ("SLUICE__ROLE", "api", "role", "`queue.kind` is `wal`"),
+        ("SLUICE__ROLE", "consumer", "role", "need `sqs` or `kinesis`"),
+        ("SLUICE__OBJECTS__URL", "s3://x", "objects.url", "s3://BUCKET/PREFIX"),
+        ("SLUICE__OBJECTS__URL", "s3://bucket/../x", "objects.url", "s3://BUCKET/PREFIX"),
+        ("SLUICE__OBJECTS__URL", "gs://bucket/x", "objects.url", "s3://BUCKET/PREFIX"),
+        ("SLUICE__SEAL__INTERVAL", "sometimes", "seal.interval", "\"auto\" or a time"),
+        ("SLUICE__SEAL__LEASE", "100ms", "seal.lease", "must be a time from 500ms"),
+        ("SLUICE__QUEUE__SQS__URLS", "http://q/1", "queue.sqs.urls", "must be a list of URLs"),
+        ("SLUICE__QUEUE__SQS__URLS", r#"["q"]"#, "queue.sqs.urls", "must be a list of URLs"),
+        ("SLUICE__QUEUE__SQS__URLS", r#"["http://q/1", "http://q/1"]"#, "queue.sqs.urls", "twice"),
+        ("SLUICE__QUEUE__SQS__VISIBILITY", "1s", "queue.sqs.visibility", "must be a time from 10s"),
+        (
+            "SLUICE__QUEUE__KINESIS__STREAMS",
+            r#"["a stream"]"#,
+            "queue.kinesis.streams",
+            "name of a Kinesis stream",
+        ),
+        ("SLUICE__CLICKHOUSE__DATABASE", "1; DROP", "clickhouse.database", "letters, digits"),
+        ("SLUICE__CLICKHOUSE__PASSWORD", "…", "clickhouse.password", "set the password itself"),
+        ("SLUICE__OPENSEARCH__INDEX_PREFIX", "A,b*", "opensearch.index_prefix", "lower-case"),
+        (
+            "SLUICE__OPENSEARCH__INDEX_STRATEGY",
+            "both",
+            "opensearch.index_strategy",
+            "`shared`, `per_tenant`",
+        ),
+        ("SLUICE__SOURCES", "sqs", "sources", "must be a list of queues"),
         ("SLUICE__HTTP__LISTEN", "8080", "http.listen", "ADDRESS:PORT"),
         ("SLUICE__HTTP__LISTEN", "localhost:8080", "http.listen", "IP address"),
         ("SLUICE__ADMIN__LISTEN", "127.0.0.1:70000", "admin.listen", "ADDRESS:PORT"),
         ("SLUICE__ADMIN__LISTEN", "127.0.0.1:8080", "admin.listen", "`http.listen` too"),
-        ("SLUICE__QUEUE__KIND", "sqs", "queue.kind", "not in this build yet"),
         ("SLUICE__QUEUE__KIND", "kafka", "queue.kind", "must be one of"),
-        ("SLUICE__STORES__ANALYTICS", "clickhouse", "stores.analytics", "not in this build yet"),
-        ("SLUICE__STORES__SEARCH", "opensearch", "stores.search", "not in this build yet"),
-        ("SLUICE__OBJECTS__URL", "s3://bucket/prefix", "objects.url", "not in this build yet"),
         ("SLUICE__OBJECTS__URL", "file://relative", "objects.url", "ABSOLUTE"),
         ("SLUICE__WAL__SEGMENT_BYTES", "1KiB", "wal.segment_bytes", "from 1MiB to 1GiB"),
         ("SLUICE__WAL__SEGMENT_BYTES", "64MB", "wal.segment_bytes", "must be a size"),
@@ -217,27 +243,191 @@ fn every_bad_value_is_named_with_its_rule() {
     }
 }
 
-#[test]
-fn parts_of_the_contract_that_are_not_here_are_refused_without_their_values() {
-    let text = r#"
-[queue.sqs]
-urls = ["hunter2"]
-[clickhouse]
-password = "hunter2"
-[opensearch]
-url = "https://user:hunter2@host"
-[[sources]]
-kind = "sqs"
-"#;
-    let (_dir, sources) = file(text);
-    let all = problems(&sources);
-    let keys: Vec<_> = all.iter().map(|(key, _)| key.as_str()).collect();
-    assert_eq!(keys, ["clickhouse.password", "opensearch.url", "queue.sqs.urls", "sources"]);
-    for (key, message) in all {
-        assert!(
-            message.starts_with("is not supported by this version yet") && !message.contains("hunter2"),
-            "{key}: {message}"
+/// Settings of a process on SQS, ClickHouse, OpenSearch and S3.
+const SHARED: [(&str, &str); 7] = [
+    ("SLUICE__QUEUE__KIND", "sqs"),
+    ("SLUICE__QUEUE__SQS__URLS", r#"["http://q/1/a", "http://q/1/b"]"#),
+    ("SLUICE__STORES__ANALYTICS", "clickhouse"),
+    ("SLUICE__STORES__SEARCH", "opensearch"),
+    ("SLUICE__CLICKHOUSE__URL", "http://ch:8123"),
+    ("SLUICE__OPENSEARCH__URL", "https://os:9200"),
+    ("SLUICE__OBJECTS__URL", "s3://bucket/a/b/"),
+];
+
+fn shared(and: &[(&str, &str)]) -> Sources {
+    let kept = SHARED.iter().filter(|(name, _)| !and.iter().any(|(other, _)| other == name));
+    environment(&kept.chain(and).copied().collect::<Vec<_>>())
+}
+
+#[cfg(all(feature = "sqs", feature = "kinesis", feature = "clickhouse", feature = "opensearch", feature = "s3"))]
+mod engines {
+    use super::*;
+
+    #[test]
+    fn engines_come_with_what_they_need() {
+        let sources = shared(&[
+            ("SLUICE__ROLE", "consumer"),
+            ("SLUICE__QUEUE__SQS__DEAD_LETTER_URLS", r#"["http://q/1/a-dlq", ""]"#),
+            ("SLUICE__CLICKHOUSE__PASSWORD", "hunter2"),
+            ("SLUICE__OPENSEARCH__PASSWORD_FILE", "secrets/opensearch"),
+            ("SLUICE__OPENSEARCH__INDEX_STRATEGY", "per_tenant"),
+            (
+                "SLUICE__SOURCES",
+                r#"[{"kind": "sqs", "url": "http://q/1/theirs", "tenants": ["acme", "globex-*"]}]"#,
+            ),
+        ]);
+        let settings = Settings::load(&sources).unwrap_or_else(|e| panic!("{e}"));
+        let engines = &settings.engines;
+        let QueueChoice::Sqs(sqs) = &engines.queue else { panic!("sqs") };
+        assert_eq!(sqs.urls, ["http://q/1/a", "http://q/1/b"]);
+        assert_eq!(sqs.dead_letter_urls, [Some("http://q/1/a-dlq".to_owned()), None]);
+        assert!(matches!(&engines.analytics, AnalyticsChoice::ClickHouse(ch) if ch.password.is_some() && ch.url.as_str() == "http://ch:8123/"));
+        assert!(matches!(&engines.search, SearchChoice::OpenSearch(os) if os.index_strategy == IndexStrategy::PerTenant));
+        let s3 = ObjectsChoice::S3 {
+            bucket: "bucket".to_owned(),
+            prefix: "a/b".to_owned(),
+        };
+        assert_eq!((&engines.objects, settings.role), (&s3, Role::Consumer));
+        let [source] = engines.sources.as_slice() else { panic!("one source") };
+        assert_eq!(
+            (&source.from, source.actor.as_str()),
+            (&SourceChoice::Sqs("http://q/1/theirs".to_owned()), "sqs:theirs")
         );
+        assert_eq!(settings.seal.interval, Duration::from_millis(500), "seals are objects");
+        let text = settings.to_toml();
+        assert!(
+            !text.contains("hunter2") && text.contains("interval = \"auto\"") && text.contains("[[sources]]"),
+            "{text}"
+        );
+        let (_dir, again) = file(&text.replace("password = \"…\"", "password = \"x\""));
+        assert_eq!(Settings::load(&again).unwrap_or_else(|e| panic!("{e}")).to_toml(), text);
+    }
+
+    #[test]
+    fn what_goes_together_and_what_does_not() {
+        let good: [&[(&str, &str)]; 8] = [
+            &[],
+            &[("SLUICE__ROLE", "api")],
+            &[
+                ("SLUICE__QUEUE__KIND", "kinesis"),
+                ("SLUICE__QUEUE__KINESIS__STREAMS", r#"["a", "arn:aws:kinesis:eu-west-1:1:stream/b"]"#),
+            ],
+            &[("SLUICE__OBJECTS__URL", "")],
+            &[("SLUICE__OBJECTS__URL", "file:///o")],
+            &[("SLUICE__QUEUE__KIND", "wal")],
+            &[("SLUICE__QUEUE__KIND", "wal"), ("SLUICE__STORES__ANALYTICS", "embedded")],
+            &[
+                ("SLUICE__QUEUE__KIND", "wal"),
+                ("SLUICE__STORES__ANALYTICS", "embedded"),
+                ("SLUICE__STORES__SEARCH", "embedded"),
+            ],
+        ];
+        for and in good {
+            Settings::load(&shared(and)).unwrap_or_else(|e| panic!("{and:?}: {e}"));
+        }
+        let (kinesis, wal) = (("SLUICE__QUEUE__KIND", "kinesis"), ("SLUICE__QUEUE__KIND", "wal"));
+        type Bad<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a str);
+        let bad: [Bad; 13] = [
+            (&[("SLUICE__STORES__ANALYTICS", "embedded")], "stores.analytics", "`queue.kind` is `sqs`"),
+            (&[("SLUICE__STORES__SEARCH", "embedded")], "stores.search", "it must be `opensearch`"),
+            (
+                &[wal, ("SLUICE__STORES__SEARCH", "embedded")],
+                "stores.search",
+                "`stores.analytics` is `clickhouse`",
+            ),
+            (&[wal, ("SLUICE__ROLE", "api")], "role", "`queue.kind` is `wal`"),
+            (
+                &[("SLUICE__OBJECTS__URL", ""), ("SLUICE__ROLE", "api")],
+                "objects.url",
+                "need `s3://BUCKET/PREFIX`",
+            ),
+            (
+                &[("SLUICE__OBJECTS__URL", "file:///o"), ("SLUICE__ROLE", "consumer")],
+                "objects.url",
+                "`role` is `consumer`",
+            ),
+            (&[("SLUICE__QUEUE__SQS__URLS", "[]")], "queue.sqs.urls", "is empty"),
+            (&[kinesis], "queue.kinesis.streams", "is empty"),
+            (
+                &[("SLUICE__QUEUE__SQS__DEAD_LETTER_URLS", r#"["http://q/1/d"]"#)],
+                "queue.sqs.dead_letter_urls",
+                "in the same order",
+            ),
+            (&[("SLUICE__CLICKHOUSE__URL", "")], "clickhouse.url", "where ClickHouse answers"),
+            (&[("SLUICE__OPENSEARCH__URL", "")], "opensearch.url", "where OpenSearch answers"),
+            (&[("SLUICE__SEAL__INTERVAL", "10s")], "seal.lease", "more than 2 × `seal.interval` (20s)"),
+            (
+                &[("SLUICE__CLICKHOUSE__PASSWORD", "a"), ("SLUICE__CLICKHOUSE__PASSWORD_FILE", "b")],
+                "clickhouse.password_file",
+                "set one of them",
+            ),
+        ];
+        for (and, key, rule) in bad {
+            let (found, message) = problem(&shared(and));
+            assert!(found == key && message.contains(rule), "{and:?}: `{found}` {message}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_named_with_its_rule_and_is_no_queue_of_ours() {
+        let table = [
+            (r#"[{"url": "http://q/x", "tenants": ["a"]}]"#, "sources[0].kind", "is missing"),
+            (r#"[{"kind": "kafka", "tenants": ["a"]}]"#, "sources[0].kind", "`sqs` or `kinesis`"),
+            (r#"[{"kind": "sqs", "tenants": ["a"]}]"#, "sources[0].url", "is missing"),
+            (r#"[{"kind": "sqs", "url": "http://q/x"}]"#, "sources[0].tenants", "is missing"),
+            (r#"[{"kind": "sqs", "url": "http://q/x", "tenants": []}]"#, "sources[0].tenants", "is empty"),
+            (
+                r#"[{"kind": "sqs", "url": "http://q/x", "tenants": ["A"]}]"#,
+                "sources[0].tenants",
+                "tenant ids",
+            ),
+            (
+                r#"[{"kind": "sqs", "url": "http://q/x", "tenants": ["a"], "actors": "x"}]"#,
+                "sources[0].actors",
+                "did you mean `actor`?",
+            ),
+            (
+                r#"[{"kind": "kinesis", "url": "http://q/x", "stream": "s", "tenants": ["a"]}]"#,
+                "sources[0].url",
+                "no such setting",
+            ),
+            (r#"[{"kind": "sqs", "url": "http://q/1/a", "tenants": ["a"]}]"#, "sources[0].url", "own queues"),
+            (
+                r#"[{"kind": "kinesis", "stream": "s", "tenants": ["a"]}, {"kind": "kinesis", "stream": "s", "tenants": ["b"]}]"#,
+                "sources[1].stream",
+                "taken twice",
+            ),
+        ];
+        for (json, key, rule) in table {
+            let (found, message) = problem(&shared(&[("SLUICE__SOURCES", json)]));
+            assert!(found == key && message.contains(rule), "{json}: `{found}` {message}");
+        }
+    }
+
+    #[test]
+    fn a_url_with_a_password_is_refused_unshown() {
+        for (name, key) in [("SLUICE__CLICKHOUSE__URL", "clickhouse.url"), ("SLUICE__OPENSEARCH__URL", "opensearch.url")] {
+            let (found, message) = problem(&shared(&[(name, "https://ann:hunter2@host")]));
+            assert!(found == key && message.contains("without a user") && !message.contains("hunter2"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn an_engine_that_is_not_built_is_refused_by_its_feature() {
+    let features = [
+        ("sqs", "queue.kind", cfg!(feature = "sqs")),
+        ("clickhouse", "stores.analytics", cfg!(feature = "clickhouse")),
+        ("opensearch", "stores.search", cfg!(feature = "opensearch")),
+        ("s3", "objects.url", cfg!(feature = "s3")),
+    ];
+    let found = match Settings::load(&shared(&[])) {
+        Ok(_) => Vec::new(),
+        Err(error) => error.problems,
+    };
+    for (feature, key, built) in features {
+        let said = found.iter().any(|p| p.key == key && p.message.contains(&format!("Cargo feature `{feature}`")));
+        assert_eq!(said, !built, "{feature}: {found:?}");
     }
 }
 

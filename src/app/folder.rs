@@ -4,12 +4,13 @@ use crate::error::AppError;
 use std::{
     fs::{File, TryLockError},
     path::Path,
+    sync::Arc,
 };
 
-/// The lock on a data folder; the operating system lets go of it when the process ends, however it ends.
-#[derive(Debug)]
+/// The lock on a data folder; the operating system lets go of it when the last clone is dropped, or the process ends, however it ends.
+#[derive(Debug, Clone)]
 pub struct FolderLock {
-    _file: File,
+    _file: Arc<File>,
 }
 
 /// Makes `data_dir` if need be and locks it against other processes. Blocks for the disk, not for the lock.
@@ -28,7 +29,7 @@ pub fn lock(data_dir: &Path) -> Result<FolderLock, AppError> {
         .open(data_dir.join("lock"))
         .map_err(unwritable)?;
     match file.try_lock() {
-        Ok(()) => Ok(FolderLock { _file: file }),
+        Ok(()) => Ok(FolderLock { _file: Arc::new(file) }),
         Err(TryLockError::WouldBlock) => Err(AppError::cannot_start(format!(
             "the data folder `{}` is locked: another sluice is using it; stop that one, or choose another `data_dir`",
             data_dir.display()

@@ -1,60 +1,43 @@
 //! Looks at every part once a second: what health and metrics tell, and whether the process can go on.
 
-use super::recovered;
 use crate::{
-    actors::{ActorWatch, broadcast::FeedHandle, sequencer::Phase as SequencerPhase},
+    actors::{ActorWatch, broadcast::FeedHandle},
     auth::{Authenticator, Fetching},
     catalog::Catalog,
     error::AppError,
     http::health::{Health, Phase},
-    queue::{embedded::EmbeddedQueue, wal::Wal},
-    sinks::embedded::EmbeddedStore,
     telemetry::metrics::{self, metrics},
 };
+use futures_util::{FutureExt, future::BoxFuture};
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle};
 
 const EVERY: Duration = Duration::from_secs(1);
 
+/// Looks at one part and tells health and metrics.
+pub type Look = Box<dyn FnMut(&Health) + Send>;
+
 /// What is looked at.
 pub struct Watched {
-    pub auth: Arc<Authenticator>,
     pub health: Arc<Health>,
-    pub actors: ActorWatch,
-    pub queue: EmbeddedQueue,
-    pub store: EmbeddedStore,
-    pub feed: FeedHandle,
     pub catalog: Catalog,
-    pub sequencer: watch::Receiver<SequencerPhase>,
-    pub wal: Wal,
-    /// Damage of the store that was reported already.
-    pub damage_reported: usize,
-    /// Budget of the packs in memory.
-    pub memory_bytes: usize,
+    /// `None` where no requests are taken.
+    pub auth: Option<Arc<Authenticator>>,
+    /// Likewise.
+    pub feed: Option<FeedHandle>,
+    /// What this arrangement of engines has.
+    pub looks: Vec<Look>,
+    /// Resolves when the process is ready.
+    pub ready: BoxFuture<'static, ()>,
+    /// Resolves with the reason when the process cannot go on.
+    pub fatal: BoxFuture<'static, String>,
 }
 
 /// Starts looking. The receiver gets the reason when the process cannot go on.
 pub fn start(watched: Watched) -> (JoinHandle<()>, watch::Receiver<Option<AppError>>) {
     let (failed, failure) = watch::channel(None);
     let task = tokio::spawn(async move {
-        let log_failed = watched.wal.failed();
-        let mut sequencer = watched.sequencer.clone();
-        let halted = async move {
-            match sequencer
-                .wait_for(|phase| matches!(phase, SequencerPhase::Halted(_)))
-                .await
-                .map(|phase| phase.clone())
-            {
-                Ok(SequencerPhase::Halted(why)) => why,
-                // Stopped in order.
-                Ok(_) | Err(_) => std::future::pending().await,
-            }
-        };
-        let why = tokio::select! {
-            () = look_for_ever(&watched) => return,
-            () = log_failed => "the log cannot be written any more; the next start recovers it".to_owned(),
-            why = halted => format!("the sequencer halted: {why}"),
-        };
+        let why = look_for_ever(watched).await;
         failed.send_replace(Some(AppError::failed(why)));
         // Keeps the sender: whoever asks later hears it too.
         std::future::pending::<()>().await;
@@ -62,60 +45,42 @@ pub fn start(watched: Watched) -> (JoinHandle<()>, watch::Receiver<Option<AppErr
     (task, failure)
 }
 
-async fn look_for_ever(watched: &Watched) {
+/// Looks until the process cannot go on, and says why.
+async fn look_for_ever(mut watched: Watched) -> String {
     let mut ticks = tokio::time::interval(EVERY);
-    let mut sequencer = watched.sequencer.clone();
-    // What the start found was reported by it.
-    let mut reported = watched.damage_reported;
+    let mut ready = watched.ready.fuse();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            // It runs as soon as the store shows everything that the log held.
-            changed = sequencer.changed() => if changed.is_err() { return },
+            () = &mut ready => watched.health.set_phase(Phase::Ready),
+            why = &mut watched.fatal => return why,
         }
-        if *sequencer.borrow_and_update() == SequencerPhase::Running {
-            watched.health.set_phase(Phase::Ready);
+        watched.looks.iter_mut().for_each(|look| look(&watched.health));
+        if let Some(feed) = &watched.feed {
+            metrics().feed_sessions(feed.sessions());
         }
-        look(watched);
-        let damage = watched.store.health().damage;
-        damage
-            .iter()
-            .skip(reported)
-            .for_each(|found| recovered::report(&watched.health, recovered::store_damage(found)));
-        reported = reported.max(damage.len());
+        if let Some(auth) = &watched.auth {
+            look_at_issuers(auth.fetching(), &watched.health);
+        }
+        look_at_catalog(&watched.catalog, &watched.health);
+        metrics::upkeep();
     }
 }
 
-fn look(watched: &Watched) {
-    let (health, m) = (&watched.health, metrics());
-    let actors = watched.actors.status();
-    m.tenants(actors.live_tenants, actors.degraded_tenants);
-    m.restarts(actors.restarts);
-    m.credit_free(watched.memory_bytes.saturating_sub(actors.memory_in_use) as u64);
-    health.set_degraded_tenants(actors.degraded_tenants);
+/// The tenant actors, of all partitions together. `memory_bytes` is the budget of the packs in memory, for each.
+pub fn look_at_actors(actors: &[ActorWatch], memory_bytes: usize, health: &Health) {
+    let m = metrics();
+    let all: Vec<_> = actors.iter().map(ActorWatch::status).collect();
+    let degraded = all.iter().map(|one| one.degraded_tenants).sum();
+    m.tenants(all.iter().map(|one| one.live_tenants).sum(), degraded);
+    m.restarts(all.iter().map(|one| one.restarts).sum());
+    m.credit_free(all.iter().map(|one| memory_bytes.saturating_sub(one.memory_in_use) as u64).sum());
+    health.set_degraded_tenants(degraded);
+}
 
-    let (undecided_bytes, undecided_packs) = watched.queue.undecided();
-    m.undecided_bytes(undecided_bytes);
-    match watched.wal.check_room() {
-        Ok(()) => health.set_dependency("queue", true, format!("{undecided_packs} packs wait to be decided")),
-        Err(error) => health.set_dependency("queue", false, error.to_string()),
-    }
-
-    let store = watched.store.health();
-    m.memtable_bytes(store.memtable_bytes as u64);
-    match &store.flush_error {
-        Some(error) => health.set_dependency("store", false, error.to_string()),
-        None if store.blocked => health.set_dependency("store", true, "waiting for the disk; what arrives is kept in the log"),
-        None => health.set_dependency(
-            "store",
-            true,
-            format!("{} parts, {} KiB of memory for them", store.parts, store.parts_memory >> 10),
-        ),
-    }
-    m.feed_sessions(watched.feed.sessions());
-    look_at_issuers(watched.auth.fetching(), health);
-    match watched.catalog.damaged() {
-        _ if !watched.catalog.fresh() => {
+fn look_at_catalog(catalog: &Catalog, health: &Health) {
+    match catalog.damaged() {
+        _ if !catalog.fresh() => {
             let detail = "the objects could not be read for 5 minutes, so that nobody is let in; see the log";
             health.set_dependency("catalog", false, detail);
         }
@@ -126,7 +91,6 @@ fn look(watched: &Watched) {
             format!("{n} objects cannot be read or are of a later version; their tenants, keys or users are unknown; the log names them"),
         ),
     }
-    metrics::upkeep();
 }
 
 /// In numbers: an issuer's name may be that of a tenant. The log names it.

@@ -9,9 +9,8 @@
 //! no damage, and without damage no number is skipped.
 
 use super::{
-    queue_settings,
-    recovered::{self, Opened},
-    sequencer_settings,
+    recovered::{self, Log, Opened},
+    settings,
 };
 use crate::{
     actors::{
@@ -93,12 +92,13 @@ fn settings(memtable_bytes: &str) -> Settings {
 impl Life {
     async fn begin(fs: &SimFs, settings: &Settings) -> Result<Self, AppError> {
         let fs = Arc::new(fs.clone());
-        let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(fs.clone(), settings.objects_dir.clone()).map_err(AppError::failed)?);
+        let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(fs.clone(), settings.data_dir.join("objects")).map_err(AppError::failed)?);
         let catalog = Catalog::open(objects.clone()).await.map_err(AppError::failed)?;
         let (dead_letters, health) = (DeadLetters::open(objects, 0), Health::new());
-        let Opened { store, wal, book, sequencer } = recovered::open(fs, settings, &catalog, dead_letters.settled(), &health).await?;
+        let Opened { store, log } = recovered::open(fs, settings, &catalog, dead_letters.settled(), &health, u64::MAX).await?;
+        let Log { wal, book, sequencer, .. } = log;
         dead_letters.forget(sequencer.state.retired.iter().cloned());
-        let queue = EmbeddedQueue::new(wal, book, queue_settings(settings), Handle::current());
+        let queue = EmbeddedQueue::new(wal, book, settings::queue(settings), Handle::current());
         let parts = Parts {
             log: Arc::new(queue.clone()),
             follower: Arc::new(store.clone()),
@@ -107,7 +107,7 @@ impl Life {
             sources: None,
         };
         let pending = sequencer.state.clone();
-        let (sequencer, decider) = Sequencer::start(parts, sequencer, sequencer_settings(settings)).map_err(AppError::failed)?;
+        let (sequencer, decider) = Sequencer::start(parts, sequencer, settings::sequencer(settings)).map_err(AppError::failed)?;
         let eraser = Eraser::new(Arc::new(decider.clone()), Arc::new(store.clone()), &pending);
         let mut deliveries = queue.start(Arc::new(decider.clone()), store.trimmable());
         tokio::spawn(async move {
@@ -521,7 +521,7 @@ async fn flush(life: &Life) {
 
 /// A tenant writes only after it was made; so the catalog knows it when no seal does any more.
 async fn register(fs: &SimFs, settings: &Settings, tenant: &TenantId) {
-    let objects = FolderObjects::open(Arc::new(fs.clone()), settings.objects_dir.clone()).expect("a folder");
+    let objects = FolderObjects::open(Arc::new(fs.clone()), settings.data_dir.join("objects")).expect("a folder");
     let catalog = Catalog::open(Arc::new(objects)).await.expect("it opens");
     let new = NewTenant {
         tenant_id: tenant.clone(),

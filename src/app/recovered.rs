@@ -7,43 +7,68 @@ use crate::{
     error::AppError,
     fs::Fs,
     http::health::{Damage, Health},
-    model::tenant::Log,
+    model::tenant,
     queue::{
-        embedded::{Recovered, book, recover},
+        Position,
+        embedded::{Recovered, book, recover_keeping},
         wal::{self, Wal, WalSettings},
     },
+    seal::{FoundSeal, state::SealState},
     sinks::embedded::{EmbeddedStore, StoreDamage, StoreSettings},
 };
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use tokio::sync::watch;
 
-/// Everything that goes on where the last run ended.
+/// A store in the data folder and the log, where the last run ended.
 pub struct Opened {
     pub store: EmbeddedStore,
+    pub log: Log,
+}
+
+/// The log where the last run ended.
+pub struct Log {
     pub wal: Wal,
     pub book: book::Start,
     pub sequencer: SequencerStart,
+    /// Seals that another store may lack, and where they stand.
+    pub later: Vec<FoundSeal>,
+    pub places: BTreeMap<u64, Position>,
+    /// Seals up to this one are not in the log any more.
+    pub floor: u64,
 }
 
-/// Opens store and log, and reports every damage found to health and log.
+/// What a store says the log goes on from.
+struct From {
+    checkpoint: SealState,
+    /// Seals above it are applied again.
+    rebuild_from: u64,
+    /// Something of the store's state is lost.
+    lost: bool,
+    /// Another store may lack seals above this one.
+    keep_above: u64,
+}
+
+/// Opens store and log, and reports every damage found to health and log. `keep_above`: another store may lack the seals above it.
 pub async fn open(
     fs: Arc<dyn Fs>,
     settings: &Settings,
     catalog: &Catalog,
     dead_letters_settled: watch::Receiver<u64>,
     health: &Health,
+    keep_above: u64,
 ) -> Result<Opened, AppError> {
-    let volume = fs
-        .space(&settings.data_dir)
-        .map_err(|e| AppError::cannot_start(format!("the data folder's volume cannot be asked for its room: {e}")))?;
-    let (data_dir, store_settings, wal_settings) = (settings.data_dir.clone(), store_settings(settings, volume.total), wal_settings(settings));
+    let volume = volume(&fs, settings)?;
+    let (data_dir, store_settings, wal_settings) = (settings.data_dir.clone(), store_settings(settings, volume), wal_settings(settings));
     let read = tokio::task::spawn_blocking(move || {
         let (store, opened) = EmbeddedStore::open(fs.clone(), data_dir.clone(), store_settings, dead_letters_settled).map_err(AppError::failed)?;
-        let recovered = recover(fs, data_dir.join("wal"), wal_settings, opened.checkpoint.clone(), opened.rebuild_from).map_err(AppError::failed)?;
+        let (wal, checkpoint) = (data_dir.join("wal"), opened.checkpoint.clone());
+        let recovered = recover_keeping(fs, wal, wal_settings, checkpoint, opened.rebuild_from, keep_above).map_err(AppError::failed)?;
         Ok::<_, AppError>((store, opened, recovered))
     });
     let (store, opened, recovered) = read.await.map_err(AppError::failed)??;
-
     for damage in &opened.damage {
         report(health, store_damage(damage));
     }
@@ -57,10 +82,59 @@ pub async fn open(
         let orphans = store.remove_orphans();
         tracing::debug!(orphans, "files that no manifest names were removed");
     }
+    store.expect(recovered.folded.start.state.n);
+    let from = From {
+        checkpoint: opened.checkpoint,
+        rebuild_from: opened.rebuild_from,
+        lost: opened.lost,
+        keep_above,
+    };
+    Ok(Opened {
+        store,
+        log: log(recovered, from, catalog),
+    })
+}
 
+/// Opens the log before a store of its own, as of `checkpoint`, which is 0 and empty at the first start.
+pub async fn open_log(
+    fs: Arc<dyn Fs>,
+    settings: &Settings,
+    catalog: &Catalog,
+    health: &Health,
+    checkpoint: SealState,
+    keep_above: u64,
+) -> Result<Log, AppError> {
+    volume(&fs, settings)?;
+    let (dir, wal_settings, start) = (settings.data_dir.join("wal"), wal_settings(settings), checkpoint.clone());
+    let n = checkpoint.n;
+    let read = tokio::task::spawn_blocking(move || recover_keeping(fs, dir, wal_settings, start, n, keep_above));
+    let recovered = read.await.map_err(AppError::failed)?.map_err(AppError::failed)?;
+    report_log(health, &recovered);
+    if let Some((first, last)) = recovered.folded.missing {
+        return Err(AppError::failed(format!(
+            "the log no longer holds the seals {first} to {last}, and the checkpoint in `objects.url` is older: numbers could be given out twice; restore the \
+             objects, or begin with an empty data folder and an empty database"
+        )));
+    }
+    let from = From {
+        rebuild_from: checkpoint.n,
+        checkpoint,
+        lost: false,
+        keep_above,
+    };
+    Ok(log(recovered, from, catalog))
+}
+
+fn volume(fs: &Arc<dyn Fs>, settings: &Settings) -> Result<u64, AppError> {
+    let volume = fs
+        .space(&settings.data_dir)
+        .map_err(|e| AppError::cannot_start(format!("the data folder's volume cannot be asked for its room: {e}")))?;
+    Ok(volume.total)
+}
+
+fn log(recovered: Recovered, from: From, catalog: &Catalog) -> Log {
     let folded = recovered.folded;
-    store.expect(folded.start.state.n);
-    let gap = (recovered.seal_may_be_lost || opened.lost).then(|| Gap {
+    let gap = (recovered.seal_may_be_lost || from.lost).then(|| Gap {
         largest_seal_named: recovered.largest_seal_named,
         complete_upto: folded.complete_upto,
         tenants: catalog
@@ -68,7 +142,7 @@ pub async fn open(
             .iter()
             .map(|t| t.tenant_id.clone())
             .chain(catalog.retired().into_iter().map(|t| t.tenant_id))
-            .flat_map(|id| [Log::Audit, Log::Access].map(|log| log.of(&id)))
+            .flat_map(|id| [tenant::Log::Audit, tenant::Log::Access].map(|log| log.of(&id)))
             .chain(folded.start.undecided.iter().map(|p| p.tenant.clone()))
             .collect::<BTreeSet<_>>(),
     });
@@ -76,26 +150,31 @@ pub async fn open(
     for (pack, segment) in folded.decided {
         known.add(pack, segment);
     }
+    let later: Vec<_> = folded.seals.iter().filter(|found| found.seal.n > from.keep_above).cloned().collect();
+    let replay: Vec<_> = folded.seals.into_iter().filter(|found| found.seal.n > from.rebuild_from).collect();
     tracing::info!(
         seal = folded.start.state.n,
-        to_apply = folded.seals.len(),
+        checkpoint = from.checkpoint.n,
+        to_apply = replay.len(),
         undecided = folded.start.undecided.len(),
         segments = recovered.report.segments,
         torn_bytes = recovered.report.torn_bytes,
         "the log was read"
     );
-    Ok(Opened {
-        store,
+    Log {
         wal: recovered.wal,
         sequencer: SequencerStart {
             state: folded.start.state.clone(),
             known,
             gap,
-            replay: folded.seals,
+            replay,
             window: None,
         },
+        floor: folded.first.map_or(folded.start.state.n, |first| first - 1),
         book: folded.start,
-    })
+        later,
+        places: folded.places,
+    }
 }
 
 /// Tells health and log.

@@ -113,7 +113,7 @@ impl Loaded {
             KeySettings::TenantSecrets(secrets) => LoadedKeys::Ready(self.tenants(secrets, &format!("{at}.tenant_secrets"))?),
             KeySettings::TenantSecretsFile(path) => {
                 let key = format!("{at}.tenant_secrets_file");
-                let text = self.secret_text(path, &key)?;
+                let text = secret_file(path, &key, &mut self.warnings)?;
                 let secrets = secrets_of(&text).map_err(|why| (key.clone(), format!("is `{}`: {why}", path.display())))?;
                 LoadedKeys::Ready(self.tenants(&secrets, &key)?)
             }
@@ -139,7 +139,7 @@ impl Loaded {
             Secret::Given(text) => (format!("{at}.secret"), text.reveal().to_owned()),
             Secret::File(path) => {
                 let key = format!("{at}.secret_file");
-                let text = self.secret_text(path, &key)?;
+                let text = secret_file(path, &key, &mut self.warnings)?;
                 (key, text)
             }
         };
@@ -174,23 +174,22 @@ impl Loaded {
             decoy: SecretKey::new(&decoy),
         })
     }
+}
 
-    /// The text of a secret file, without white space around it. Warns when others may read it.
-    fn secret_text(&mut self, path: &Path, key: &str) -> Result<String, Wrong> {
-        let bytes = read(path, key)?;
-        if let Ok(mode) = fs::metadata(path).map(|m| m.permissions().mode())
-            && mode & 0o077 != 0
-        {
-            self.warnings
-                .push(format!("`{key}`: others may read `{}` (mode {:o}); make it 0600", path.display(), mode & 0o777));
-        }
-        let text = String::from_utf8(bytes).map_err(|_| (key.to_owned(), format!("is `{}`, which is not UTF-8", path.display())))?;
-        let text = text.trim();
-        if text.is_empty() {
-            return Err((key.to_owned(), format!("is `{}`, which is empty", path.display())));
-        }
-        Ok(text.to_owned())
+/// The text of a secret file, without white space around it; `key` is the setting that names it. Warns when others may read it. Blocks.
+pub fn secret_file(path: &Path, key: &str, warnings: &mut Vec<String>) -> Result<String, Wrong> {
+    let bytes = read(path, key)?;
+    if let Ok(mode) = fs::metadata(path).map(|m| m.permissions().mode())
+        && mode & 0o077 != 0
+    {
+        warnings.push(format!("`{key}`: others may read `{}` (mode {:o}); make it 0600", path.display(), mode & 0o777));
     }
+    let text = String::from_utf8(bytes).map_err(|_| (key.to_owned(), format!("is `{}`, which is not UTF-8", path.display())))?;
+    let text = text.trim();
+    if text.is_empty() {
+        return Err((key.to_owned(), format!("is `{}`, which is empty", path.display())));
+    }
+    Ok(text.to_owned())
 }
 
 fn read(path: &Path, key: &str) -> Result<Vec<u8>, Wrong> {

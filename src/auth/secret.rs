@@ -59,7 +59,9 @@ pub fn read_or_create(data_dir: &Path) -> Result<LocalSecret, SecretError> {
     let path = data_dir.join(FILE);
     match read(data_dir) {
         Err(SecretError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            create(data_dir, &path).map_err(|source| io_error(&path, source))?;
+            fresh()
+                .and_then(|text| write(data_dir, &path, &text))
+                .map_err(|source| io_error(&path, source))?;
             read(data_dir)
         }
         done => done,
@@ -84,21 +86,32 @@ pub fn read(data_dir: &Path) -> Result<LocalSecret, SecretError> {
     Ok(LocalSecret { key, exposed })
 }
 
-/// Writes a new secret aside and gives it its name in one step, so that nobody ever reads half of it.
-fn create(data_dir: &Path, path: &Path) -> io::Result<()> {
+/// Makes a data folder whose secret is `text`, that of the other processes. One that is there already stays. Blocks.
+pub fn adopt(data_dir: &Path, text: &str) -> Result<LocalSecret, SecretError> {
+    let path = data_dir.join(FILE);
+    write(data_dir, &path, text).map_err(|source| io_error(&path, source))?;
+    read(data_dir)
+}
+
+/// The text of a new secret. Fails where the system has no random numbers.
+pub fn fresh() -> io::Result<String> {
     let mut random = [0u8; 32];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
-    let mut text = random.iter().fold(String::with_capacity(65), |mut text, byte| {
+    Ok(random.iter().fold(String::with_capacity(64), |mut text, byte| {
         let _ = write!(text, "{byte:02x}"); // a String takes everything
         text
-    });
-    text.push('\n');
+    }))
+}
+
+/// Writes a secret aside and gives it its name in one step, so that nobody ever reads half of it.
+fn write(data_dir: &Path, path: &Path, text: &str) -> io::Result<()> {
     fs::create_dir_all(data_dir)?;
     let mut file = tempfile::Builder::new()
         .prefix(".secret-")
         .permissions(fs::Permissions::from_mode(0o600))
         .tempfile_in(data_dir)?;
     file.write_all(text.as_bytes())?;
+    file.write_all(b"\n")?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {
         Err(e) if e.error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

@@ -8,6 +8,7 @@ pub mod deadletters;
 pub mod demo;
 pub mod entries;
 pub mod ingest;
+pub mod migrate;
 pub mod query;
 pub mod search;
 pub mod serve;
@@ -66,6 +67,8 @@ enum Command {
     Token(TokenArgs),
     /// Check the configuration and print what is in force
     CheckConfig,
+    /// Lay out ClickHouse and OpenSearch for this version
+    Migrate,
     /// Read the whole store of a server that is not running, and say whether everything is there
     VerifyStore,
 }
@@ -286,7 +289,7 @@ pub struct LetterListArgs {
 /// Which dead letters.
 #[derive(Debug, Args)]
 pub struct LetterFilterArgs {
-    /// id_conflict, tenant_deleted or poison; may be repeated
+    /// id_conflict, tenant_deleted, poison or undecodable; may be repeated
     #[arg(long)]
     pub reason: Vec<String>,
     /// The id of the entry; may be repeated
@@ -374,6 +377,7 @@ fn run(cli: Cli) -> Result<Exit, AppError> {
         Command::Tail(args) => tail::run(&args, &settings(Sources::of_process())?),
         Command::DeadLetters(args) => deadletters::run(args, &settings(Sources::of_process())?),
         Command::Token(args) => token::run(args, &settings(Sources::of_process())?),
+        Command::Migrate => migrate::run(&settings(Sources::of_process())?),
         Command::VerifyStore => verify_store::run(&settings(Sources::of_process())?),
         Command::CheckConfig => check_config::run(&settings(Sources::of_process())?),
     }

@@ -1,8 +1,8 @@
 //! `[auth]`: reads issuers and the gateway, and names every mistake with key, value and rule. Values of secrets are never shown.
 
 use super::{
-    read::{Reader, nearest, shown},
-    source::Given,
+    fields::{Fields, list_of, tables, texts},
+    read::{Reader, shown},
 };
 use crate::{
     auth::{
@@ -21,7 +21,6 @@ use toml::{Table, Value};
 
 const ISSUERS: &str = "auth.issuers";
 const CIDRS: &str = "auth.gateway.cidrs";
-/// More are a mistake; each token is compared with all of them.
 const MAX_ISSUERS: usize = 1000;
 
 /// Reads the section.
@@ -61,23 +60,8 @@ fn gateway(r: &mut Reader) -> Option<GatewaySettings> {
 
 fn issuers(r: &mut Reader) -> Vec<IssuerSettings> {
     const RULE: &str = "must be a list of issuers: `[[auth.issuers]]` in a file, a JSON list of objects in the environment";
-    let Some(Given { value, origin }) = r.raw(ISSUERS) else {
-        r.keep(ISSUERS, None);
-        r.problem(ISSUERS, format!("is missing: it {RULE}"));
-        return Vec::new();
-    };
-    let tables = match value {
-        Value::Array(list) => Some(list),
-        // Whatever it is, it may hold secrets.
-        Value::String(json) => serde_json::from_str::<Vec<serde_json::Value>>(&json)
-            .ok()
-            .map(|list| list.into_iter().map(of_json).collect()),
-        _ => None,
-    };
-    let tables: Option<Vec<Table>> = tables.and_then(|list| list.into_iter().map(|value| value.try_into().ok()).collect());
-    let Some(tables) = tables.filter(|tables| tables.len() <= MAX_ISSUERS) else {
-        r.keep(ISSUERS, None);
-        r.problem(ISSUERS, format!("({origin}): {RULE}"));
+    // More are a mistake; each token is compared with all of them.
+    let Some(tables) = tables(r, ISSUERS, MAX_ISSUERS, RULE) else {
         return Vec::new();
     };
     let mut issuers = Vec::new();
@@ -89,21 +73,6 @@ fn issuers(r: &mut Reader) -> Vec<IssuerSettings> {
     }
     r.keep(ISSUERS, Some(list_of(issuers.iter().map(in_force))));
     issuers
-}
-
-/// JSON as TOML has it; fields that are `null` are left out.
-fn of_json(json: serde_json::Value) -> Value {
-    match json {
-        serde_json::Value::Null => Value::String(String::new()),
-        serde_json::Value::Bool(on) => on.into(),
-        serde_json::Value::Number(n) => n.as_i64().map_or_else(|| n.as_f64().unwrap_or_default().into(), Value::Integer),
-        serde_json::Value::String(text) => text.into(),
-        serde_json::Value::Array(list) => list_of(list.into_iter().map(of_json)),
-        serde_json::Value::Object(fields) => {
-            let given = fields.into_iter().filter(|(_, value)| !value.is_null());
-            Value::Table(given.map(|(name, value)| (name, of_json(value))).collect())
-        }
-    }
 }
 
 /// Two issuers must be told apart, by their names and by their tokens.
@@ -140,7 +109,7 @@ fn issuer(r: &mut Reader, at: String, table: Table) -> Option<IssuerSettings> {
         "must be a list of texts; one of them must be in `aud`, and [] does not check it",
         some,
     );
-    let keys = f.section("keys").and_then(key_settings);
+    let keys = f.needed_section("keys", "it says how the tokens are signed").and_then(key_settings);
     let secrets = !matches!(keys, Some(KeySettings::PemFile(_) | KeySettings::Jwks(_)));
     let names = ALGORITHMS.map(|(name, _)| name).join(", ");
     let algorithms = f
@@ -308,110 +277,6 @@ fn tenant_secrets(f: &mut Fields<'_>, value: Value) -> Option<KeySettings> {
         }
     }
     Some(KeySettings::TenantSecrets(secrets))
-}
-
-fn texts(value: &Value) -> Option<Vec<String>> {
-    match value {
-        Value::String(one) => Some(vec![one.clone()]),
-        value => value.clone().try_into().ok(),
-    }
-}
-
-/// A table whose fields are taken one by one.
-struct Fields<'r> {
-    reader: &'r mut Reader,
-    at: String,
-    table: Table,
-    known: Vec<&'static str>,
-    good: bool,
-}
-
-impl<'r> Fields<'r> {
-    fn new(reader: &'r mut Reader, at: String, table: Table) -> Self {
-        Self {
-            reader,
-            at,
-            table,
-            known: Vec::new(),
-            good: true,
-        }
-    }
-
-    fn take(&mut self, name: &'static str) -> Option<Value> {
-        self.known.push(name);
-        self.table.remove(name)
-    }
-
-    fn wrong(&mut self, name: &str, message: String) {
-        self.good = false;
-        self.reader.problem(&format!("{}.{name}", self.at), message);
-    }
-
-    fn text<T>(&mut self, name: &'static str, rule: &str, good: impl FnOnce(&str) -> Option<T>) -> Option<T> {
-        let value = self.take(name)?;
-        let found = value.as_str().and_then(good);
-        if found.is_none() {
-            self.wrong(name, format!("is `{}`: it {rule}", shown(&value)));
-        }
-        found
-    }
-
-    fn needed<T>(&mut self, name: &'static str, rule: &str, good: impl FnOnce(&str) -> Option<T>) -> Option<T> {
-        if !self.table.contains_key(name) {
-            self.wrong(name, format!("is missing: it {rule}"));
-        }
-        self.text(name, rule, good)
-    }
-
-    /// A list of texts, or one text.
-    fn list<T>(&mut self, name: &'static str, rule: &str, good: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
-        let value = self.take(name)?;
-        let found: Option<Vec<T>> = texts(&value).and_then(|texts| texts.iter().map(|text| good(text)).collect());
-        if found.is_none() {
-            self.wrong(name, format!("is `{}`: it {rule}", shown(&value)));
-        }
-        found
-    }
-
-    fn needed_list<T>(&mut self, name: &'static str, rule: &str, good: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
-        if !self.table.contains_key(name) {
-            self.wrong(name, format!("is missing: it {rule}"));
-        }
-        self.list(name, rule, good)
-    }
-
-    fn flag(&mut self, name: &'static str, default: bool) -> bool {
-        let Some(value) = self.take(name) else { return default };
-        value.as_bool().unwrap_or_else(|| {
-            self.wrong(name, format!("is `{}`: it must be true or false", shown(&value)));
-            default
-        })
-    }
-
-    /// The fields of a table in this one.
-    fn section(&mut self, name: &'static str) -> Option<Fields<'_>> {
-        match self.take(name) {
-            None if name == "keys" => self.wrong(name, "is missing: it says how the tokens are signed".to_owned()),
-            None => {}
-            Some(Value::Table(table)) => return Some(Fields::new(self.reader, format!("{}.{name}", self.at), table)),
-            // Not shown: it may be a secret in the wrong place.
-            Some(_) => self.wrong(name, "must be a table".to_owned()),
-        }
-        None
-    }
-
-    /// Tells what nobody asked for. Whether everything in this table was good.
-    fn end(mut self) -> bool {
-        for name in std::mem::take(&mut self.table).keys() {
-            let near = nearest(name, self.known.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
-            self.wrong(name, format!("there is no such setting{}", near.unwrap_or_default()));
-        }
-        self.good
-    }
-}
-
-fn list_of<T: Into<Value>>(items: impl Iterator<Item = T>) -> Value {
-    Value::Array(items.map(Into::into).collect())
 }
 
 /// What is in force for an issuer, without its secrets.

@@ -1,26 +1,27 @@
 //! Configuration: `config/default.toml` < file < environment < flags, read into [`Settings`].
 //!
 //! Everything is checked before anything starts, and all problems are told at once. An unknown key is a problem, and so is
-//! a part of the contract that this version does not have. Nothing downstream parses, and there are no globals: sections
+//! an engine that this binary was built without, and engines that do not go together. Nothing downstream parses, and there are no globals: sections
 //! are handed down. This module is the only one that reads the environment.
 
 mod auth;
+mod engines;
+mod fields;
 mod read;
 mod source;
 mod units;
 
+pub use engines::{
+    AnalyticsChoice, ClickHouseSettings, EngineSettings, IndexStrategy, KinesisSettings, ObjectsChoice, OpenSearchSettings, QueueChoice, Role, SealSettings,
+    SearchChoice, SourceChoice, SourceSettings, SqsSettings,
+};
 pub use read::nearest;
 pub use source::Sources;
 pub use units::{parse_size, parse_span};
 
 use crate::auth::settings::AuthSettings;
 use read::{Choice, Reader};
-use std::{
-    fmt,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 use toml::{Table, Value};
 use tracing_subscriber::EnvFilter;
 
@@ -38,10 +39,10 @@ const DAY: Duration = Duration::from_secs(86_400);
 #[allow(missing_docs)] // one text for each key, and it is in config/default.toml
 pub struct Settings {
     pub data_dir: PathBuf,
+    pub role: Role,
+    pub engines: EngineSettings,
     pub http: HttpSettings,
     pub admin: AdminSettings,
-    /// Folder of the objects.
-    pub objects_dir: PathBuf,
     /// How long the token of a login is good.
     pub login_ttl: Duration,
     pub disk: DiskSettings,
@@ -150,14 +151,6 @@ pub struct ActorSettings {
     pub tenant_bytes: usize,
     pub batch_bytes: usize,
     pub batch_linger: Duration,
-}
-
-/// `[seal]`
-#[derive(Debug, Clone)]
-#[allow(missing_docs)]
-pub struct SealSettings {
-    pub target_bytes: usize,
-    pub window_bytes: usize,
 }
 
 /// `[retention]`
@@ -272,13 +265,16 @@ impl Settings {
 
     fn read(r: &mut Reader) -> Self {
         let data_dir = r.path("data_dir");
-        engines(r);
+        let role = engines::role(r);
+        let engines = engines::engines(r, role, &data_dir);
         let settings = Self {
+            seal: engines::seal(r, &engines),
+            role,
+            engines,
             http: http(r),
             admin: AdminSettings {
                 listen: r.address("admin.listen"),
             },
-            objects_dir: objects(r, &data_dir),
             data_dir,
             login_ttl: r.span("auth.login_ttl", MINUTE..=7 * DAY),
             disk: DiskSettings {
@@ -288,10 +284,6 @@ impl Settings {
             store: store(r),
             limits: limits(r),
             actors: actors(r),
-            seal: SealSettings {
-                target_bytes: r.size("seal.target_bytes", 64 * KIB..=64 * MIB) as usize,
-                window_bytes: r.size("seal.window_bytes", MIB..=16 * GIB) as usize,
-            },
             retention: RetentionSettings {
                 interval: r.span("retention.interval", SECOND..=7 * DAY),
             },
@@ -383,18 +375,6 @@ impl Settings {
     }
 }
 
-/// Which engines. There is one of each kind yet, so there is nothing to hand down.
-fn engines(r: &mut Reader) {
-    let named = |name, here: bool| Choice {
-        name,
-        meaning: here.then_some(()),
-    };
-    r.choice("role", &[named("all", true), named("api", false), named("consumer", false)]);
-    r.choice("queue.kind", &[named("wal", true), named("sqs", false), named("kinesis", false)]);
-    r.choice("stores.analytics", &[named("embedded", true), named("clickhouse", false)]);
-    r.choice("stores.search", &[named("embedded", true), named("opensearch", false)]);
-}
-
 fn http(r: &mut Reader) -> HttpSettings {
     HttpSettings {
         listen: r.address("http.listen"),
@@ -451,15 +431,6 @@ fn tls(r: &mut Reader) -> Option<TlsSettings> {
         cert_file: cert_file?,
         key_file: key_file?,
     })
-}
-
-fn objects(r: &mut Reader, data_dir: &Path) -> PathBuf {
-    let rule = "must be \"\" or file:///AN/ABSOLUTE/PATH (`s3://…` is not in this build yet)";
-    let folder = r.text("objects.url", rule, |url| match url.strip_prefix("file://") {
-        None => url.is_empty().then(|| data_dir.join("objects")),
-        Some(path) => path.starts_with('/').then(|| PathBuf::from(path)),
-    });
-    folder.unwrap_or_default()
 }
 
 fn wal(r: &mut Reader) -> WalSettings {

@@ -8,14 +8,11 @@ use super::{
 use std::{net::SocketAddr, ops::RangeInclusive, path::PathBuf, time::Duration};
 use toml::Value;
 
-/// Parts of the contract that this version does not have. Given, they are refused, never ignored.
-const LATER: [&str; 5] = ["queue.sqs", "queue.kinesis", "sources", "clickhouse", "opensearch"];
-
 /// One of the names that a setting may have.
 pub struct Choice<T> {
     /// As it is written.
     pub name: &'static str,
-    /// What it means; `None`: it is in the contract, but not in this build yet.
+    /// What it means; `None`: it needs the Cargo feature of its name, and this binary was built without.
     pub meaning: Option<T>,
 }
 
@@ -73,6 +70,21 @@ impl Reader {
         let span = self.value(key, &rule, |value| units::parse_span(value.as_str()?).filter(|span| range.contains(span)));
         self.keep(key, span.map(|s| Value::String(units::span(s))));
         span.unwrap_or(*range.start())
+    }
+
+    /// A span of time, or `auto`.
+    pub fn span_or_auto(&mut self, key: &'static str, range: RangeInclusive<Duration>) -> Option<Duration> {
+        let rule = format!(
+            "must be \"auto\" or a time from {} to {}",
+            units::span(*range.start()),
+            units::span(*range.end())
+        );
+        let span = self.value(key, &rule, |value| match value.as_str()? {
+            "auto" => Some(None),
+            text => units::parse_span(text).filter(|span| range.contains(span)).map(Some),
+        });
+        self.keep(key, span.map(|s| Value::String(s.map_or("auto".to_owned(), units::span))));
+        span.flatten()
     }
 
     /// A whole number.
@@ -143,7 +155,7 @@ impl Reader {
             choices.iter().position(|c| value.as_str().is_some_and(|text| c.name == text))
         })?;
         if choices[at].meaning.is_none() {
-            self.problem(key, format!("is `{}`, which is not in this build yet", choices[at].name));
+            self.problem(key, not_built(choices[at].name));
         }
         self.keep(key, Some(Value::String(choices[at].name.to_owned())));
         choices[at].meaning
@@ -161,18 +173,11 @@ impl Reader {
     pub fn finish(mut self) -> Result<Vec<(&'static str, Value)>, Vec<Problem>> {
         let known: Vec<_> = self.effective.iter().map(|(key, _)| *key).collect();
         for (key, given) in std::mem::take(&mut self.layers) {
-            // Values stay out of these messages: the unbuilt parts of the contract hold secrets.
-            let message = if LATER
-                .iter()
-                .any(|part| key.strip_prefix(part).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
-            {
-                format!("is not supported by this version yet ({})", given.origin)
-            } else {
-                let near = nearest(&key, known.iter().copied())
-                    .map(|near| format!("; did you mean `{near}`?"))
-                    .unwrap_or_default();
-                format!("there is no such setting ({}){near}", given.origin)
-            };
+            // Values stay out of these messages: they may be secrets under a name that is misspelt.
+            let near = nearest(&key, known.iter().copied())
+                .map(|near| format!("; did you mean `{near}`?"))
+                .unwrap_or_default();
+            let message = format!("there is no such setting ({}){near}", given.origin);
             self.problems.push(Problem::new(key, message));
         }
         if self.problems.is_empty() { Ok(self.effective) } else { Err(self.problems) }
@@ -213,10 +218,22 @@ impl Reader {
         self.effective.push((key, value.unwrap_or(Value::Boolean(false))));
     }
 
+    /// Notes what is wrong with a setting, unless something is noted already.
+    pub fn problem_unless_told(&mut self, key: &str, message: &str) {
+        if !self.problems.iter().any(|p| p.key == key) {
+            self.problem(key, message.to_owned());
+        }
+    }
+
     /// Notes what is wrong with a setting.
     pub fn problem(&mut self, key: &str, message: String) {
         self.problems.push(Problem::new(key, message));
     }
+}
+
+/// What is wrong with an engine that this binary does not have; its Cargo feature has its name.
+pub fn not_built(name: &str) -> String {
+    format!("names `{name}`, which this binary was built without: build it with the Cargo feature `{name}`")
 }
 
 fn whole(value: &Value) -> Option<u64> {

@@ -95,7 +95,8 @@ async fn erase(app: &App, scope: &TenantScope, cutoff: i64) -> Result<Option<u64
 fn refused(error: EraseError) -> Problem {
     match error {
         EraseError::Busy => Problem::new(Code::Overloaded, "too many cleanups of this tenant are under way; nothing was erased").retry_after(COUNTED_WITHIN),
-        EraseError::Stopping => unknown(),
+        EraseError::Unavailable => Problem::new(Code::Unavailable, "the cleanup cannot be ordered now; nothing was erased").retry_after(COUNTED_WITHIN),
+        EraseError::Stopping | EraseError::Unknown => unknown(),
     }
 }
 

@@ -213,7 +213,7 @@ async fn perform(call: Call) -> Answer {
         Op::GetTenant => tenants::get(&call),
         Op::UpdateTenant => tenants::update(call).await,
         Op::DeleteTenant => tenants::delete(call).await,
-        Op::Usage => tenants::usage(&call),
+        Op::Usage => tenants::usage(call).await,
         Op::ListKeys => keys::list(call).await,
         Op::CreateKey => keys::create(call).await,
         Op::RevokeKey => keys::revoke(call).await,

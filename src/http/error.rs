@@ -364,6 +364,7 @@ impl From<StoreError> for Problem {
         let unavailable = |detail: &'static str, seconds| Self::new(Code::Unavailable, detail).retry_after(Duration::from_secs(seconds));
         match error {
             StoreError::Starting => unavailable("the store is still being rebuilt from the log; reads are not possible yet", 1),
+            StoreError::Behind => unavailable("this process cannot tell at the moment what was erased lately; see `/health`", 1),
             StoreError::Busy => unavailable("too many queries at once", 1),
             StoreError::Deadline => Self::new(Code::QueryTimeout, "the query ran past its deadline; narrow it by time or by further filters"),
             StoreError::TooManyGroups => {
@@ -374,6 +375,10 @@ impl From<StoreError> for Problem {
                 let width = Interval::that_fits(span, MOST_BUCKETS as i64);
                 let detail = format!("a series has at most {MOST_BUCKETS} buckets; `interval={width}` fits this time, or narrow it with `from` and `to`");
                 Self::new(Code::TooManyBuckets, detail.clone()).with_errors(vec![FieldError::new("interval", "too_many_buckets", detail)])
+            }
+            StoreError::Unavailable { .. } => {
+                tracing::warn!(%error, "a read failed");
+                unavailable("a store does not answer; see `/health`", 5)
             }
             StoreError::Damaged(_) | StoreError::BadPart { .. } | StoreError::Io(_) => {
                 tracing::error!(%error, "a read failed");

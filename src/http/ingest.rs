@@ -207,6 +207,7 @@ impl Job {
             log_levels: self.log_levels,
             keep_unknown_fields: self.keep_unknown_fields,
             idempotency_key: self.idempotency_key.as_deref(),
+            ids: &[],
             max_entries: self.settings.max_entries,
             max_entry_bytes: self.settings.max_entry_bytes,
             resent: None,

@@ -89,7 +89,12 @@ fn add(filter: &mut LetterFilter, name: &str, value: &str) -> Result<(), Refused
         "reason" => {
             for part in value.split(',') {
                 let reason = Reason::parse(part.trim());
-                let reason = reason.ok_or_else(|| ("invalid_value", "`reason` is one of id_conflict, tenant_deleted, poison".to_owned()))?;
+                let reason = reason.ok_or_else(|| {
+                    (
+                        "invalid_value",
+                        "`reason` is one of id_conflict, tenant_deleted, poison, undecodable".to_owned(),
+                    )
+                })?;
                 filter.reasons.push(reason);
             }
         }

@@ -72,23 +72,32 @@ use axum::{
 };
 use std::sync::Arc;
 
+/// What a listener answers.
+pub type Routes = Router;
+
 /// Everything that the main listener answers.
-pub fn router(services: Services) -> Router {
+pub fn router(services: Services) -> Routes {
     let safety = Safety::of(&services.settings);
     layers::around(dispatch::routes(App::new(services)), safety)
 }
 
 /// Everything that the admin listener answers: health, and the metrics that `render` writes in Prometheus' text format.
-pub fn admin_router(health: Arc<Health>, render: Arc<dyn Fn() -> String + Send + Sync>) -> Router {
-    let mut routes = Router::new().route(
-        "/metrics",
-        get(move || async move {
-            let mut response = render().into_response();
-            let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-            response.headers_mut().insert(header::CONTENT_TYPE, text);
-            response
-        }),
-    );
+pub fn admin_router(health: Arc<Health>, render: Arc<dyn Fn() -> String + Send + Sync>) -> Routes {
+    let metrics = get(move || async move {
+        let mut response = render().into_response();
+        let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, text);
+        response
+    });
+    only(with_health(Router::new().route("/metrics", metrics), &health))
+}
+
+/// What the main listener answers of a process that takes no requests: its health.
+pub fn health_router(health: &Arc<Health>) -> Routes {
+    only(with_health(Router::new(), health))
+}
+
+fn with_health(mut routes: Router, health: &Arc<Health>) -> Router {
     for (path, probe) in [
         ("/health", Probe::Report),
         ("/healthz", Probe::Report),
@@ -100,5 +109,9 @@ pub fn admin_router(health: Arc<Health>, render: Arc<dyn Fn() -> String + Send +
             routes = routes.route(&format!("{base}{path}"), get(move || async move { health.answer(probe) }));
         }
     }
+    routes
+}
+
+fn only(routes: Router) -> Router {
     layers::around(routes.fallback(|| async { Problem::not_found() }), Safety::default())
 }

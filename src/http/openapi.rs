@@ -471,8 +471,10 @@ fn schemas() -> Value {
             "expires_in": {"type": "integer", "description": "Seconds"}, "tenant_id": text(63),
         }},
         "DeadLetter": {"type": "object", "required": ["id", "reason", "entry_id", "entry"], "properties": {
-            "id": uuid(), "reason": {"type": "string", "enum": ["id_conflict", "tenant_deleted", "poison"]}, "entry_id": uuid(),
-            "entry": schema("LogEntry"), "actor": {"type": "string"}, "received_at": time(), "sealed_at": time(),
+            "id": uuid(), "reason": {"type": "string", "enum": ["id_conflict", "tenant_deleted", "poison", "undecodable"]}, "entry_id": uuid(),
+            "entry": {"description": "The entry; of what was undecodable, what was sent, as JSON or as a text", "anyOf": [schema("LogEntry"), {"type": "object"}, {"type": "string"}]},
+            "detail": {"type": "string", "description": "What is wrong with it, where the reason does not say it"},
+            "actor": {"type": "string"}, "received_at": time(), "sealed_at": time(),
         }},
         "DeadLetterList": list("DeadLetter"),
         "Health": {"type": "object", "required": ["status"], "properties": {

@@ -80,8 +80,12 @@ pub async fn caught_up(app: &App, scope: &TenantScope) {
     let _ = timeout(CAUGHT_UP_WITHIN, waiting).await; // what stands still must not hold up a read for ever
 }
 
-/// Waits, for a short while, until everything is decided and visible that was acknowledged before the call.
+/// Waits, for a short while, until everything is decided and visible that was acknowledged before the call: with roles split, by this
+/// process.
 pub async fn decided(app: &App, scope: &TenantScope, within: Duration) {
+    if !app.services.producer.knows_pending() {
+        return app.services.producer.until_decided(scope, within).await;
+    }
     let counters = || app.services.producer.counters(scope);
     let accepted = counters().accepted;
     let caught_up = || {

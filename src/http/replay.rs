@@ -25,7 +25,7 @@ use crate::{
         tenant::TenantScope,
         time::parse_rfc3339,
     },
-    sinks::dead_letter::Found,
+    sinks::dead_letter::{Found, Reason},
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -113,6 +113,10 @@ fn resent<'a>(found: &'a Found, context: &ParseContext<'_>) -> Resent<'a> {
 
 /// The entry as it was accepted.
 pub fn original(found: &Found, context: &ParseContext<'_>) -> Result<Parsed, BodyError> {
+    if found.letter.reason == Reason::Undecodable {
+        // It was never accepted: what was wrong with it is looked at again.
+        return corrected(found, found.letter.entry.get().as_bytes(), context);
+    }
     let context = ParseContext {
         resent: Some(Resent {
             unchanged: Some(found.hash),

@@ -11,8 +11,11 @@
 //! settled; tenants do not wait for each other. A store that fails is asked again, with back-off, until it answers or the
 //! process stops; the rows stay hidden meanwhile, and later erasures of the tenant hide theirs.
 //!
+//! Where the sequencer is another process, all of that is done there, and [`super::remote`] orders it and waits.
+//!
 //! Not here: when to erase ([`super::retention`], `http::cleanup`), and taking rows off the disk (the store).
 
+use super::remote::{Remote, RemoteOrders};
 use crate::{
     actors::sequencer::{Ended, SequencerHandle},
     model::tenant::{TenantId, TenantScope},
@@ -21,6 +24,7 @@ use crate::{
         state::SealState,
     },
     sinks::{Authority, StoreError},
+    tail::Tail,
     telemetry::metrics::metrics,
 };
 use futures_util::future::BoxFuture;
@@ -48,6 +52,12 @@ pub enum EraseError {
     /// The process is stopping. If the erasure was sealed, the next start counts it.
     #[error("the process is stopping")]
     Stopping,
+    /// The order could not be given: nothing was erased.
+    #[error("an erasure cannot be ordered now")]
+    Unavailable,
+    /// It is not known whether the order was taken. The rows may be erased at any time from now on, or never.
+    #[error("it is not known whether the erasure was ordered")]
+    Unknown,
 }
 
 impl From<Ended> for EraseError {
@@ -85,11 +95,22 @@ impl Orders for SequencerHandle {
 pub struct Eraser(Arc<Inner>);
 
 struct Inner {
-    orders: Arc<dyn Orders>,
-    authority: Arc<dyn Authority>,
+    way: Way,
     lines: Mutex<HashMap<TenantId, Arc<Line>>>,
     tasks: TaskTracker,
     stopping: CancellationToken,
+}
+
+/// Where the sequencer is.
+enum Way {
+    Here(Here),
+    Elsewhere(Remote),
+}
+
+/// The sequencer of this process, and the store that it feeds.
+struct Here {
+    orders: Arc<dyn Orders>,
+    authority: Arc<dyn Authority>,
 }
 
 /// The erasures of one tenant, in the order of their seals.
@@ -124,13 +145,7 @@ impl Eraser {
     /// Takes up every erasure that is pending in `state`, the state after the last seal of the log. Must be called in a
     /// tokio runtime.
     pub fn new(orders: Arc<dyn Orders>, authority: Arc<dyn Authority>, state: &SealState) -> Self {
-        let this = Self(Arc::new(Inner {
-            orders,
-            authority,
-            lines: Mutex::default(),
-            tasks: TaskTracker::new(),
-            stopping: CancellationToken::new(),
-        }));
+        let this = Self::going(Way::Here(Here { orders, authority }));
         for (tenant, erasures) in state.erasures.iter().filter(|(_, all)| !all.pending().is_empty()) {
             let line = Line::new(erasures.pending().len());
             this.0.lines().insert(tenant.clone(), line.clone());
@@ -138,10 +153,28 @@ impl Eraser {
                 let Erasure { kind, job, .. } = *erasure;
                 tracing::info!(%job, ?kind, "an erasure of the last run is counted");
                 let (inner, line, scope) = (this.0.clone(), line.clone(), TenantScope::new(tenant.clone()));
-                this.spawn(async move { inner.settle(&line, ticket as u64, &scope, kind, job).await.map(drop) });
+                this.spawn(async move {
+                    let Way::Here(here) = &inner.way else { return Ok(()) };
+                    here.settle(&line, ticket as u64, &scope, kind, job).await.map(drop)
+                });
             }
         }
         this
+    }
+
+    /// An eraser that orders through the queue and waits by the seals that `tail` sees. What is pending is counted elsewhere
+    /// ([`super::counting`]).
+    pub fn remote(orders: Arc<dyn RemoteOrders>, tail: Tail) -> Self {
+        Self::going(Way::Elsewhere(Remote { orders, tail }))
+    }
+
+    fn going(way: Way) -> Self {
+        Self(Arc::new(Inner {
+            way,
+            lines: Mutex::default(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+        }))
     }
 
     /// Erases the tenant's rows whose time is before `cutoff` (milliseconds), up to its head. Resolves when they are hidden
@@ -153,12 +186,19 @@ impl Eraser {
         let (hidden, is_hidden) = oneshot::channel();
         let counted = self.spawn(async move {
             let _room = room;
-            let (ticket, job) = inner.seal(&line, &scope, kind, cutoff).await?;
+            let here = match &inner.way {
+                Way::Here(here) => here,
+                Way::Elsewhere(remote) => return remote.erase(&scope, kind, cutoff, hidden).await,
+            };
+            let (ticket, job) = here.seal(&line, &scope, kind, cutoff).await?;
             let _ = hidden.send(()); // nobody has to wait for it
-            inner.settle(&line, ticket, &scope, kind, job).await
+            here.settle(&line, ticket, &scope, kind, job).await
         });
-        is_hidden.await.map_err(|_| EraseError::Stopping)?;
-        Ok(Counting(counted))
+        match is_hidden.await {
+            Ok(()) => Ok(Counting(counted)),
+            // It came to its end before: why, it says itself.
+            Err(_) => Err(Counting(counted).rows().await.err().unwrap_or(EraseError::Stopping)),
+        }
     }
 
     /// Retires the tenant: its packs are refused from here on, for ever, and all of its rows are erased. Resolves when everything
@@ -167,9 +207,13 @@ impl Eraser {
     pub async fn retire(&self, scope: &TenantScope) -> Result<u64, EraseError> {
         let (inner, line, scope) = (self.0.clone(), self.0.line(scope), scope.clone());
         let retired = self.spawn(async move {
+            let here = match &inner.way {
+                Way::Here(here) => here,
+                Way::Elsewhere(remote) => return Ok(remote.retire(&scope).await),
+            };
             let (tenant, job) = (scope.tenant().clone(), Uuid::new_v4());
-            let ticket = line.sealed(inner.orders.retire(tenant, job)).await?;
-            inner.settle(&line, ticket, &scope, ErasureKind::Retention, job).await
+            let ticket = line.sealed(here.orders.retire(tenant, job)).await?;
+            here.settle(&line, ticket, &scope, ErasureKind::Retention, job).await
         });
         Counting(retired).rows().await
     }
@@ -214,7 +258,9 @@ impl Inner {
     fn line(&self, scope: &TenantScope) -> Arc<Line> {
         self.lines().entry(scope.tenant().clone()).or_insert_with(|| Line::new(0)).clone()
     }
+}
 
+impl Here {
     /// Seals an erasure; its ticket and its name.
     async fn seal(&self, line: &Line, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> Result<(u64, Uuid), EraseError> {
         let job = Uuid::new_v4();
@@ -226,24 +272,25 @@ impl Inner {
     async fn settle(&self, line: &Line, ticket: u64, scope: &TenantScope, kind: ErasureKind, job: Uuid) -> Result<u64, EraseError> {
         let mut settled = line.settled.subscribe();
         settled.wait_for(|settled| *settled == ticket).await.map_err(|_| EraseError::Stopping)?;
-        let rows = self.count(scope, job).await;
+        let rows = count(&*self.authority, scope, job).await;
         self.orders.removed(scope.tenant().clone(), job, rows).await?;
         line.settled.send_modify(|settled| *settled += 1);
         metrics().erased(kind, rows);
         tracing::info!(%job, ?kind, rows, "rows were erased");
         Ok(rows)
     }
+}
 
-    async fn count(&self, scope: &TenantScope, job: Uuid) -> u64 {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            match self.authority.count_erased(scope, job).await {
-                Ok(rows) => return rows,
-                Err(StoreError::Starting) => tracing::debug!(%job, "the rows of an erasure are counted when the store has started"),
-                Err(error) => tracing::warn!(%job, %error, "the rows of an erasure could not be counted; they are hidden, and counted again"),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+/// Counts the rows of a pending erasure, as often as it takes.
+pub(super) async fn count(authority: &dyn Authority, scope: &TenantScope, job: Uuid) -> u64 {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match authority.count_erased(scope, job).await {
+            Ok(rows) => return rows,
+            Err(StoreError::Starting) => tracing::debug!(%job, "the rows of an erasure are counted when the store has started"),
+            Err(error) => tracing::warn!(%job, %error, "the rows of an erasure could not be counted; they are hidden, and counted again"),
         }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -10,7 +10,7 @@ use super::erasure::{EraseError, Eraser};
 use crate::{
     catalog::Catalog,
     model::{
-        tenant::{Log, TenantScope},
+        tenant::{Log, TenantId, TenantScope},
         time::{DAY_MS, now_ms},
     },
     seal::erasure::ErasureKind,
@@ -19,7 +19,6 @@ use crate::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 use rand::RngExt;
 use std::{convert::Infallible, sync::Arc, time::Duration};
-use tokio::sync::watch;
 
 /// Tenants that are looked at at once.
 const AT_ONCE: usize = 32;
@@ -28,6 +27,9 @@ const AT_ONCE: usize = 32;
 const LONGEST_ERASURE: Duration = Duration::from_secs(60);
 /// How long a round waits for a store that is starting, before it asks again.
 const STARTING_PAUSE: Duration = Duration::from_secs(1);
+
+/// Says up to which seal no owner hands seals to the stores again, for the log of a tenant.
+pub type Trimmed = Arc<dyn Fn(&TenantId) -> u64 + Send + Sync>;
 
 /// What retention works with.
 pub struct Retention {
@@ -39,8 +41,8 @@ pub struct Retention {
     pub catalog: Catalog,
     /// What could not be stored.
     pub dead_letters: DeadLetters,
-    /// Up to which seal the log is not read any more.
-    pub trimmable: watch::Receiver<u64>,
+    /// Up to which seal of a tenant's log no owner hands seals to the stores again.
+    pub trimmed: Trimmed,
     /// From one round to the next.
     pub interval: Duration,
 }
@@ -49,15 +51,18 @@ impl Retention {
     /// Begins the rounds; they end with [`Eraser::stop`]. Must be called in a tokio runtime.
     pub fn start(self) {
         let eraser = self.eraser.clone();
-        drop(eraser.spawn::<Infallible>(async move {
-            loop {
-                // Processes that were started together do not all ask at once.
-                let jitter = self.interval.mul_f64(rand::rng().random_range(0.0..0.1));
-                tokio::time::sleep(jitter).await;
-                self.round(now_ms()).await?;
-                tokio::time::sleep(self.interval).await;
-            }
-        }));
+        drop(eraser.spawn::<Infallible>(async move { self.rounds().await }));
+    }
+
+    /// Round after round; ends only when the eraser is stopped. Dropping it ends a round in the middle, which is harmless.
+    pub async fn rounds(&self) -> Result<Infallible, EraseError> {
+        loop {
+            // Processes that were started together do not all ask at once.
+            let jitter = self.interval.mul_f64(rand::rng().random_range(0.0..0.1));
+            tokio::time::sleep(jitter).await;
+            self.round(now_ms()).await?;
+            tokio::time::sleep(self.interval).await;
+        }
     }
 
     /// One round, as of `now`. Says how many rows it removed.
@@ -92,8 +97,8 @@ impl Retention {
         match tokio::time::timeout(LONGEST_ERASURE, erasing).await {
             Ok(Ok(rows)) => Ok(rows),
             Ok(Err(EraseError::Stopping)) => Err(EraseError::Stopping),
-            Ok(Err(EraseError::Busy)) | Err(_) => {
-                tracing::debug!("an erasure of retention takes long; the round goes on");
+            Ok(Err(EraseError::Busy | EraseError::Unavailable | EraseError::Unknown)) | Err(_) => {
+                tracing::debug!("an erasure of retention takes long, or cannot be ordered; the round goes on");
                 Ok(0)
             }
         }
@@ -101,7 +106,7 @@ impl Retention {
 
     /// Removes a tenant's old dead letters.
     async fn sweep(&self, scope: TenantScope, cutoff: i64) {
-        let trimmed = *self.trimmable.borrow();
+        let trimmed = (self.trimmed)(scope.tenant());
         match self.dead_letters.sweep(&scope, cutoff, trimmed).await {
             Ok(0) => {}
             Ok(letters) => tracing::info!(letters, "dead letters were older than their tenant keeps them"),

@@ -305,7 +305,7 @@ async fn retention_erases_what_each_tenant_keeps_no_longer_and_orders_nothing_el
         authority: place.clone(),
         catalog,
         dead_letters: DeadLetters::open(objects, 0),
-        trimmable: watch::channel(0).1,
+        trimmed: Arc::new(|_| 0),
         interval: Duration::from_secs(3600),
     };
     assert_eq!(retention.round(now).await, Ok(1 + 3));
@@ -360,7 +360,7 @@ async fn retention_of_the_access_log_goes_by_its_own_days() {
         authority: place.clone(),
         catalog: catalog.clone(),
         dead_letters: DeadLetters::open(objects, 0),
-        trimmable: watch::channel(0).1,
+        trimmed: Arc::new(|_| 0),
         interval: Duration::from_secs(3600),
     };
     assert_eq!(retention.round(now).await, Ok(2 + 1));
@@ -389,6 +389,7 @@ async fn deletion_parts(place: &Arc<Place>, disk: &SimFs) -> deletion::Parts {
         eraser: place.eraser(),
         dead_letters: DeadLetters::open(objects, 0),
         exports: Exports::start(jobs, ExportSettings::default()),
+        tail: None,
     }
 }
 

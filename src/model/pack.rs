@@ -30,6 +30,8 @@ use uuid::Uuid;
 const MAGIC: &[u8; 4] = b"SLPK";
 const VERSION: u16 = 1;
 const HEADER_LEN: usize = 52;
+/// What a pack needs besides the records of its entries and the texts of its header: so much, and 4 bytes for each entry.
+pub const PACK_OVERHEAD: usize = HEADER_LEN + 4;
 
 /// Why bytes are no pack.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -229,6 +231,12 @@ impl PackBuilder {
     pub fn push(&mut self, entry: &NewEntry<'_>) {
         self.offsets.push(self.records.len() as u32);
         entry.encode(&mut self.records);
+    }
+
+    /// Appends an entry of another pack, as it stands there.
+    pub fn push_record(&mut self, entry: EntryRef<'_>) {
+        self.offsets.push(self.records.len() as u32);
+        self.records.extend_from_slice(entry.as_bytes());
     }
 
     /// Number of entries so far.

@@ -4,8 +4,12 @@
 //! pipeline in `actors`.
 
 pub mod embedded;
+#[cfg(feature = "kinesis")]
+pub mod kinesis;
 pub mod remote;
 pub mod seals;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 pub mod wal;
 
 use crate::{
@@ -87,6 +91,18 @@ pub trait Producer: Send + Sync + 'static {
 
     /// The tenant's counters, exact: accepted = stored + duplicate + dead_lettered + pending.
     fn counters(&self, scope: &TenantScope) -> Counters;
+
+    /// Whether [`Counters::pending`] is all that is durable and undecided. Where other processes write too, nobody knows that: it is 0
+    /// then, and `accepted` is what is decided.
+    fn knows_pending(&self) -> bool {
+        true
+    }
+
+    /// Where pending is not known: resolves when everything is decided and visible that this process had acknowledged for the tenant before
+    /// the call, and the counters are no older than that; after `within` at the latest.
+    fn until_decided<'a>(&'a self, _scope: &'a TenantScope, _within: Duration) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Cumulative counters of one tenant. `accepted` is counted where packs become durable, `pending` is what waits now;
@@ -131,6 +147,11 @@ pub trait SealLog: Send + Sync + 'static {
     fn sealed(&self, seal: &Seal, at: Position);
     /// The store shows the seal: its packs are no longer pending, their bytes are given back, waiters hear the counts.
     fn applied(&self, seal: &DecidedSeal);
+    /// These packs were delivered although a seal has decided them: whoever had them made durable once more (a forwarder of foreign
+    /// messages, after a crash) is not to have them pending, nor counted.
+    fn known(&self, packs: &[Uuid]) {
+        let _ = packs;
+    }
     /// Copies old undecided packs forward and waits for the sync. Called between two seals only.
     fn copy_forward(&self) -> Result<(), SealLogError>;
     /// Every segment below this one is gone.

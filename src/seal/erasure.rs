@@ -100,6 +100,11 @@ impl Removal {
         self.erasure.covers(timestamp, received_at, sequence) && !self.before.covers(timestamp, received_at, sequence)
     }
 
+    /// The erasure, and everything that was erased before it.
+    pub fn parts(&self) -> (&Erasure, &Erasures) {
+        (&self.erasure, &self.before)
+    }
+
     /// What [`Removal::takes`] says about rows within these bounds (inclusive).
     pub fn may_take(&self, timestamps: (i64, i64), received: (i64, i64), sequences: (u64, u64)) -> Cover {
         let before = self.before.may_cover(timestamps, received, sequences);
@@ -220,6 +225,16 @@ impl Erasures {
         } else {
             Cover::None
         }
+    }
+
+    /// The steps of which one hides every erased row and none of them another: kind, cutoff and head, the pending ones too. For
+    /// stores that evaluate them elsewhere.
+    pub fn steps(&self) -> impl Iterator<Item = (ErasureKind, i64, u64)> + '_ {
+        let stairs = [(ErasureKind::Cleanup, &self.cleanup), (ErasureKind::Retention, &self.retention)];
+        let settled = stairs
+            .into_iter()
+            .flat_map(|(kind, stairs)| stairs.0.iter().map(move |step| (kind, step.0, step.1)));
+        settled.chain(self.pending.iter().map(|e| (e.kind, e.cutoff, e.head)))
     }
 
     /// Erasures whose number of rows has not come back, in the order of their seals.

@@ -15,15 +15,19 @@
 //! was sent, 32 hexadecimal digits. Format 1 was never released.
 //! An access log's letters lie in `deadletters/_access/<tenant>/`.
 //!
+//! What foreign queues bring and is no entry has letters too (`foreign`); they come by no seal and are in no counter.
+//!
 //! A letter's id is a UUIDv8: 48 bits `t`, then bits of XXH3-128 over (n, pack id, index in the pack). It carries the time
 //! and not n, which counts what all tenants do.
 
+mod foreign;
 mod letter;
 mod name;
 mod removal;
 mod retired;
 mod shelf;
 
+pub use foreign::{ForeignLetter, ForeignMessage};
 pub use letter::{DeadLetter, Reason};
 pub use name::LetterFilter;
 
@@ -142,17 +146,23 @@ impl DeadLetters {
     /// Starts the task that writes; `settled` is the largest seal whose letters are known to be written. Must be called
     /// inside a tokio runtime.
     pub fn open(objects: Arc<dyn Objects>, settled: u64) -> Self {
-        Self::with_capacity(objects, settled, QUEUE_BYTES)
+        Self::with_capacity(objects, settled, QUEUE_BYTES, Shelves::default())
     }
 
-    fn with_capacity(objects: Arc<dyn Objects>, settled: u64, capacity: usize) -> Self {
+    /// The same where other processes write, replay and delete letters too: every question lists the objects. One that writes
+    /// ([`DeadLetters::submit`]) is for the seals of one partition, and `settled` is that partition's cursor.
+    pub fn shared(objects: Arc<dyn Objects>, settled: u64) -> Self {
+        Self::with_capacity(objects, settled, QUEUE_BYTES, Shelves::none())
+    }
+
+    fn with_capacity(objects: Arc<dyn Objects>, settled: u64, capacity: usize, shelves: Shelves) -> Self {
         let shared = Arc::new(Shared {
             objects,
             queue: Mutex::default(),
             room: Condvar::new(),
             work: Notify::new(),
             settled: watch::Sender::new(settled),
-            shelves: Shelves::default(),
+            shelves,
             forgotten: Mutex::default(),
             capacity,
         });

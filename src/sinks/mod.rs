@@ -1,7 +1,16 @@
 //! Stores: replayable followers of the seals, and the contract that each of them keeps.
 
+#[cfg(feature = "clickhouse")]
+pub mod clickhouse;
+#[cfg(test)]
+pub(crate) mod contract;
 pub mod dead_letter;
 pub mod embedded;
+pub mod follow;
+#[cfg(feature = "opensearch")]
+pub mod opensearch;
+pub mod retry;
+pub mod routed;
 
 use crate::{
     model::{
@@ -11,6 +20,7 @@ use crate::{
         tenant::{TenantId, TenantScope},
     },
     seal::{DecidedSeal, erasure::ErasureKind},
+    sinks::retry::Remedy,
 };
 use futures_util::future::BoxFuture;
 use std::{sync::Arc, time::Duration};
@@ -23,6 +33,9 @@ pub enum StoreError {
     /// Reads are not possible yet: the store is still being rebuilt from the log (503).
     #[error("the store is still starting")]
     Starting,
+    /// This process has not been able to look at the seals lately, so that it does not know what was erased meanwhile (503).
+    #[error("the seals could not be read lately")]
+    Behind,
     /// The query ran past its deadline and was ended (504 `query_timeout`).
     #[error("the query ran past its deadline")]
     Deadline,
@@ -52,6 +65,25 @@ pub enum StoreError {
     /// The file system refused (full, read-only, gone).
     #[error("the store cannot write: {0}")]
     Io(Arc<str>),
+    /// A store of its own did not answer, or does not do what it was asked (503). The text names the fault, never a tenant.
+    #[error("the store is not available: {what}")]
+    Unavailable {
+        /// What is wrong with it.
+        what: Arc<str>,
+        /// What is done about it.
+        remedy: Remedy,
+    },
+}
+
+impl StoreError {
+    /// What is done about it by those who ask again.
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Unavailable { remedy, .. } => *remedy,
+            Self::Busy => Remedy::Slower,
+            _ => Remedy::Again,
+        }
+    }
 }
 
 /// Order of a list. Ties break by sequence in the same direction.
@@ -275,8 +307,12 @@ pub trait Authority: Send + Sync + 'static {
     fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>>;
     /// How many rows an erasure would remove if it were made now.
     fn count_would_erase(&self, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>>;
-    /// The tenant's visible head.
+    /// The tenant's visible head. Where other processes make the seals it may be a little old; see [`Authority::refreshed`].
     fn visible_head(&self, scope: &TenantScope) -> VisibleHead;
+    /// Resolves when [`Authority::visible_head`] is no older than this call: whatever anybody was shown before is below it.
+    fn refreshed(&self, _scope: &TenantScope) -> BoxFuture<'static, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
     /// Whether rows that it should have are left out of its answers, because they cannot be read (`meta.degraded`). Asked
     /// after an answer, it is true if the answer lacks them.
     fn degraded(&self) -> bool;
@@ -321,6 +357,26 @@ pub trait Follower: Send + Sync + 'static {
     /// again is harmless. An error means that it must be asked again; what the store refuses for good it takes as an index
     /// dead letter and says `Ok`.
     fn apply(&self, partition: u32, seal: Arc<DecidedSeal>) -> BoxFuture<'static, Result<(), StoreError>>;
+    /// Applies several that follow each other, as [`Follower::apply`] does one by one. Cheaper where a store has a price per call.
+    fn apply_all(&self, partition: u32, seals: Vec<Arc<DecidedSeal>>) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move {
+            for seal in seals {
+                self.apply(partition, seal).await?;
+            }
+            Ok(())
+        })
+    }
+    /// Where the store really is, asked before the first seal and after faults: `kept`, the cursor that is kept elsewhere, or less if the
+    /// store was lost or restored and says so itself. What lies between is applied again.
+    fn applied(&self, partition: u32, kept: u64) -> BoxFuture<'_, Result<u64, StoreError>> {
+        let _ = partition;
+        Box::pin(std::future::ready(Ok(kept)))
+    }
+    /// The store was filled from the authority: it has everything up to seal `n` of the partition.
+    fn rebuilt(&self, partition: u32, n: u64) -> BoxFuture<'_, Result<(), StoreError>> {
+        let _ = (partition, n);
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// Takes the dead letters of durable seals.

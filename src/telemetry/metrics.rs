@@ -4,11 +4,12 @@
 //! a process are one set, also when tests run several servers in it. A tenant is never a label; per-tenant numbers are
 //! served by the API.
 
-use crate::seal::erasure::ErasureKind;
+use crate::{seal::erasure::ErasureKind, sinks::retry::Remedy};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram, with_local_recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::{
-    sync::LazyLock,
+    collections::BTreeMap,
+    sync::{LazyLock, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -69,6 +70,36 @@ pub enum Lane {
     DeadLetters,
 }
 
+/// What happened to messages of a remote queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueEvent {
+    /// Taken by the queue.
+    Sent,
+    /// Not taken, or nobody knows: sent again or given up.
+    NotSent,
+    /// Received.
+    Received,
+    /// Of those, not for the first time.
+    Redelivered,
+    /// Of those, not readable here.
+    Unreadable,
+    /// Acknowledged.
+    Done,
+}
+
+/// A kind of request to a remote queue. Each costs money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueCall {
+    /// Puts messages in.
+    Send,
+    /// Asks for messages.
+    Receive,
+    /// Acknowledges.
+    Done,
+    /// Holds messages for longer, or gives them back.
+    Hold,
+}
+
 /// A limit that a request was over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
@@ -97,6 +128,17 @@ impl Limit {
             Self::Login => "login",
         }
     }
+}
+
+/// What became of a message that another producer wrote into a queue of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForeignOutcome {
+    /// All of it was accepted.
+    Forwarded,
+    /// Some or all of it became dead letters.
+    Refused,
+    /// It came again and was known.
+    Known,
 }
 
 /// The handles. Get them by [`metrics()`].
@@ -135,6 +177,16 @@ pub struct Metrics {
     erased: [Counter; 2],
     http: [Histogram; 5],
     limited: [Counter; 5],
+    sink_behind: [Gauge; 2],
+    sink_faults: [[Counter; 5]; 2],
+    stream_lag: Gauge,
+    /// Lag by stream, milliseconds: the gauge is the largest.
+    stream_lags: Mutex<BTreeMap<String, u64>>,
+    foreign: [Counter; 3],
+    queue_events: [Counter; 6],
+    queue_calls: [Counter; 4],
+    queue_in_flight: Gauge,
+    queue_age: Gauge,
 }
 
 static METRICS: LazyLock<(Metrics, PrometheusHandle)> = LazyLock::new(register);
@@ -292,9 +344,57 @@ impl Metrics {
         self.erased[at].increment(rows);
     }
 
+    /// How many seals a store is behind.
+    pub fn sink_behind(&self, sink: &str, seals: u64) {
+        self.sink_behind[sink_index(sink)].set(seals as f64);
+    }
+
+    /// A store met a fault, and what is done about it.
+    pub fn sink_fault(&self, sink: &str, remedy: Remedy) {
+        self.sink_faults[sink_index(sink)][remedy as usize].increment(1);
+    }
+
+    /// Something happened to messages of a remote queue.
+    pub fn queue_events(&self, event: QueueEvent, messages: u64) {
+        self.queue_events[event as usize].increment(messages);
+    }
+
+    /// A request to a remote queue is made.
+    pub fn queue_call(&self, call: QueueCall) {
+        self.queue_calls[call as usize].increment(1);
+    }
+
+    /// The bytes of messages that are received and not done changed by so many.
+    pub fn queue_in_flight(&self, change: f64) {
+        self.queue_in_flight.increment(change);
+    }
+
+    /// The oldest message of a reception was in the queue for so long.
+    pub fn queue_age(&self, age: Duration) {
+        self.queue_age.set(age.as_secs_f64());
+    }
+
     /// A request was refused because of this limit.
     pub fn limited(&self, limit: Limit) {
         self.limited[limit as usize].increment(1);
+    }
+
+    /// So far is what this process has decided of a stream behind what stands in it.
+    pub fn stream_lag(&self, stream: &str, lag: Duration) {
+        let mut lags = self.stream_lags.lock().unwrap_or_else(PoisonError::into_inner);
+        let ms = u64::try_from(lag.as_millis()).unwrap_or(u64::MAX);
+        match lags.get_mut(stream) {
+            Some(known) => *known = ms,
+            None => {
+                lags.insert(stream.to_owned(), ms);
+            }
+        }
+        self.stream_lag.set(lags.values().max().map_or(0.0, |ms| *ms as f64 / 1000.0));
+    }
+
+    /// A message of a foreign queue had this outcome.
+    pub fn foreign(&self, outcome: ForeignOutcome, n: u64) {
+        self.foreign[outcome as usize].increment(n);
     }
 
     /// A request was answered with this status.
@@ -322,6 +422,13 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         metrics().backpressure(self.lane, self.since.elapsed());
     }
+}
+
+/// Stores of their own that follow the seals.
+const SINKS: [&str; 2] = ["analytics", "search"];
+
+fn sink_index(sink: &str) -> usize {
+    usize::from(sink == SINKS[1])
 }
 
 fn register() -> (Metrics, PrometheusHandle) {
@@ -367,7 +474,17 @@ fn register() -> (Metrics, PrometheusHandle) {
             erasures: ["cleanup", "retention"].map(|kind| counter!("sluice_erasures_total", "kind" => kind)),
             erased: ["cleanup", "retention"].map(|kind| counter!("sluice_erased_rows_total", "kind" => kind)),
             http: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(|status| histogram!("sluice_http_request_seconds", "status" => status)),
+            stream_lag: gauge!("sluice_stream_lag_seconds"),
+            stream_lags: Mutex::default(),
+            foreign: ["forwarded", "refused", "known"].map(|outcome| counter!("sluice_foreign_messages_total", "outcome" => outcome)),
             limited: Limit::ALL.map(|limit| counter!("sluice_http_limited_total", "limit" => limit.as_str())),
+            sink_behind: SINKS.map(|sink| gauge!("sluice_sink_behind_seals", "sink" => sink)),
+            sink_faults: SINKS.map(|sink| Remedy::ALL.map(|fault| counter!("sluice_sink_faults_total", "sink" => sink, "fault" => fault.as_str()))),
+            queue_events: ["sent", "not_sent", "received", "redelivered", "unreadable", "done"]
+                .map(|event| counter!("sluice_queue_messages_total", "event" => event)),
+            queue_calls: ["send", "receive", "done", "hold"].map(|call| counter!("sluice_queue_requests_total", "call" => call)),
+            queue_in_flight: gauge!("sluice_queue_in_flight_bytes"),
+            queue_age: gauge!("sluice_queue_age_seconds"),
         }
     });
     (metrics, recorder.handle())
@@ -440,7 +557,23 @@ fn describe() {
     describe_counter!("sluice_feed_kicks_total", "Slow readers of the live feed that were sent away.");
     describe_counter!("sluice_erasures_total", "Erasures that were applied and counted, by kind.");
     describe_counter!("sluice_erased_rows_total", "Rows that erasures have removed, by kind.");
+    describe_counter!("sluice_queue_messages_total", "Messages of a remote queue, by what happened to them.");
+    describe_counter!("sluice_queue_requests_total", "Requests to a remote queue, by kind; each costs money.");
+    describe_gauge!("sluice_queue_in_flight_bytes", Unit::Bytes, "Bytes of messages that are received and not done.");
+    describe_gauge!(
+        "sluice_queue_age_seconds",
+        Unit::Seconds,
+        "How long the oldest message last received was in the queue."
+    );
     describe_counter!("sluice_http_limited_total", "Requests that were refused because of a limit, by which.");
+    describe_gauge!("sluice_sink_behind_seals", "Seals that a store of its own has not applied yet.");
+    describe_counter!("sluice_sink_faults_total", "Faults of stores of their own, by what is done about them.");
+    describe_gauge!(
+        "sluice_stream_lag_seconds",
+        Unit::Seconds,
+        "Age of the oldest record of a Kinesis stream that is not decided, of all streams that this process reads."
+    );
+    describe_counter!("sluice_foreign_messages_total", "Messages of foreign queues by what became of them.");
     describe_histogram!("sluice_http_request_seconds", Unit::Seconds, "Time of a request, by class of the answer.");
 }
 

@@ -1,6 +1,9 @@
 //! Lists, gets and statistics agree with a plain count over what was sent, in memory and after flush and restart.
 
-use crate::harness::{Server, Site};
+use crate::harness::{
+    Server,
+    stage::{Stage, told_to_both},
+};
 use serde_json::{Value, json};
 use std::{
     cmp::Reverse,
@@ -129,12 +132,10 @@ async fn check(server: &Server, token: &str, sent: &[Value]) {
     assert_eq!(server.get(token, "/logs/not-an-id").await.0, 404);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn lists_and_statistics_agree_with_a_plain_count() {
-    let site = Site::small();
-    let server = site.start();
+async fn lists_and_statistics_agree_with_a_plain_count(stage: Stage) {
+    let server = stage.start().await;
     let token = server.tenant("acme").await;
-    let sent: Vec<Value> = (0..3000).map(made).collect();
+    let sent: Vec<Value> = (0..stage.sized(3_000, 1_000)).map(made).collect();
     for chunk in sent.chunks(500) {
         assert_eq!(
             server.post(&token, "/logs/bulk?wait=stored", Value::from(chunk.to_vec()).to_string()).await.0,
@@ -143,15 +144,13 @@ async fn lists_and_statistics_agree_with_a_plain_count() {
     }
     check(&server, &token, &sent).await;
     assert_eq!(server.stop(), Some(0));
-    let server = site.start();
+    let server = stage.start().await;
     server.ready().await;
     check(&server, &token, &sent).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_understood_is_named_and_never_ignored() {
-    let site = Site::small();
-    let server = site.start();
+async fn what_is_not_understood_is_named_and_never_ignored(stage: Stage) {
+    let server = stage.start().await;
     let token = server.tenant("acme").await;
     server.ready().await;
     for (query, status, word) in [
@@ -193,3 +192,5 @@ async fn what_is_not_understood_is_named_and_never_ignored() {
     assert_eq!(answer.status(), 405);
     assert!(answer.headers().contains_key("allow"));
 }
+
+told_to_both!(lists_and_statistics_agree_with_a_plain_count, what_is_not_understood_is_named_and_never_ignored);

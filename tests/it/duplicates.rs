@@ -1,13 +1,14 @@
 //! An id is stored once per tenant, for ever: through flush, trimming of the log, and restart.
 
-use crate::harness::{Site, assert_adds_up, data};
+use crate::harness::{
+    Site, assert_adds_up, data,
+    stage::{Stage, told_to_both},
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn repeats_and_conflicts_are_found_again_after_flush_trim_and_restart() {
-    let site = Site::small();
-    let server = site.start();
+async fn repeats_and_conflicts_are_found_again_after_flush_trim_and_restart(stage: Stage) {
+    let server = stage.start().await;
     let token = server.tenant("acme").await;
     let (body, ids) = data::bulk(200, "the first");
     let (status, answer) = server.post(&token, "/logs/bulk?wait=stored", body.clone()).await;
@@ -19,17 +20,19 @@ async fn repeats_and_conflicts_are_found_again_after_flush_trim_and_restart() {
 
     // Enough of another tenant's entries that the memtable is flushed and the first segment is trimmed.
     let other = server.tenant("globex").await;
-    let first_segments = segments(&site);
-    for _ in 0..16 {
-        let (filler, _) = data::bulk(500, &"filler ".repeat(80));
-        assert_eq!(server.post(&other, "/logs/bulk", filler).await.0, 201);
+    if let Stage::Embedded(site) = &stage {
+        let first_segments = segments(site);
+        for _ in 0..16 {
+            let (filler, _) = data::bulk(500, &"filler ".repeat(80));
+            assert_eq!(server.post(&other, "/logs/bulk", filler).await.0, 201);
+        }
+        server
+            .until(
+                || async { !parts(site).is_empty() && !segments(site).contains(&first_segments[0]) },
+                "a part is written and the first segment is trimmed",
+            )
+            .await;
     }
-    server
-        .until(
-            || async { !parts(&site).is_empty() && !segments(&site).contains(&first_segments[0]) },
-            "a part is written and the first segment is trimmed",
-        )
-        .await;
     let again = |server: &crate::harness::Server| {
         server
             .client
@@ -46,7 +49,7 @@ async fn repeats_and_conflicts_are_found_again_after_flush_trim_and_restart() {
     );
 
     assert_eq!(server.stop(), Some(0));
-    let server = site.start();
+    let server = stage.start().await;
     server.ready().await;
     let (status, answer) = crate::harness::answer(again(&server)).await;
     assert_eq!(
@@ -78,10 +81,8 @@ async fn repeats_and_conflicts_are_found_again_after_flush_trim_and_restart() {
     assert_eq!(server.everything(&token).await.len(), 200);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_idempotency_key_makes_a_resend_harmless() {
-    let site = Site::small();
-    let server = site.start();
+async fn an_idempotency_key_makes_a_resend_harmless(stage: Stage) {
+    let server = stage.start().await;
     let token = server.tenant("acme").await;
     let body = json!([{"action": "A", "resource_type": "t", "resource_id": "1"}, {"action": "B", "resource_type": "t", "resource_id": "1"}]).to_string();
     let mut ids = Vec::new();
@@ -102,10 +103,8 @@ async fn an_idempotency_key_makes_a_resend_harmless() {
     assert_eq!((&usage["stored"], &usage["duplicate"]), (&json!(2), &json!(2)));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_id_belongs_to_each_tenant_apart() {
-    let site = Site::small();
-    let server = site.start();
+async fn one_id_belongs_to_each_tenant_apart(stage: Stage) {
+    let server = stage.start().await;
     let (a, b) = (server.tenant("acme").await, server.tenant("globex").await);
     let id = Uuid::new_v4();
     for token in [&a, &b] {
@@ -135,3 +134,9 @@ fn segments(site: &Site) -> Vec<String> {
 fn parts(site: &Site) -> Vec<String> {
     names(site, "parts", ".parquet")
 }
+
+told_to_both!(
+    repeats_and_conflicts_are_found_again_after_flush_trim_and_restart,
+    an_idempotency_key_makes_a_resend_harmless,
+    one_id_belongs_to_each_tenant_apart
+);

@@ -1,7 +1,10 @@
 //! Export jobs of the real binary: the same bytes as a stream, in ranges too, through `kill -9`, for one tenant alone, for a
 //! while.
 
-use crate::harness::{Server, Site, answer, data};
+use crate::harness::{
+    Server, Site, answer, data,
+    stage::{Stage, told_to_both},
+};
 use reqwest::{Method, Response, header};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -79,12 +82,10 @@ fn text(response: &Response, name: header::HeaderName) -> &str {
         .expect("text")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_is_the_stream_kept_and_can_be_fetched_in_ranges() {
-    let site = Site::small();
-    let server = site.start();
+async fn a_job_is_the_stream_kept_and_can_be_fetched_in_ranges(stage: Stage) {
+    let server = stage.start().await;
     let token = server.tenant("acme").await;
-    fill(&server, &token, 12_000).await;
+    fill(&server, &token, stage.sized(12_000, 2_000)).await;
     for format in ["ndjson", "json", "csv"] {
         let job = ask(&server, &token, &json!({"format": format})).await;
         fill(&server, &token, 1_000).await; // none of these is in it
@@ -199,10 +200,8 @@ async fn an_orderly_stop_and_a_cancel_in_the_middle_leave_nothing_half_done() {
         .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_is_its_tenants_alone_and_auditors_and_admins() {
-    let site = Site::small();
-    let server = site.start();
+async fn a_job_is_its_tenants_alone_and_auditors_and_admins(stage: Stage) {
+    let server = stage.start().await;
     let (acme, globex) = (server.tenant("acme").await, server.tenant("globex").await);
     fill(&server, &acme, 1_000).await;
     let auditor = server.token(Some("acme"), &["auditor"]);
@@ -257,3 +256,8 @@ async fn an_export_expires() {
         )
         .await;
 }
+
+told_to_both!(
+    a_job_is_the_stream_kept_and_can_be_fetched_in_ranges,
+    a_job_is_its_tenants_alone_and_auditors_and_admins
+);

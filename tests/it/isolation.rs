@@ -1,6 +1,9 @@
 //! Tenant A's token sees no byte of B, on any read endpoint.
 
-use crate::harness::{PATIENCE, Server, Site};
+use crate::harness::{
+    PATIENCE, Server,
+    stage::{Stage, told_to_both},
+};
 use futures_util::StreamExt;
 use serde_json::json;
 use uuid::Uuid;
@@ -23,10 +26,8 @@ async fn plant(server: &Server, token: &str, id: Uuid) {
     assert_eq!((status, &answer["decided"]["dead_lettered"]), (201, &json!(1)), "{answer}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_byte_of_another_tenant_comes_back() {
-    let site = Site::small();
-    let server = site.start();
+async fn no_byte_of_another_tenant_comes_back(stage: Stage) {
+    let server = stage.start().await;
     let (a, b) = (server.tenant("acme").await, server.tenant("globex").await);
     let foreign = Uuid::new_v4();
     plant(&server, &b, foreign).await;
@@ -142,3 +143,5 @@ async fn no_byte_of_another_tenant_comes_back() {
     let log = server.stderr();
     assert!(!log.contains(SECRET) && !log.contains(&a) && !log.contains(&b), "the log tells secrets: {log}");
 }
+
+told_to_both!(no_byte_of_another_tenant_comes_back);

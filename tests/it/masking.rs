@@ -1,7 +1,10 @@
 //! Two logs that differ only in what is masked give a viewer the same answers, whatever is asked: so nothing that is masked can
 //! be found out, by any answer, total, order or error. An auditor tells them apart.
 
-use crate::harness::{Server, Site};
+use crate::harness::{
+    Server,
+    stage::{Stage, told_to_both},
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -306,11 +309,8 @@ async fn walk(server: &Server) {
     assert_eq!(walks[0], walks[1]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn logs_that_differ_only_in_what_is_masked_are_the_same_to_a_viewer() {
-    let mut site = Site::small();
-    site.set("STORE__MEMTABLE_BYTES", "1MiB");
-    let server = site.start();
+async fn logs_that_differ_only_in_what_is_masked_are_the_same_to_a_viewer(stage: Stage) {
+    let server = stage.start().await;
     for (twin, name) in ["first", "second"].into_iter().enumerate() {
         let admin = server.tenant(name).await;
         let settings = json!({"settings": {"masking": MASKING}}).to_string();
@@ -330,8 +330,10 @@ async fn logs_that_differ_only_in_what_is_masked_are_the_same_to_a_viewer() {
     walk(&server).await;
     // The same once the rows are in a part: a stop flushes them.
     assert_eq!(server.stop(), Some(0));
-    let server = site.start();
+    let server = stage.start().await;
     server.ready().await;
     ask(&server, 250, 2).await;
     walk(&server).await;
 }
+
+told_to_both!(logs_that_differ_only_in_what_is_masked_are_the_same_to_a_viewer);

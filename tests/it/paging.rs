@@ -1,6 +1,9 @@
 //! Cursors and exports while others write, the store flushes, entries are erased and the server starts again.
 
-use crate::harness::{Server, Site};
+use crate::harness::{
+    Server,
+    stage::{Stage, told_to_both},
+};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,
@@ -60,15 +63,13 @@ fn place(entry: &Value) -> (usize, String, u64) {
     (i, entry["timestamp"].as_str().expect("a time").to_owned(), sequence(entry))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn cursors_show_all_of_it_once_while_others_write() {
-    let site = Site::small();
-    let server = site.start();
+async fn cursors_show_all_of_it_once_while_others_write(stage: Stage) {
+    let (server, many) = (stage.start().await, stage.sized(MANY, 3_000));
     let token = server.tenant("acme").await;
-    for from in (0..MANY).step_by(BATCH) {
-        write(&server, &token, from, BATCH).await;
+    for from in (0..many).step_by(BATCH.min(many)) {
+        write(&server, &token, from, BATCH.min(many)).await;
     }
-    let mut written = MANY;
+    let mut written = many;
     for (sort, filter) in [
         ("timestamp:desc", ""),
         ("timestamp:asc", "action=Create"),
@@ -108,20 +109,18 @@ async fn cursors_show_all_of_it_once_while_others_write() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cursor_outlives_a_restart_and_shows_nothing_that_was_erased() {
-    let site = Site::small();
-    let server = site.start();
+async fn a_cursor_outlives_a_restart_and_shows_nothing_that_was_erased(stage: Stage) {
+    let (server, many) = (stage.start().await, stage.sized(MANY, 3_000));
     let token = server.tenant("acme").await;
-    for from in (0..MANY).step_by(BATCH) {
-        write(&server, &token, from, BATCH).await;
+    for from in (0..many).step_by(BATCH.min(many)) {
+        write(&server, &token, from, BATCH.min(many)).await;
     }
     let query = "sort=timestamp:desc";
     let (_, first) = server.get(&token, &format!("/logs?{query}&page_size=1000")).await;
     let everything = server.everything(&token).await;
     let second = turn(&server, &token, query, &first).await.expect("more");
     assert_eq!(server.stop(), Some(0));
-    let server = site.start();
+    let server = stage.start().await;
     server.ready().await;
     let third = turn(&server, &token, query, &second).await.expect("the cursor is good after a restart");
     let erased = server
@@ -148,17 +147,15 @@ async fn a_cursor_outlives_a_restart_and_shows_nothing_that_was_erased() {
     assert!(everything.iter().filter(|e| is_left(e)).all(|e| seen.contains(&sequence(e))), "what is left is");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_export_holds_what_the_list_holds_while_others_write() {
-    let site = Site::small();
-    let server = site.start();
+async fn every_export_holds_what_the_list_holds_while_others_write(stage: Stage) {
+    let (server, entries) = (stage.start().await, stage.sized(ENTRIES, 2_000));
     let token = server.tenant("acme").await;
-    for from in (0..ENTRIES).step_by(BATCH) {
-        write(&server, &token, from, BATCH).await;
+    for from in (0..entries).step_by(BATCH.min(entries)) {
+        write(&server, &token, from, BATCH.min(entries)).await;
     }
     let done = AtomicBool::new(false);
     let writer = async {
-        let mut at = ENTRIES;
+        let mut at = entries;
         while !done.load(Ordering::Relaxed) {
             write(&server, &token, at, 100).await;
             at += 100;
@@ -179,9 +176,9 @@ async fn every_export_holds_what_the_list_holds_while_others_write() {
             assert_ordered(&all, sort);
             let numbers: BTreeSet<u64> = all.iter().map(sequence).collect();
             assert_eq!(numbers.last().map(|last| *last as usize), Some(numbers.len()), "every number up to one");
-            assert!(numbers.len() >= ENTRIES);
-            let filter = format!("sort={sort}&max_sequence={}&action=CREATE", ENTRIES);
-            let wanted: Vec<&Value> = all.iter().filter(|e| sequence(e) <= ENTRIES as u64 && e["action"] == "CREATE").collect();
+            assert!(numbers.len() >= entries);
+            let filter = format!("sort={sort}&max_sequence={}&action=CREATE", entries);
+            let wanted: Vec<&Value> = all.iter().filter(|e| sequence(e) <= entries as u64 && e["action"] == "CREATE").collect();
             let json: Vec<Value> = serde_json::from_str(&text(&format!("/logs/export/json?{filter}")).await).expect("JSON");
             assert!(json.iter().eq(wanted.iter().copied()), "{sort}");
             let csv = text(&format!("/logs/export/csv?{filter}")).await;
@@ -199,3 +196,9 @@ async fn every_export_holds_what_the_list_holds_while_others_write() {
     };
     tokio::join!(writer, reader);
 }
+
+told_to_both!(
+    cursors_show_all_of_it_once_while_others_write,
+    a_cursor_outlives_a_restart_and_shows_nothing_that_was_erased,
+    every_export_holds_what_the_list_holds_while_others_write
+);

@@ -1,6 +1,9 @@
 //! The live feed over real sockets: own entries only, in sequence, soon; resumed without gap or repeat.
 
-use crate::harness::{PATIENCE, Server, Site, data};
+use crate::harness::{
+    PATIENCE, Server, data,
+    stage::{Stage, told_to_both},
+};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -36,10 +39,8 @@ async fn next(socket: &mut Socket) -> Value {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_tenants_on_a_socket_each_see_their_own_in_sequence() {
-    let site = Site::small();
-    let server = site.start();
+async fn two_tenants_on_a_socket_each_see_their_own_in_sequence(stage: Stage) {
+    let server = stage.start().await;
     let (a, b) = (server.tenant("acme").await, server.tenant("globex").await);
     server.ready().await;
     let (mut for_a, mut for_b) = (open(&server, &a, "").await, open(&server, &b, "").await);
@@ -48,9 +49,8 @@ async fn two_tenants_on_a_socket_each_see_their_own_in_sequence() {
             let (body, ids) = data::bulk(5, name);
             assert_eq!(server.post(token, "/logs/bulk", body).await.0, 201);
             for (k, id) in ids.iter().enumerate() {
-                let entry = timeout(std::time::Duration::from_secs(1), next(socket))
-                    .await
-                    .expect("within a second of the POST");
+                let soon = if stage.is_embedded() { std::time::Duration::from_secs(1) } else { PATIENCE };
+                let entry = timeout(soon, next(socket)).await.expect("in one process within a second of the POST");
                 assert_eq!(
                     (entry["sequence"].as_u64(), &entry["id"], &entry["message"]),
                     (Some(round * 5 + k as u64 + 1), &json!(id.to_string()), &json!(name))
@@ -60,13 +60,11 @@ async fn two_tenants_on_a_socket_each_see_their_own_in_sequence() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_reconnects_with_after_misses_and_repeats_none() {
-    let site = Site::small();
-    let server = site.start();
+async fn a_client_that_reconnects_with_after_misses_and_repeats_none(stage: Stage) {
+    let server = stage.start().await;
     let token = server.tenant("acme").await;
     server.ready().await;
-    let total = 600u64;
+    let total = stage.sized(600, 200) as u64;
     let writer = async {
         for _ in 0..total / 10 {
             assert_eq!(server.post(&token, "/logs/bulk", data::bulk(10, "live").0).await.0, 201);
@@ -89,10 +87,8 @@ async fn a_client_that_reconnects_with_after_misses_and_repeats_none() {
     tokio::join!(writer, reader);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn filters_credentials_and_resume_positions_are_checked_before_the_upgrade() {
-    let site = Site::small();
-    let server = site.start();
+async fn filters_credentials_and_resume_positions_are_checked_before_the_upgrade(stage: Stage) {
+    let server = stage.start().await;
     let token = server.tenant("acme").await;
     server.ready().await;
     let handshake = |query: &str, token: Option<&str>| {
@@ -139,10 +135,8 @@ async fn filters_credentials_and_resume_positions_are_checked_before_the_upgrade
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn server_sent_events_resume_by_their_last_id() {
-    let site = Site::small();
-    let server = site.start();
+async fn server_sent_events_resume_by_their_last_id(stage: Stage) {
+    let server = stage.start().await;
     let token = server.tenant("acme").await;
     assert_eq!(server.post(&token, "/logs/bulk?wait=stored", data::bulk(5, "x").0).await.0, 201);
     let request = server
@@ -161,3 +155,10 @@ async fn server_sent_events_resume_by_their_last_id() {
     let ids: Vec<u64> = text.lines().filter_map(|l| l.strip_prefix("id:")?.trim().parse().ok()).collect();
     assert_eq!(ids, [3, 4, 5]);
 }
+
+told_to_both!(
+    two_tenants_on_a_socket_each_see_their_own_in_sequence,
+    a_client_that_reconnects_with_after_misses_and_repeats_none,
+    filters_credentials_and_resume_positions_are_checked_before_the_upgrade,
+    server_sent_events_resume_by_their_last_id
+);

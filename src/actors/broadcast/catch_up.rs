@@ -26,7 +26,7 @@ pub(super) fn read(authority: Arc<dyn Authority>, scope: TenantScope, filter: Fi
         let mut delay = FIRST_DELAY;
         for _ in 0..RETRIES {
             match authority.scan(&scope, filter.clone(), after, limit).await {
-                Err(StoreError::Busy | StoreError::Starting | StoreError::Deadline) => {
+                Err(StoreError::Busy | StoreError::Starting | StoreError::Behind | StoreError::Deadline) => {
                     tokio::time::sleep(delay).await;
                     delay *= 2;
                 }

@@ -66,6 +66,14 @@ use tokio::{
 pub trait Publisher: Send + Sync + 'static {
     /// Never blocks.
     fn publish(&self, seal: &Arc<DecidedSeal>);
+
+    /// Whether somebody follows the tenant: a seal that touches nobody who is followed need not be published.
+    fn wants(&self, _tenant: &TenantId) -> bool {
+        true
+    }
+
+    /// Seals that the authority shows were not published: whoever follows a tenant must read the store. Never blocks.
+    fn missed(&self) {}
 }
 
 /// Bounds of the live feed.
@@ -208,6 +216,15 @@ impl Publisher for FeedHandle {
                 }
             }
         }
+    }
+
+    fn wants(&self, tenant: &TenantId) -> bool {
+        self.feed.hubs.contains_key(tenant)
+    }
+
+    fn missed(&self) {
+        // An erasure may be among them.
+        self.feed.all_hubs().iter().for_each(|(tenant, _)| self.feed.forget(tenant));
     }
 }
 

@@ -127,6 +127,8 @@ pub struct Plan {
     packs: Vec<Undecided>,
     /// Of each entry of the packs that are not refused.
     entries: Vec<Planned>,
+    /// Packs that a seal has decided already.
+    pub known: Vec<Uuid>,
     /// To be looked up in the ledger; the answers go to [`Core::decide`] in this order.
     pub lookups: Vec<(TenantId, Uuid)>,
 }
@@ -255,7 +257,11 @@ impl Core {
         debug_assert!(self.gap.is_none(), "the gap seal comes first");
         let (mut plan, mut taken) = (Plan::default(), HashSet::new());
         for mut item in packs {
-            if self.known.contains(item.pack.id()) || !taken.insert(item.pack.id()) {
+            if self.known.contains(item.pack.id()) {
+                plan.known.push(item.pack.id());
+                continue;
+            }
+            if !taken.insert(item.pack.id()) {
                 continue;
             }
             if self.state.retired.contains(item.pack.tenant()) {

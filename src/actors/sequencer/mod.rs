@@ -526,6 +526,9 @@ impl Worker {
         let decided = self.decided_before(self.core.uncertain(&undecided))?;
         undecided.retain(|item| !decided.contains(&item.pack.id()));
         let plan = self.core.plan(undecided, now_ms()); // drops those whose seal is durable and not shown yet
+        if !plan.known.is_empty() {
+            self.parts.log.known(&plan.known);
+        }
         if plan.is_empty() {
             follower::settle(group.works, group.done);
             return Ok(());

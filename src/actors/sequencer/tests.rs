@@ -488,3 +488,26 @@ async fn a_seal_carries_how_far_the_source_is_decided_and_a_restart_knows_it() {
     let at = found.folded.start.state.sources.get(&ShardName { source, shard }).cloned();
     assert_eq!(at, Some(ShardAt::After("10".into())));
 }
+
+#[tokio::test]
+async fn a_pack_that_is_accepted_again_after_it_was_decided_is_counted_once() {
+    let (fs, a) = (SimFs::new(), TenantScope::new(TenantId::parse("a").expect("a tenant")));
+    let line = Line::start(&fs, |_| true);
+    let pack = pack_of("a", &[1, 2]);
+    for _ in 0..3 {
+        let accepted = line.queue.accept(pack.clone(), None).await;
+        accepted.expect("taken");
+    }
+    line.store("a", &[3]).await;
+    line.queue.accept(pack.clone(), None).await.expect("taken");
+    line.store("a", &[4]).await;
+    let settled = async {
+        while line.queue.undecided() != (0, 0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), settled).await.expect("nothing stays pending");
+    let counters = line.queue.counters(&a);
+    assert_eq!((counters.accepted, counters.stored, counters.duplicate, counters.pending), (4, 4, 0, 0));
+    line.stop().await;
+}

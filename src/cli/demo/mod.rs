@@ -10,7 +10,7 @@ pub mod generator;
 use crate::{
     app,
     cli::{DemoArgs, print},
-    config::Settings,
+    config::{EngineSettings, Role, Settings},
     error::{AppError, Exit},
     model::tenant::TenantId,
     telemetry,
@@ -53,7 +53,8 @@ pub fn run(args: DemoArgs, settings: Settings) -> Result<Exit, AppError> {
 async fn serve_and_play(args: DemoArgs, mut settings: Settings) -> Result<Exit, AppError> {
     let folder = tempfile::tempdir().map_err(|e| AppError::cannot_start(format!("no temporary folder can be made: {e}")))?;
     settings.data_dir = folder.path().join("data");
-    settings.objects_dir = settings.data_dir.join("objects");
+    settings.engines = EngineSettings::embedded(&settings.data_dir);
+    settings.role = Role::All;
     // It is of this machine for its own eyes; the certificate is another name's.
     settings.http.tls = None;
     settings.http.listen = free_or_any(settings.http.listen).await;

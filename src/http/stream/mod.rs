@@ -206,6 +206,8 @@ async fn subscribe(app: &App, caller: &Principal, action: Action, wanted: Wanted
         masked: caller.masked(),
         mask,
     };
+    // A reader that comes from another process may be ahead of what this one has seen.
+    app.services.authority.refreshed(&scope).await?;
     let session = app.services.feed.subscribe(scope, filter, after, on_slow).await?;
     app.services.access_log.record(&tenant, &who, &recording::read("sluice.stream", log, &query));
     Ok(Granted {

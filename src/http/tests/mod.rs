@@ -486,6 +486,7 @@ impl Bench {
             eraser: eraser.clone(),
             dead_letters: dead_letters.clone(),
             exports: export_jobs.clone(),
+            tail: None,
         };
         assert!(shelf.letters.set(dead_letters.clone()).is_ok());
         let services = Services {

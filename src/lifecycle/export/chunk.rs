@@ -1,6 +1,9 @@
 //! The bytes of an export, in chunks that are objects of their own.
 //!
-//! # Object `exports/<tenant>/<job>.<number, 6 digits or more>.chunk`
+//! # Object `exports/<tenant>/<job>.<number, 6 digits or more>.<turn, 8 hexadecimal digits>.chunk`
+//!
+//! The turn is a random number, so that two processes that work on a job, one of which was thought to be dead, never write one object. Chunks
+//! of the first format have no turn in their names.
 //!
 //! Blocks that follow each other; every one but the last of a chunk holds 256 KiB of the export:
 //!
@@ -27,15 +30,20 @@ const BLOCK: usize = 256 << 10;
 const CRC: usize = 4;
 
 /// The name of a chunk.
-pub fn key(tenant: &TenantId, job: Uuid, number: usize) -> Key {
-    let text = format!("{}/{tenant}/{job}.{number:06}.chunk", super::FOLDER);
+pub fn key(tenant: &TenantId, job: Uuid, number: usize, turn: u32) -> Key {
+    let turn = if turn == 0 { String::new() } else { format!(".{turn:08x}") };
+    let text = format!("{}/{tenant}/{job}.{number:06}{turn}.chunk", super::FOLDER);
     Key::parse(&text).expect("a slug, a UUID and digits make a name")
 }
 
-/// The job and the number in the name of a chunk; `None` if it is no such name.
-pub fn parse(file_name: &str) -> Option<(Uuid, usize)> {
-    let (job, number) = file_name.strip_suffix(".chunk")?.split_once('.')?;
-    Some((Uuid::try_parse(job).ok()?, number.parse().ok()?))
+/// The job, the number and the turn in the name of a chunk; `None` if it is no such name.
+pub fn parse(file_name: &str) -> Option<(Uuid, usize, u32)> {
+    let (job, rest) = file_name.strip_suffix(".chunk")?.split_once('.')?;
+    let (number, turn) = match rest.split_once('.') {
+        Some((number, turn)) => (number, u32::from_str_radix(turn, 16).ok()?),
+        None => (rest, 0),
+    };
+    Some((Uuid::try_parse(job).ok()?, number.parse().ok()?, turn))
 }
 
 /// The object that holds `bytes`, which are at least one. Their memory is used again.
@@ -122,7 +130,7 @@ impl Reader {
         let (block, skip) = (from / BLOCK as u64, (from % BLOCK as u64) as usize);
         let holds = (len - block * BLOCK as u64).min(BLOCK as u64);
         let start = block * (BLOCK + CRC) as u64;
-        let key = key(&self.job.tenant, self.job.id, self.chunk);
+        let key = self.job.chunk(self.chunk);
         let stored = self.objects.get_range(&key, start..start + CRC as u64 + holds).await?.ok_or(ReadError::Gone)?;
         let good = stored.len() as u64 == CRC as u64 + holds && {
             let (crc, bytes) = stored.split_at(CRC);

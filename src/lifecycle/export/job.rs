@@ -1,11 +1,12 @@
 //! What is known about one export job: its record.
 //!
-//! # Object `exports/<tenant>/<job>.json`, format 1
+//! # Object `exports/<tenant>/<job>.json`, format 2
 //!
-//! The fields of [`Job`] and `"version": 1`. Times are milliseconds since 1970. It is replaced as a whole, and only by a
-//! writer who has read what it replaces. A chunk is part of the export exactly if it is listed here.
+//! The fields of [`Job`] and `"version": 2`. Times are milliseconds since 1970. It is replaced as a whole, and only by a
+//! writer who has read what it replaces. A chunk is part of the export exactly if it is listed here. Format 1 had neither `turns` nor `owner`, and
+//! is read.
 
-use super::ExportError;
+use super::{ExportError, chunk};
 use crate::{
     export::Format,
     model::tenant::{Log, TenantId},
@@ -15,7 +16,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +85,13 @@ pub struct Job {
     pub rows: u64,
     /// Bytes of the export in each chunk, in order.
     pub chunks: Vec<u64>,
+    /// The turn that wrote each chunk, a part of its name; 0, or none, in format 1.
+    #[serde(default)]
+    pub turns: Vec<u32>,
+    /// The process that gives it turns. Whoever takes a job over writes itself here first, so that no turn of another records anything
+    /// more.
+    #[serde(default)]
+    pub owner: Option<Uuid>,
     /// The last entry in the chunks, as (timestamp, sequence): what follows it comes next.
     pub place: Option<(i64, u64)>,
     /// Why it failed.
@@ -107,10 +115,29 @@ impl Job {
             total: None,
             rows: 0,
             chunks: Vec::new(),
+            turns: Vec::new(),
+            owner: None,
             place: None,
             error: None,
             degraded: false,
         }
+    }
+
+    /// The name of a chunk of it.
+    pub fn chunk(&self, number: usize) -> Key {
+        chunk::key(&self.tenant, self.id, number, self.turn_of(number))
+    }
+
+    /// The turn that wrote a chunk.
+    pub fn turn_of(&self, number: usize) -> u32 {
+        self.turns.get(number).copied().unwrap_or(0)
+    }
+
+    /// One more chunk, of so many bytes, written by this turn.
+    pub fn push(&mut self, bytes: u64, turn: u32) {
+        self.turns.resize(self.chunks.len(), 0);
+        self.chunks.push(bytes);
+        self.turns.push(turn);
     }
 
     /// Size of the export so far, bytes.
@@ -156,7 +183,7 @@ pub async fn read(objects: &dyn Objects, tenant: &TenantId, id: Uuid) -> Result<
         return Ok(None);
     };
     let job: Job = serde_json::from_slice(&bytes).map_err(|e| ExportError::Damaged(e.to_string().into()))?;
-    if job.version != VERSION || job.id != id || job.tenant != *tenant {
+    if !(1..=VERSION).contains(&job.version) || job.id != id || job.tenant != *tenant {
         return Err(ExportError::Damaged("it is the record of something else".into()));
     }
     Ok(Some((job, version)))
@@ -164,6 +191,10 @@ pub async fn read(objects: &dyn Objects, tenant: &TenantId, id: Uuid) -> Result<
 
 /// Writes a record if what it replaces is still there; `ObjectError::Conflict` if not.
 pub async fn write(objects: &dyn Objects, job: &Job, when: Precondition) -> Result<Version, ExportError> {
+    let job = &Job {
+        version: VERSION,
+        ..job.clone()
+    };
     let bytes = serde_json::to_vec(job).expect("a record always encodes");
     Ok(objects.put(&key(&job.tenant, job.id), bytes.into(), when).await?)
 }

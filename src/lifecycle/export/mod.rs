@@ -16,6 +16,9 @@
 //! at the next start, before the first turn. Exports stop before anything else when the volume fills up: below
 //! [`Room::floor`] no turn begins.
 //!
+//! Where several processes share the objects, each takes orders and answers, and the one that holds the lease gives the turns
+//! ([`Exports::shared`], [`shared`]).
+//!
 //! Not here: who may export, and the download over HTTP.
 
 mod chunk;
@@ -23,6 +26,7 @@ mod job;
 mod purge;
 mod queue;
 mod run;
+mod shared;
 mod turn;
 
 #[cfg(test)]
@@ -31,6 +35,7 @@ mod tests;
 pub use self::{
     chunk::ReadError,
     job::{Job, Request, Status},
+    shared::LEASE,
 };
 
 use self::queue::{Queue, Ticket};
@@ -42,6 +47,7 @@ use crate::{
         tenant::{TenantId, TenantScope},
     },
     objects::{ObjectError, Objects, Precondition},
+    queue::seals::Lease,
     sinks::{Authority, Sort},
 };
 use bytes::Bytes;
@@ -148,7 +154,7 @@ pub enum ExportError {
 #[derive(Debug)]
 pub enum Ended {
     /// It is cancelled; what it had written is deleted.
-    Cancelled(Job),
+    Cancelled(Box<Job>),
     /// It was over before: it is deleted, and there is no such job any more.
     Deleted,
 }
@@ -158,6 +164,10 @@ pub enum Ended {
 pub struct Exports(Arc<Inner>);
 
 struct Inner {
+    /// What this process is called in records.
+    me: Uuid,
+    /// Other processes make, change and do jobs too; what is in `state` is then true for whom holds the lease alone.
+    shared: bool,
     parts: Parts,
     settings: ExportSettings,
     state: Mutex<State>,
@@ -201,8 +211,15 @@ impl State {
 impl Exports {
     /// Begins: what the last run left is tidied up and taken up again, in the background. Needs a tokio runtime.
     pub fn start(parts: Parts, settings: ExportSettings) -> Self {
-        let inner = Inner::new(parts, settings);
+        let inner = Inner::new(parts, settings, false);
         inner.tasks.spawn(run::run(inner.clone()));
+        Self(inner)
+    }
+
+    /// The same where several processes share the objects: jobs are done by the one that holds `lease`. Needs a tokio runtime.
+    pub fn shared(parts: Parts, settings: ExportSettings, lease: Lease) -> Self {
+        let inner = Inner::new(parts, settings, true);
+        inner.tasks.spawn(shared::run(inner.clone(), lease));
         Self(inner)
     }
 
@@ -232,7 +249,7 @@ impl Exports {
                 Ok(Some(Ended::Deleted))
             }
             Some(_) => match inner.give_up(tenant, id, Status::Cancelled, None).await? {
-                Some(job) if job.status == Status::Cancelled => Ok(Some(Ended::Cancelled(job))),
+                Some(job) if job.status == Status::Cancelled => Ok(Some(Ended::Cancelled(Box::new(job)))),
                 // It came to its end just now.
                 Some(job) => {
                     inner.remove(job).await?;
@@ -257,8 +274,10 @@ impl Exports {
 }
 
 impl Inner {
-    fn new(parts: Parts, settings: ExportSettings) -> Arc<Self> {
+    fn new(parts: Parts, settings: ExportSettings, shared: bool) -> Arc<Self> {
         Arc::new(Self {
+            me: Uuid::new_v4(),
+            shared,
             parts,
             settings,
             state: Mutex::default(),
@@ -291,6 +310,9 @@ impl Inner {
     async fn create(&self, tenant: TenantId, request: Request, as_of: u64) -> Result<Job, ExportError> {
         self.check_room()?;
         let job = Job::new(tenant.clone(), request, as_of, (self.parts.clock)());
+        if self.shared {
+            return shared::create(self, job).await;
+        }
         {
             let mut state = self.state();
             if state.closed.contains(&tenant) {
@@ -332,7 +354,8 @@ impl Inner {
             if job.status.is_over() {
                 return Ok(Some(job));
             }
-            let chunks = std::mem::take(&mut job.chunks).len();
+            job.chunks.clear();
+            job.turns.clear();
             (job.status, job.error, job.rows, job.place) = (status, why.clone(), 0, None);
             job.expires_at = Some(self.expiry());
             match job::write(&*self.parts.objects, &job, Precondition::Version(version)).await {
@@ -343,8 +366,7 @@ impl Inner {
             if let Some(turn) = self.state().turns.get(&id) {
                 turn.cancel();
             }
-            // The chunk of a turn that was cut short has the number after the last.
-            self.delete_chunks(tenant.clone(), id, chunks + 1);
+            self.delete_chunks(tenant.clone(), id);
             return Ok(Some(job));
         }
     }
@@ -359,22 +381,25 @@ impl Inner {
                 state.expiring.remove(&(at, job.tenant.clone(), job.id));
             }
         }
-        self.delete_chunks(job.tenant, job.id, job.chunks.len());
+        self.delete_chunks(job.tenant, job.id);
         Ok(())
     }
 
-    /// Deletes the first `count` chunks in the background. What a stop leaves is deleted at the next start.
-    fn delete_chunks(self: &Arc<Self>, tenant: TenantId, id: Uuid, count: usize) {
+    /// Deletes the chunks of a job that names none any more, in the background. What a stop leaves is deleted at the next start; a turn that
+    /// is writing one deletes it itself.
+    fn delete_chunks(self: &Arc<Self>, tenant: TenantId, id: Uuid) {
         let inner = self.clone();
         self.tasks.spawn(async move {
-            for number in 0..count {
-                if inner.stop.is_cancelled() {
-                    return;
+            let deleting = async {
+                for key in inner.parts.objects.list(&format!("{FOLDER}/{tenant}")).await? {
+                    if chunk::parse(key.file_name()).is_some_and(|(job, ..)| job == id) {
+                        inner.parts.objects.delete(&key).await?;
+                    }
                 }
-                if let Err(error) = inner.parts.objects.delete(&chunk::key(&tenant, id, number)).await {
-                    tracing::warn!(job = %id, number, %error, "a chunk of an export is left until the next start");
-                    return;
-                }
+                Ok::<_, ObjectError>(())
+            };
+            if let Some(Err(error)) = inner.stop.run_until_cancelled(deleting).await {
+                tracing::warn!(job = %id, %error, "chunks of an export are left until the next start");
             }
         });
     }

@@ -102,7 +102,7 @@ impl Bench {
 
     /// Jobs that work only when a test gives them a turn.
     fn by_hand(&self) -> Arc<Inner> {
-        Inner::new(self.parts.clone(), self.settings.clone())
+        Inner::new(self.parts.clone(), self.settings.clone(), false)
     }
 
     fn head(&self, name: &str) -> u64 {
@@ -131,8 +131,8 @@ async fn give_turns(inner: &Arc<Inner>, name: &str, id: Uuid) -> Result<Job, Fau
     for _ in 0..TURNS {
         match turn(inner, &scope(name), id, &CancellationToken::new()).await? {
             Step::More => {}
-            Step::Over(job) => return Ok(job),
-            Step::Gone => panic!("the job is gone"),
+            Step::Over(job) => return Ok(*job),
+            Step::Gone | Step::Theirs => panic!("the job is gone"),
         }
     }
     panic!("the job does not come to its end");
@@ -303,7 +303,7 @@ async fn a_cancelled_job_leaves_nothing_and_a_finished_one_is_deleted() {
     // A turn that was under way finds out, also one that had not read the record again.
     assert!(matches!(
         turn(&inner, &acme, made.id, &CancellationToken::new()).await,
-        Ok(Step::Over(Job { status: Status::Cancelled, .. }))
+        Ok(Step::Over(job)) if job.status == Status::Cancelled
     ));
     let done = exports.create(&acme, request(Format::Ndjson, &[]), bench.head("acme")).await.expect("made");
     let done = give_turns(&inner, "acme", done.id).await.expect("done");
@@ -335,7 +335,7 @@ async fn a_turn_whose_job_is_cancelled_meanwhile_records_nothing_and_cleans_up()
     assert!(matches!(step, Step::More | Step::Over(_)), "{step:?}");
     assert!(matches!(
         turn(&inner, &acme, id, &CancellationToken::new()).await,
-        Ok(Step::Over(Job { status: Status::Cancelled, .. }))
+        Ok(Step::Over(job)) if job.status == Status::Cancelled
     ));
     inner.tasks.close();
     inner.tasks.wait().await;
@@ -407,7 +407,7 @@ async fn a_job_that_goes_on_without_a_damaged_part_says_so() {
     let job = loop {
         match turn(&inner, &acme, made.id, &CancellationToken::new()).await {
             Ok(Step::More) => {}
-            Ok(Step::Over(job)) => break job,
+            Ok(Step::Over(job)) => break *job,
             Err(Fault::Store(StoreError::Damaged(_))) => {
                 assert!(!record().await.degraded, "the chunks so far are whole");
                 found += 1;

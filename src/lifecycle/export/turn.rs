@@ -19,9 +19,11 @@ pub enum Step {
     /// There is more to do.
     More,
     /// Nothing is left to do, in this turn or before it.
-    Over(Job),
+    Over(Box<Job>),
     /// There is no such job any more.
     Gone,
+    /// Another process has taken it over.
+    Theirs,
 }
 
 /// Why a turn achieved nothing. What was durable before it still stands.
@@ -50,7 +52,7 @@ impl Fault {
         const FOR_EVER: Duration = Duration::MAX;
         match self {
             Self::Stopped | Self::Store(StoreError::Starting) => FOR_EVER,
-            Self::Store(StoreError::Busy) | Self::Export(_) => Duration::from_secs(600),
+            Self::Store(StoreError::Busy | StoreError::Behind | StoreError::Unavailable { .. }) | Self::Export(_) => Duration::from_secs(600),
             Self::Store(StoreError::Deadline | StoreError::Damaged(_) | StoreError::BadPart { .. } | StoreError::Io(_)) => Duration::from_secs(60),
             Self::Store(StoreError::TooManyGroups | StoreError::TooManyBuckets { .. }) | Self::Request(_) | Self::Panic => Duration::ZERO,
         }
@@ -70,13 +72,17 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, id: uuid::Uuid, stop: &Can
         return Ok(Step::Gone);
     };
     if job.status.is_over() {
-        return Ok(Step::Over(job));
+        return Ok(Step::Over(Box::new(job)));
+    }
+    if inner.shared && job.owner.is_some_and(|owner| owner != inner.me) {
+        return Ok(Step::Theirs);
     }
     inner.check_room()?;
     // What it reads may be the other log of the tenant that it belongs to.
     let read = TenantScope::new(job.request.log().of(scope.tenant()));
     let (filter, sort) = (inner.parts.compile)(&job.request.query).map_err(Fault::Request)?;
     if job.status == Status::Queued {
+        job.owner = Some(inner.me);
         (job.status, job.total) = (Status::Running, unless(stop, count(inner, &read, &filter, job.as_of)).await?);
         version = match record(inner, &job, version).await? {
             Some(version) => version,
@@ -87,11 +93,11 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, id: uuid::Uuid, stop: &Can
         .resumed(Some(job.as_of), job.after())
         .in_portions_of(inner.settings.portion);
     let filled = unless(stop, fill(inner, &job, source)).await?;
-    let number = job.chunks.len();
+    let (number, turn) = (job.chunks.len(), rand::random::<u32>().max(1));
     if !filled.bytes.is_empty() {
-        job.chunks.push(filled.bytes.len() as u64);
+        job.push(filled.bytes.len() as u64, turn);
         let stored = chunk::encode(id, number, filled.bytes);
-        objects.put(&chunk::key(scope.tenant(), id, number), stored, Precondition::Any).await?;
+        objects.put(&chunk::key(scope.tenant(), id, number, turn), stored, Precondition::Any).await?;
     }
     job.degraded |= filled.source.degraded();
     (job.rows, job.place) = (filled.rows, filled.source.after().map(|p| (p.timestamp, p.sequence)));
@@ -99,11 +105,11 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, id: uuid::Uuid, stop: &Can
         (job.status, job.expires_at) = (Status::Done, Some(inner.expiry()));
     }
     match record(inner, &job, version).await? {
-        Some(_) if filled.ended => Ok(Step::Over(job)),
+        Some(_) if filled.ended => Ok(Step::Over(Box::new(job))),
         Some(_) => Ok(Step::More),
         None => {
-            // The job was ended by somebody else, whose deletion may have come before the chunk.
-            objects.delete(&chunk::key(scope.tenant(), id, number)).await?;
+            // The job was ended or taken over by somebody else, whose deletion may have come before the chunk.
+            objects.delete(&chunk::key(scope.tenant(), id, number, turn)).await?;
             Ok(Step::More)
         }
     }

@@ -101,6 +101,17 @@ impl Mask {
         text::masked(actor, self.patterns).map_or(Cow::Borrowed(actor), Cow::Owned)
     }
 
+    /// Whether the field may look otherwise through it, in some entry.
+    pub fn may_change(&self, field: Field) -> bool {
+        let patterns = self.patterns.any() && field != Field::IpAddress;
+        self.whole[field as usize] || patterns || (field.is_object() && !self.tree(field).is_empty())
+    }
+
+    /// The same of the subject that wrote an entry.
+    pub fn may_change_actor(&self) -> bool {
+        self.actor || self.patterns.any()
+    }
+
     /// Whether addresses are hidden.
     pub fn hides_address(&self) -> bool {
         self.whole[Field::IpAddress as usize]

@@ -127,6 +127,11 @@ struct Node {
 }
 
 impl Tree {
+    /// Whether it holds no path.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
     fn add(&mut self, path: &[Segment]) {
         if self.nodes.is_empty() {
             self.nodes.push(Node::default());

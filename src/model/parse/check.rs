@@ -115,7 +115,7 @@ impl<'a> Checker<'a> {
         let id = match resent {
             Some(resent) if resent.unchanged.is_some() => Some(resent.id),
             Some(resent) => id.or(Some(resent.id)),
-            None => id,
+            None => id.or(self.context.ids.get(index).copied()),
         };
         let given_id = id.is_some();
         let id = id.unwrap_or_else(|| match self.context.idempotency_key {

@@ -63,6 +63,9 @@ pub struct ParseContext<'a> {
     pub keep_unknown_fields: bool,
     /// The request's `Idempotency-Key`.
     pub idempotency_key: Option<&'a str>,
+    /// The ids of entries that come without one, by their place in the body; they count as the client's. Those beyond them get an
+    /// id of the server's.
+    pub ids: &'a [Uuid],
     /// The most entries of one request.
     pub max_entries: usize,
     /// The most bytes of one entry as JSON.

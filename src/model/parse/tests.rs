@@ -25,6 +25,7 @@ fn context(tenant: &TenantId) -> ParseContext<'_> {
         log_levels: [true; 4],
         keep_unknown_fields: false,
         idempotency_key: None,
+        ids: &[],
         max_entries: 10_000,
         max_entry_bytes: 256 << 10,
         resent: None,

@@ -8,6 +8,9 @@
 //!        └─▶ release (nothing was kept)              └─▶ copied (only before it is sealed)
 //! ```
 //!
+//! A pack that is made durable once more under its name (a foreign message that was delivered twice) is the same pack: it gets one
+//! more place, and is counted once; if it was decided before, it is let go when the sequencer says so ([`Book::known`]).
+//!
 //! `accepted` is counted at `durable`, `stored`, `duplicate` and `dead_lettered` at `applied`, in the same step in which
 //! the pack leaves `pending`: so the sum of the contract holds at every moment, and is not computed from itself.
 
@@ -232,6 +235,9 @@ impl Book {
     /// The pack is durable at `at`: it is accepted, pending, and waits for delivery. `waiter` hears what was decided once
     /// the store shows it. `ids` are the [`short_ids`] of the pack.
     pub fn durable(&mut self, reservation: Reservation, (pack, ids): (&Arc<Pack>, ShortIds), at: Position, waiter: Option<oneshot::Sender<Decided>>, now: i64) {
+        if let Some(index) = self.by_pack.get(&pack.id()) {
+            return self.durable_again(*index, reservation, at, waiter);
+        }
         let slot = Slot {
             pack_id: pack.id(),
             tenant: reservation.tenant,
@@ -246,6 +252,51 @@ impl Book {
         self.add(slot);
         self.append_ended(reservation.segment);
         self.backlog.push(pack.tenant(), pack.id(), Some(pack));
+    }
+
+    fn durable_again(&mut self, index: u32, reservation: Reservation, at: Position, waiter: Option<oneshot::Sender<Decided>>) {
+        self.refund(&reservation.tenant, reservation.bytes);
+        let last_seal = self.segments.values().map(|segment| segment.last_seal).max().unwrap_or(0);
+        let slot = self.slots[index as usize].as_mut().expect("an indexed slot is taken");
+        let (from, bytes, sealed) = (slot.positions.last().map_or(0, |at| at.segment), slot.bytes, slot.sealed);
+        slot.positions.push(at);
+        slot.positions.sort_unstable();
+        slot.waiter = slot.waiter.take().or(waiter);
+        let segment = self.segment(at.segment);
+        if sealed {
+            // Its seal is one of those that there are.
+            segment.last_seal = segment.last_seal.max(last_seal);
+        } else if at.segment > from {
+            segment.packs += 1;
+            segment.bytes += bytes;
+            if let Some(segment) = self.segments.get_mut(&from) {
+                segment.packs -= 1;
+                segment.bytes -= bytes;
+            }
+        }
+        self.append_ended(reservation.segment);
+    }
+
+    /// The pack was delivered although it is decided: if it is here because it came again after that, it goes, uncounted.
+    pub fn known(&mut self, pack: Uuid) {
+        if !self.is_undecided(pack) {
+            return; // its seal is durable and about to be applied
+        }
+        let Some(index) = self.by_pack.remove(&pack) else { return };
+        let slot = self.slots[index as usize].take().expect("an indexed slot is taken");
+        self.free.push(index);
+        self.refund(&slot.tenant, slot.bytes + PACK_OVERHEAD);
+        if let Some(segment) = slot.positions.last().and_then(|at| self.segments.get_mut(&at.segment)) {
+            segment.packs -= 1;
+            segment.bytes -= slot.bytes;
+        }
+        let account = self.account(&slot.tenant);
+        account.counters.accepted -= slot.ids.len() as u64;
+        account.counters.pending -= slot.ids.len() as u64;
+        account.counters.bytes -= slot.bytes;
+        for id in slot.ids {
+            account.ids.remove(&(id, index));
+        }
     }
 
     /// Every position of an undecided pack, ascending; empty when there is no such pack.
@@ -284,6 +335,12 @@ impl Book {
                 continue;
             };
             slot.sealed = true;
+            for at in &slot.positions {
+                // One of them may have come after the seal was made.
+                if let Some(segment) = self.segments.get_mut(&at.segment) {
+                    segment.last_seal = segment.last_seal.max(seal.n);
+                }
+            }
             let (last, bytes) = (slot.positions.last().map_or(0, |at| at.segment), slot.bytes);
             if let Some(segment) = self.segments.get_mut(&last) {
                 segment.packs -= 1;
@@ -545,6 +602,36 @@ mod tests {
             .map(|pack| pack.bytes().len())
             .sum();
         assert_eq!((memory, book.backlog.held()), (held, held), "nobody but the backlog holds a pack");
+    }
+
+    #[test]
+    fn a_pack_that_becomes_durable_again_is_the_same_pack() {
+        let pack = Arc::new(pack_of("a", &[1, 2]));
+        let tenant = pack.tenant().clone();
+        let mut book = book(u64::MAX, u64::MAX, 0);
+        take(&mut book, &pack, 1).expect("room");
+        let once = (book.counters(&tenant), book.undecided());
+        take(&mut book, &pack, 2).expect("room");
+        assert_eq!((book.counters(&tenant), book.undecided()), once);
+        assert_eq!(book.positions(pack.id()).to_vec(), [at(1), at(2)]);
+        book.known(pack.id());
+        assert_eq!((book.counters(&tenant), book.undecided()), (Counters::default(), (0, 0)), "decided before");
+
+        take(&mut book, &pack, 2).expect("room");
+        book.sealed(&seal(1, &[(&pack, 2)]), at(2));
+        take(&mut book, &pack, 3).expect("room");
+        book.known(pack.id());
+        assert_eq!(book.counters(&tenant), once.0, "its seal is about to be applied");
+        assert_eq!(book.trim_floor(0), 2, "no segment goes before the seal is covered");
+        let decided = DecidedSeal {
+            seal: seal(1, &[(&pack, 2)]),
+            crc: 0,
+            packs: vec![pack.clone()],
+            encoded_len: 0,
+        };
+        book.applied(&decided);
+        assert_eq!((book.counters(&tenant).pending, book.undecided()), (0, (0, 0)));
+        assert_eq!(book.trim_floor(1), 2, "nothing is stuck but the last seal");
     }
 
     #[test]

@@ -141,7 +141,7 @@ async fn feed(shared: &Arc<Shared>, mut lane: Lane, under_way: mpsc::UnboundedSe
 }
 
 /// A batch of one pack whose entries are all refused.
-fn poison(tenant: TenantId, delivery: Delivery) -> Batch {
+pub(in crate::queue) fn poison(tenant: TenantId, delivery: Delivery) -> Batch {
     tracing::error!(
         attempts = MAX_ATTEMPTS,
         entries = delivery.pack.len(),

@@ -19,6 +19,7 @@ pub mod backlog;
 pub mod book;
 pub mod delivery;
 pub mod recovery;
+pub mod seals;
 
 use self::{
     book::{Book, Limits},
@@ -121,9 +122,21 @@ pub struct Recovered {
 /// Opens the log in `dir` and adds up what it says, on top of the store's checkpoint. Blocks. Seals above `rebuild_from`
 /// are handed out to be applied again (it is `checkpoint.n` unless the store must be rebuilt from further back). The
 /// checkpoint also says how far the log went at least, so that a lost end is noticed and no ordinal is used twice.
-pub fn recover(fs: Arc<dyn Fs>, dir: PathBuf, mut settings: WalSettings, checkpoint: SealState, rebuild_from: u64) -> Result<Recovered, RecoverError> {
+pub fn recover(fs: Arc<dyn Fs>, dir: PathBuf, settings: WalSettings, checkpoint: SealState, rebuild_from: u64) -> Result<Recovered, RecoverError> {
+    recover_keeping(fs, dir, settings, checkpoint, rebuild_from, u64::MAX)
+}
+
+/// The same, where another store has the seals up to `keep_above` only: later ones are handed out for it too.
+pub fn recover_keeping(
+    fs: Arc<dyn Fs>,
+    dir: PathBuf,
+    mut settings: WalSettings,
+    checkpoint: SealState,
+    rebuild_from: u64,
+    keep_above: u64,
+) -> Result<Recovered, RecoverError> {
     settings.min_ordinal = settings.min_ordinal.max(checkpoint.segment);
-    let mut fold = Fold::new(checkpoint, rebuild_from);
+    let mut fold = Fold::new(checkpoint, rebuild_from).keeping_above(keep_above);
     let (wal, report) = Wal::open(fs, dir, settings, &mut |at, kind, bytes| match kind {
         RecordKind::Pack => fold.pack(at, bytes),
         RecordKind::Seal => fold.seal(at, bytes),
@@ -440,6 +453,11 @@ impl SealLog for EmbeddedQueue {
         for (waiter, decided) in wake {
             let _ = waiter.send(decided); // who waited may have gone away
         }
+    }
+
+    fn known(&self, packs: &[Uuid]) {
+        let mut book = self.shared.book();
+        packs.iter().for_each(|pack| book.known(*pack));
     }
 
     fn copy_forward(&self) -> Result<(), SealLogError> {

@@ -38,8 +38,12 @@ pub struct BadRecord {
 pub struct Folded {
     /// For [`super::book::Book::new`].
     pub start: Start,
-    /// Seals above `rebuild_from`, ascending.
+    /// Seals above `rebuild_from`, and above `keep_above` if that is less, ascending.
     pub seals: Vec<FoundSeal>,
+    /// Where they stand.
+    pub places: BTreeMap<u64, Position>,
+    /// The first seal that the log has, if it has any.
+    pub first: Option<u64>,
     /// Packs that a seal in the log names, and the last segment that holds them: they could be delivered again.
     pub decided: HashMap<Uuid, u64>,
     /// Where the chain of seals is broken and no gap seal has answered it since.
@@ -59,6 +63,7 @@ pub struct Folded {
 pub struct Fold {
     checkpoint: (u64, u32),
     rebuild_from: u64,
+    keep_above: u64,
     state: SealState,
     first: Option<u64>,
     last: Option<(u64, u32)>,
@@ -67,6 +72,7 @@ pub struct Fold {
     segments: BTreeMap<u64, u64>,
     last_seal_segment: u64,
     seals: Vec<FoundSeal>,
+    places: BTreeMap<u64, Position>,
     breaks: Vec<BrokenChain>,
     bad: Vec<BadRecord>,
     last_gap: Option<Position>,
@@ -78,6 +84,7 @@ impl Fold {
         Self {
             checkpoint: (checkpoint.n, checkpoint.crc),
             rebuild_from: rebuild_from.min(checkpoint.n),
+            keep_above: rebuild_from.min(checkpoint.n),
             state: checkpoint,
             first: None,
             last: None,
@@ -86,10 +93,17 @@ impl Fold {
             segments: BTreeMap::new(),
             last_seal_segment: 0,
             seals: Vec::new(),
+            places: BTreeMap::new(),
             breaks: Vec::new(),
             bad: Vec::new(),
             last_gap: None,
         }
+    }
+
+    /// Keeps seals above `n` too, for another store that has not applied them.
+    pub fn keeping_above(mut self, n: u64) -> Self {
+        self.keep_above = self.keep_above.min(n);
+        self
     }
 
     /// The next record is a pack.
@@ -151,7 +165,8 @@ impl Fold {
         if seal.n > self.state.n {
             self.state.fold(&seal, crc);
         }
-        if seal.n > self.rebuild_from {
+        if seal.n > self.keep_above {
+            self.places.insert(seal.n, at);
             self.seals.push(FoundSeal {
                 seal,
                 crc,
@@ -181,6 +196,8 @@ impl Fold {
                 last_seal_segment: self.last_seal_segment,
             },
             seals: self.seals,
+            places: self.places,
+            first: self.first,
             decided: self.decided.into_iter().map(|(id, (segment, _))| (id, segment)).collect(),
             breaks: self.breaks,
             missing,

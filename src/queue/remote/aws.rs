@@ -13,6 +13,7 @@ use aws_smithy_http_client::{
     Builder,
     tls::{Provider, rustls_provider::CryptoMode},
 };
+use aws_types::service_config::ServiceConfigKey;
 use sdk::{
     config::{Credentials, http::HttpResponse},
     error::{ProvideErrorMetadata, SdkError},
@@ -52,6 +53,18 @@ pub async fn config(settings: &AwsSettings) -> SdkConfig {
         loader = loader.credentials_provider(Credentials::new(id, secret, None, None, "settings"));
     }
     loader.load().await
+}
+
+/// Whether the environment or the profile names an address for this service alone (`AWS_ENDPOINT_URL_<service>`).
+pub fn has_endpoint(config: &SdkConfig, service: &str) -> bool {
+    config.service_config().is_some_and(|settings| {
+        let key = ServiceConfigKey::builder()
+            .service_id(service)
+            .env("AWS_ENDPOINT_URL")
+            .profile("endpoint_url")
+            .build();
+        key.is_ok_and(|key| settings.load_config(key).is_some())
+    })
 }
 
 /// What a failed call means.

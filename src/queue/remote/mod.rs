@@ -14,7 +14,16 @@
 
 #[cfg(any(feature = "sqs", feature = "kinesis"))]
 pub mod aws;
+pub mod consumer;
 pub mod envelope;
+pub mod flight;
+pub mod gather;
+pub mod producer;
+pub mod quarantine;
+pub mod room;
+pub mod split;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use crate::{
     model::tenant::{TenantId, TenantScope},
@@ -187,4 +196,13 @@ pub trait Decisions: Send + Sync + 'static {
 
     /// The tenant's counters as far as the seals are known here: `pending` is 0, `accepted` is what is decided.
     fn counters(&self, scope: &TenantScope) -> Counters;
+
+    /// The queue has taken these packs of a log from this process: [`Decisions::until_decided`] waits for them.
+    fn acknowledged(&self, _tenant: &TenantId, _packs: &[Uuid]) {}
+
+    /// Resolves when what this process had [acknowledged](Decisions::acknowledged) of the log before the call is decided and visible, and the counters are
+    /// no older than that; after `within` at the latest.
+    fn until_decided<'a>(&'a self, _tenant: &'a TenantId, _within: Duration) -> BoxFuture<'a, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }

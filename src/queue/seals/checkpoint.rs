@@ -57,6 +57,13 @@ struct Form {
     retired: Vec<String>,
     #[serde(default, skip_serializing_if = "SourceCheckpoints::is_empty")]
     sources: SourceCheckpoints,
+    /// Of a log in the data folder: the largest segment that a seal names.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    segment: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 impl Checkpoint {
@@ -73,6 +80,7 @@ impl Checkpoint {
             erasures: state.erasures.iter().map(|(tenant, all)| (tenant.to_string(), (**all).clone())).collect(),
             retired,
             sources: state.sources.clone(),
+            segment: state.segment,
         };
         let json = serde_json::to_vec(&form).expect("a checkpoint is plain data with text keys");
         let packed = zstd::bulk::compress(&json, 1).expect("memory takes what is written to it");
@@ -115,6 +123,7 @@ impl Checkpoint {
         let mut state = SealState {
             n: form.n,
             crc: form.crc,
+            segment: form.segment,
             sources: form.sources,
             ..SealState::default()
         };
@@ -138,7 +147,7 @@ pub async fn load(objects: &dyn Objects, partition: u32) -> Result<Option<Checkp
 }
 
 /// Writes it unless one of the same or a later seal stands there. `Ok`: one of this seal or a later one is durable.
-pub(super) async fn save(objects: &dyn Objects, partition: u32, checkpoint: &Checkpoint) -> Result<(), SealReadError> {
+pub async fn save(objects: &dyn Objects, partition: u32, checkpoint: &Checkpoint) -> Result<(), SealReadError> {
     let key = checkpoint_key(partition);
     loop {
         let when = match objects.get(&key).await? {

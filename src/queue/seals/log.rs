@@ -233,8 +233,8 @@ async fn save(cursors: Arc<dyn CursorStore>, store: &'static str, mut progress: 
 
 impl SealLog for ObjectSealLog {
     fn append(&self, seal: &Seal, encoded: Bytes, packs: &[Arc<Pack>]) -> Result<Position, SealLogError> {
+        // Made inside: a timer needs the runtime, and the sequencer's thread is none of its threads.
         let outcome = self.runtime.block_on(async {
-            // A timer is made inside the runtime.
             let attempt = tokio::time::timeout(self.seals().settings().put_timeout, self.writer.create(seal, &encoded, packs));
             tokio::select! {
                 () = self.closed.cancelled() => Err(SealLogError::Closed),

@@ -25,15 +25,17 @@ pub enum Reason {
     TenantDeleted = 1,
     /// Deciding it failed again and again.
     Poison = 2,
+    /// It came by a foreign queue and is no entry. It was never accepted, so no counter has it.
+    Undecodable = 3,
 }
 
 impl Reason {
     /// All of them; `ALL[r as usize] == r`.
-    pub const ALL: [Reason; 3] = [Self::IdConflict, Self::TenantDeleted, Self::Poison];
+    pub const ALL: [Reason; 4] = [Self::IdConflict, Self::TenantDeleted, Self::Poison, Self::Undecodable];
 
     /// The name in the HTTP contract.
     pub fn as_str(self) -> &'static str {
-        ["id_conflict", "tenant_deleted", "poison"][self as usize]
+        ["id_conflict", "tenant_deleted", "poison", "undecodable"][self as usize]
     }
 
     /// Reads a name.
@@ -61,8 +63,11 @@ pub struct DeadLetter {
     pub reason: Reason,
     /// Id of the entry.
     pub entry_id: Uuid,
-    /// The entry as it was accepted.
+    /// The entry as it was accepted; of what was no JSON, its text.
     pub entry: Box<RawValue>,
+    /// What is wrong with it, where the reason does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// Who sent it.
     pub actor: String,
     /// When it was accepted, RFC 3339.
@@ -108,6 +113,7 @@ pub(super) fn letter_of(seal: &DecidedSeal, decided: &DecidedEntry<'_>) -> Optio
         reason,
         entry_id: decided.entry.id(),
         entry: raw(json),
+        detail: None,
         actor: header.actor.to_string(),
         received_at: rfc3339(header.received_at),
         sealed_at: rfc3339(seal.seal.sealed_at),
@@ -117,7 +123,7 @@ pub(super) fn letter_of(seal: &DecidedSeal, decided: &DecidedEntry<'_>) -> Optio
 
 /// The text as JSON. Should it not be JSON, against everything that was checked when it was accepted, it is kept as a
 /// string: losing or refusing it here would be worse.
-fn raw(json: Vec<u8>) -> Box<RawValue> {
+pub(super) fn raw(json: Vec<u8>) -> Box<RawValue> {
     let text = String::from_utf8_lossy(&json).into_owned();
     RawValue::from_string(text.clone()).unwrap_or_else(|_| serde_json::value::to_raw_value(&text).expect("a string always encodes"))
 }
@@ -127,7 +133,7 @@ pub(super) fn stamp(seal: &DecidedSeal) -> u64 {
     seal.seal.sealed_at.clamp(0, (1 << 48) - 1) as u64
 }
 
-fn id_of(stamp: u64, n: u64, pack_id: Uuid, index: usize) -> Uuid {
+pub(super) fn id_of(stamp: u64, n: u64, pack_id: Uuid, index: usize) -> Uuid {
     let mut name = [0; 32];
     name[..8].copy_from_slice(&n.to_le_bytes());
     name[8..24].copy_from_slice(pack_id.as_bytes());

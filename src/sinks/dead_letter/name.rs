@@ -4,6 +4,7 @@
 //! | name | what |
 //! |---|---|
 //! | `<t>-<n>-<conflict>-<deleted>-<poison>-<prints>.json` | the letters of tenant and seal: how many for each [`Reason`], then four hexadecimal digits for each letter in their order (16 bits of XXH3 of its `entry_id`), or `x` when there are more than [`MOST_PRINTS`] |
+//! | `<t>-<n>-<conflict>-<deleted>-<poison>-<undecodable>-<prints>.json` | the same, where there are undecodable ones: n names a message of a foreign queue ([`FOREIGN`]) |
 //! | `<t>-<n>-<i>-<r>.gone` | the letter at place i of them, whose reason is number r, was removed (empty) |
 //! | `<t>-<n>.gone` | all of them were removed (empty) |
 //!
@@ -19,6 +20,8 @@ use std::{collections::BTreeMap, fmt};
 use uuid::Uuid;
 
 pub(super) const FOLDER: &str = "deadletters";
+/// Numbers from here on are no seals: they name messages of foreign queues. None of them is ever submitted again by a start.
+pub(super) const FOREIGN: u64 = 1 << 63;
 /// Names stay far below the 200 bytes of a key.
 const MOST_PRINTS: usize = 24;
 
@@ -158,12 +161,15 @@ enum What {
 
 /// The name of the object with these letters, sorted by id.
 pub(super) fn letters(tenant: &TenantId, place: Place, letters: &[DeadLetter]) -> Key {
-    let [conflict, deleted, poison] = Reason::ALL.map(|reason| letters.iter().filter(|letter| letter.reason == reason).count());
+    let [conflict, deleted, poison, undecodable] = Reason::ALL.map(|reason| letters.iter().filter(|letter| letter.reason == reason).count());
     let prints = if letters.len() > MOST_PRINTS {
         "x".to_owned()
     } else {
         letters.iter().map(|letter| format!("{:04x}", print_of(&letter.entry_id))).collect()
     };
+    if undecodable > 0 {
+        return key(tenant, format_args!("{place}-{conflict}-{deleted}-{poison}-{undecodable}-{prints}.json"));
+    }
     key(tenant, format_args!("{place}-{conflict}-{deleted}-{poison}-{prints}.json"))
 }
 
@@ -195,7 +201,11 @@ fn parse(key: &Key) -> Option<(Place, What)> {
     let rest: Vec<&str> = parts.collect();
     let what = match (ending, rest.as_slice()) {
         ("json", [conflict, deleted, poison, prints]) => What::Letters {
-            counts: [conflict.parse().ok()?, deleted.parse().ok()?, poison.parse().ok()?],
+            counts: [conflict.parse().ok()?, deleted.parse().ok()?, poison.parse().ok()?, 0],
+            prints: read_prints(prints),
+        },
+        ("json", [conflict, deleted, poison, undecodable, prints]) => What::Letters {
+            counts: [conflict.parse().ok()?, deleted.parse().ok()?, poison.parse().ok()?, undecodable.parse().ok()?],
             prints: read_prints(prints),
         },
         ("gone", []) => What::AllGone,

@@ -9,7 +9,10 @@ use super::{
     name::{self, Bundle},
 };
 use crate::{
-    model::tenant::{TenantId, TenantScope},
+    model::{
+        tenant::{TenantId, TenantScope},
+        time::{DAY_MS, now_ms},
+    },
     objects::{Key, ObjectError, Precondition},
 };
 use bytes::Bytes;
@@ -17,6 +20,9 @@ use std::time::Duration;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Where other processes write too, one that slept may write letters of a seal that was trimmed long ago: the names that say `gone` stay
+/// for so long.
+const LATE: i64 = DAY_MS;
 
 impl DeadLetters {
     /// Removes a letter that was just found, for good when it returns. `false`: somebody else removed it meanwhile. After an
@@ -68,7 +74,10 @@ impl DeadLetters {
     /// sweep.
     pub async fn sweep(&self, scope: &TenantScope, cutoff: i64, trimmed: u64) -> Result<u64, ObjectError> {
         let (tenant, mut removed) = (scope.tenant(), 0);
-        let settled = |bundle: &Bundle| bundle.place.n <= trimmed;
+        let shared = self.0.shared.shelves.is_shared();
+        let old = u64::try_from(now_ms() - LATE).unwrap_or(0);
+        let past = |bundle: &Bundle| bundle.place.n <= trimmed && (!shared || bundle.place.sealed_at < old);
+        let settled = |bundle: &Bundle| bundle.place.n >= name::FOREIGN || past(bundle);
         let goes = |bundle: &&Bundle| {
             let expired = i64::try_from(bundle.place.sealed_at).is_ok_and(|at| at < cutoff);
             // Letters that are not there may still be written, unless their seal is past.

@@ -50,6 +50,11 @@ impl Shared {
         self.forgotten().contains(&object.tenant)
     }
 
+    /// Whether the tenant gets no letters any more.
+    pub(super) fn is_forgotten_tenant(&self, tenant: &TenantId) -> bool {
+        self.forgotten().contains(tenant)
+    }
+
     /// Takes note of whom the seal retires, and leaves out what is not to be written.
     pub(super) fn leave_out(&self, seal: &DecidedSeal, objects: &mut Vec<Object>) {
         let mut forgotten = self.forgotten();

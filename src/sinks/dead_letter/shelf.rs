@@ -1,8 +1,8 @@
 //! What the names of objects say, kept in memory for the tenants that were asked about lately: whoever replays a hundred thousand
 //! letters one by one does not list a hundred thousand names each time.
 //!
-//! This process alone writes the objects, and tells of every name that it adds or takes away, so what is kept is what a list
-//! would give. Where it is not known whether a write took effect, what is kept is thrown away. At most [`MOST`] bundles are kept; the
+//! Where this process alone writes the objects, it tells of every name that it adds or takes away, so what is kept is what a list
+//! would give. Where other processes write them too, nothing is kept, and every question lists ([`Shelves::none`]). Where it is not known whether a write took effect, what is kept is thrown away. At most [`MOST`] bundles are kept; the
 //! tenants that were not asked about for longest go first, and one that has more alone is listed each time.
 
 use super::name::{Bundle, Change, Place};
@@ -23,7 +23,11 @@ pub(super) type Bundles = BTreeMap<Place, Bundle>;
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Shelves(Mutex<Inner>);
+pub(super) struct Shelves {
+    /// Nothing is kept.
+    none: bool,
+    inner: Mutex<Inner>,
+}
 
 #[derive(Default)]
 struct Inner {
@@ -45,11 +49,31 @@ struct Shelf {
 }
 
 impl Shelves {
+    /// Keeps nothing.
+    pub(super) fn none() -> Self {
+        Self {
+            none: true,
+            inner: Mutex::default(),
+        }
+    }
+
+    /// Whether other processes write the objects too.
+    pub(super) fn is_shared(&self) -> bool {
+        self.none
+    }
+
     /// What `ask` says of the tenant's bundles, which `list` gives if they are not here.
     pub(super) async fn ask<T, L>(&self, tenant: &TenantId, list: impl Fn() -> L, ask: impl FnOnce(&Bundles) -> T) -> Result<T, ObjectError>
     where
         L: Future<Output = Result<Vec<Key>, ObjectError>>,
     {
+        if self.none {
+            let mut bundles = Bundles::new();
+            for key in list().await? {
+                Bundle::change(&mut bundles, key, Change::Add);
+            }
+            return Ok(ask(&bundles));
+        }
         loop {
             let taken = {
                 let mut inner = self.lock();
@@ -122,7 +146,7 @@ impl Shelves {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change is made of single steps that each leave what is here true or thrown away.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

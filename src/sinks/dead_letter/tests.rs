@@ -215,7 +215,7 @@ async fn a_submitter_waits_at_the_bound_and_only_there() {
     let fs = SimFs::new();
     let first = seal(1, SEALED_AT, vec![pack("acme", &[2])], None);
     let one = objects_of(&first).iter().map(|o| o.bytes.len()).sum::<usize>();
-    let letters = DeadLetters::with_capacity(objects(&fs), 0, 2 * one + one / 2);
+    let letters = DeadLetters::with_capacity(objects(&fs), 0, 2 * one + one / 2, Shelves::default());
     fs.hold_syncs();
     let seals: Vec<_> = (2..=6).map(|n| seal(n, SEALED_AT, vec![pack("acme", &[2])], None)).collect();
     let room = submit(&letters, &[first, seals[0].clone()]);
@@ -238,7 +238,7 @@ async fn a_submitter_waits_at_the_bound_and_only_there() {
 #[tokio::test]
 async fn a_seal_larger_than_the_bound_passes_and_closing_lets_the_submitter_go() {
     let fs = SimFs::new();
-    let letters = DeadLetters::with_capacity(objects(&fs), 0, 1);
+    let letters = DeadLetters::with_capacity(objects(&fs), 0, 1, Shelves::default());
     let seals: Vec<_> = (1..=3).map(|n| seal(n, SEALED_AT, vec![pack("acme", &[2, 4])], None)).collect();
     submit(&letters, &seals[..1]).join().expect("no panic");
     letters.drained().await;
@@ -597,4 +597,55 @@ async fn what_is_kept_of_the_names_is_what_a_list_gives() {
             .expect("listed");
         assert_eq!(kept, listed, "after seal {n}");
     }
+}
+
+#[tokio::test]
+async fn what_a_foreign_queue_brought_is_a_letter_once_and_goes_like_the_others() {
+    let fs = SimFs::new();
+    let letters = open(&fs);
+    submit(&letters, &[conflicts(1, SEALED_AT, "acme", &[2])]).join().expect("no panic");
+    letters.drained().await;
+    let message = ForeignMessage {
+        id: Uuid::from_u128(77),
+        sent_at: SEALED_AT - 5,
+        actor: "billing",
+    };
+    let part = |index: usize, original: &[u8]| ForeignLetter {
+        index,
+        entry_id: Uuid::from_u128(index as u128),
+        original: original.to_vec(),
+        detail: "no entry".into(),
+    };
+    let scope = scope("acme");
+    for _ in 0..2 {
+        let parts = vec![part(0, br#"{"a": 1}"#), part(3, b"\xff oops")];
+        letters.write_foreign(scope.tenant(), message, parts).await.expect("written");
+    }
+    let letters = open(&fs);
+    let wanted = LetterFilter {
+        reasons: vec![Reason::Undecodable],
+        ..LetterFilter::default()
+    };
+    let page = letters.list(&scope, &wanted, 0, 10).await.expect("listed");
+    assert_eq!((page.total, all(&letters, "acme").await.len()), (2, 3));
+    let entries: Vec<&str> = page.data.iter().map(|letter| letter.entry.get()).collect();
+    assert!(entries.contains(&r#"{"a": 1}"#) && entries.contains(&"\"\u{fffd} oops\""), "{entries:?}");
+    assert_eq!((page.data[0].detail.as_deref(), page.data[0].actor.as_str()), (Some("no entry"), "billing"));
+    for letter in page.data {
+        let found = letters.find(&scope, letter.id).await.expect("read").expect("there");
+        assert!(letters.remove(&scope, &found).await.expect("removed"));
+    }
+    assert_eq!(all(&letters, "acme").await.len(), 1);
+    letters.sweep(&scope, i64::MIN, 0).await.expect("swept");
+    assert_eq!(written(&fs).len(), 1, "what the message was is gone");
+    assert!(
+        !fs.paths().iter().any(|path| path.extension().is_some_and(|e| e == "gone")),
+        "and so are the marks"
+    );
+    letters.forget([scope.tenant().clone()]);
+    letters
+        .write_foreign(scope.tenant(), message, vec![part(0, b"x")])
+        .await
+        .expect("nothing to do");
+    assert_eq!(written(&fs).len(), 1, "a deleted tenant gets none");
 }

@@ -34,8 +34,13 @@ mod turns;
 pub mod verify;
 mod view;
 
+pub use query::stats::Tallying;
+
 #[cfg(test)]
 pub(crate) mod tests;
+
+#[cfg(feature = "clickhouse")]
+pub(in crate::sinks) use self::query::stats::series::Series;
 
 use self::{
     commit::Commit,

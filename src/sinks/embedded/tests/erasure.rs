@@ -9,47 +9,9 @@ use crate::{
     seal::erasure::ErasureKind::{Cleanup, Retention},
 };
 
-/// Ids of a tenant that are asked for in each check, about.
-const IDS_ASKED: usize = 40;
-
 /// Asks about what is there, and that nobody knows what is not.
 pub(super) fn check(bench: &Bench, log: &[Arc<DecidedSeal>], context: &str) {
-    bench.check_rows(log, context);
-    for (name, model) in Model::of(log) {
-        let scope = TenantScope::new(name.clone());
-        let expected = model.stats(&StatsQuery::default());
-        assert_eq!(
-            bench.ask(bench.store.stats(&scope, StatsQuery::default())).expect("counts"),
-            expected,
-            "{context}: {name}"
-        );
-        let (mut entries, mut voids, mut after) = (Vec::new(), Vec::new(), 0);
-        while after < model.head {
-            let scan = bench.ask(bench.store.scan(&scope, Filter::default(), after, 400)).expect("scans");
-            assert!(scan.upto > after, "{context}: {name}: the scan gets on");
-            entries.extend(scan.entries);
-            voids.extend(scan.voids);
-            after = scan.upto;
-        }
-        assert!(plain(&entries) == plain(&model.rows), "{context}: {name}: scanned rows");
-        assert_eq!(joined(voids), model.voids, "{context}: {name}");
-        let all: Vec<_> = model.rows.iter().chain(&model.erased).collect();
-        for row in all.iter().step_by(1 + all.len() / IDS_ASKED) {
-            let id = row.entry().id();
-            let there = model.rows.iter().find(|r| r.entry().id() == id);
-            let found = bench.ask(bench.store.get(&scope, id)).expect("gets");
-            assert_eq!(plain(found.as_slice()), plain(there.cloned().as_slice()), "{context}: {name}: {id}");
-            let known = bench.store.lookup(&[(name.clone(), id)]).expect("looks up");
-            assert_eq!(known, [there.map(|r| r.entry().hash())], "{context}: {name}: {id}");
-        }
-    }
-}
-
-/// Ranges that ascend, joined where they touch: a scan that takes several calls may cut one.
-fn joined(voids: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
-    let mut model = Model { voids, ..Model::default() };
-    model.join_voids();
-    model.voids
+    contract::check(bench, log, context);
 }
 
 impl Bench {

@@ -174,7 +174,8 @@ impl Frame {
         several.iter().copied().chain((one != SEVERAL).then_some(one))
     }
 
-    fn clear(&mut self, columns: usize) {
+    /// Empties it, for so many columns.
+    pub fn clear(&mut self, columns: usize) {
         self.rows = 0;
         self.times.clear();
         self.severities.clear();
@@ -207,7 +208,8 @@ impl Frame {
         self.codes[column].push(code);
     }
 
-    fn push_entry(&mut self, entry: &EntryRef<'_>, read: &Read<'_>, texts: &mut [Texts]) {
+    /// Appends a row, which is not masked yet.
+    pub fn push_entry(&mut self, entry: &EntryRef<'_>, read: &Read<'_>, texts: &mut [Texts]) {
         self.rows += 1;
         self.times.push(entry.timestamp());
         self.severities.push(entry.severity() as u32);

@@ -19,12 +19,14 @@
 mod frame;
 mod groups;
 mod parallel;
-mod series;
+pub mod series;
 mod tally;
+mod tallying;
 mod texts;
 
 pub use parallel::Helpers;
 pub use tally::Bounds;
+pub use tallying::Tallying;
 
 use self::{
     frame::{ACTION, Columns, Frame, Key, RESOURCE_TYPE, Read, USER, Wanted},

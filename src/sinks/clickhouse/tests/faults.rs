@@ -1,0 +1,306 @@
+//! Faults of the real engine behind a scripted proxy: answers that are lost after the insert took effect, connections cut in the
+//! middle of a block, refusals by number.
+
+use super::*;
+use crate::{
+    seal::erasure::ErasureKind::Cleanup,
+    sinks::{
+        contract::{BASE, Sequencer, check, tenant},
+        retry::Remedy,
+    },
+};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// What the proxy does to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// Takes it, lets the engine do it, and cuts the connection instead of answering.
+    Lost,
+    /// Cuts the connection in the middle of the request's body.
+    Cut,
+    /// Answers with this exception; the engine hears nothing.
+    Code(u32),
+    /// 503 without a word of ClickHouse's, as a proxy between says it.
+    Refuse,
+    /// Takes it, and never answers; the engine hears nothing.
+    Silent,
+}
+
+#[derive(Default)]
+struct Script {
+    /// Which inserts (by a part of their statement) fail, how often and how.
+    faults: Mutex<Vec<(&'static str, usize, Fault)>>,
+    inserts: AtomicUsize,
+}
+
+impl Script {
+    fn fail(&self, what: &'static str, times: usize, fault: Fault) {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).push((what, times, fault));
+    }
+
+    fn next(&self, request: &str) -> Option<Fault> {
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = faults.iter().position(|(what, times, _)| *times > 0 && request.contains(what))?;
+        faults[at].1 -= 1;
+        Some(faults[at].2)
+    }
+}
+
+/// A proxy before the engine; one request per connection.
+async fn proxy(engine: String, script: Arc<Script>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(serve(client, engine.clone(), script.clone()));
+        }
+    });
+    url
+}
+
+/// The end of the head, and whether the body is whole.
+fn whole(request: &[u8]) -> Option<(usize, bool)> {
+    let head = request.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
+    let text = String::from_utf8_lossy(&request[..head]).to_lowercase();
+    let length = text
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
+    let done = match length {
+        Some(length) => request.len() >= head + length,
+        None if text.contains("transfer-encoding: chunked") => request[head..].ends_with(b"0\r\n\r\n"),
+        None => true,
+    };
+    Some((head, done))
+}
+
+async fn serve(mut client: TcpStream, engine: String, script: Arc<Script>) {
+    let (mut request, mut buffer) = (Vec::new(), vec![0; 65_536]);
+    let head = loop {
+        match client.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => request.extend_from_slice(&buffer[..n]),
+        }
+        if let Some((head, true)) = whole(&request) {
+            break head;
+        }
+    };
+    let first = String::from_utf8_lossy(&request[..head]).into_owned();
+    let is_insert = first.contains("INSERT+INTO");
+    script.inserts.fetch_add(usize::from(is_insert), Ordering::SeqCst);
+    let fault = script.next(&first);
+    let answer = |status: &str, code: Option<u32>, text: &str| {
+        let header = code.map_or_else(String::new, |code| format!("X-ClickHouse-Exception-Code: {code}\r\n"));
+        format!("HTTP/1.1 {status}\r\n{header}Content-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())
+    };
+    match fault {
+        Some(Fault::Code(code)) => {
+            let text = answer(
+                "500 Internal Server Error",
+                Some(code),
+                &format!("Code: {code}. DB::Exception: made for a test"),
+            );
+            let _ = client.write_all(text.as_bytes()).await;
+            return;
+        }
+        Some(Fault::Refuse) => {
+            let _ = client.write_all(answer("503 Service Unavailable", None, "busy").as_bytes()).await;
+            return;
+        }
+        Some(Fault::Silent) => {
+            let _ = client.read(&mut buffer).await; // until the client gives up
+            return;
+        }
+        Some(Fault::Cut | Fault::Lost) | None => {}
+    }
+    let Ok(mut server) = TcpStream::connect(engine.trim_start_matches("http://")).await else {
+        return;
+    };
+    // One answer per connection, so that its end is the end of the answer.
+    let text = String::from_utf8_lossy(&request[..head]).replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    let _ = server.write_all(text.as_bytes()).await;
+    let body = &request[head..];
+    if fault == Some(Fault::Cut) {
+        let _ = server.write_all(&body[..body.len() / 2]).await;
+        return;
+    }
+    let _ = server.write_all(body).await;
+    let mut reply = Vec::new();
+    let _ = server.read_to_end(&mut reply).await;
+    if fault != Some(Fault::Lost) {
+        let _ = client.write_all(&reply).await;
+    }
+}
+
+/// A bench whose follower goes through the proxy.
+fn behind_a_proxy(timeout: Duration) -> Option<(Bench, Arc<Script>, ClickHouseFollower)> {
+    let bench = Bench::new()?;
+    let script = Arc::new(Script::default());
+    let url = bench.runtime.block_on(proxy(bench.settings.url.clone(), script.clone()));
+    let settings = ClickHouseSettings {
+        url,
+        timeout,
+        ..bench.settings.clone()
+    };
+    let start = ClickHouseFollower::start(&settings, 0, bench.runtime.handle().clone());
+    let follower = bench.runtime.block_on(start).expect("starts");
+    Some((bench, script, follower))
+}
+
+/// Applies until it works, as the sequencer's follower does, and says how often it did not.
+fn apply(bench: &Bench, follower: &ClickHouseFollower, seal: &Arc<DecidedSeal>) -> usize {
+    for failed in 0..20 {
+        if follower.apply(seal).is_ok() {
+            bench.view.fold(seal);
+            return failed;
+        }
+    }
+    panic!("it never works");
+}
+
+#[test]
+fn an_insert_whose_answer_is_lost_is_stored_once() {
+    let Some((bench, script, follower)) = behind_a_proxy(Duration::from_secs(120)) else {
+        return;
+    };
+    let mut sequencer = Sequencer::new(11);
+    for (table, fault) in [
+        ("INTO+logs", Fault::Lost),
+        ("INTO+entry_ids", Fault::Lost),
+        ("INTO+packs", Fault::Lost),
+        ("INTO+logs", Fault::Cut),
+        ("INTO+entry_ids", Fault::Cut),
+        ("INTO+packs", Fault::Refuse),
+        ("INTO+logs", Fault::Code(252)),
+        ("INTO+logs", Fault::Code(999)),
+    ] {
+        script.fail(table, 2, fault);
+        let seal = sequencer.seal(&["a", "b"], 20);
+        let failed = apply(&bench, &follower, &seal);
+        // After a lost answer the rows are counted and there; after the others they are sent again, and fail once more.
+        assert_eq!(failed, if fault == Fault::Lost { 1 } else { 2 }, "{table} {fault:?}");
+        script.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+    script.fail("INTO+erasures", 1, Fault::Lost);
+    assert_eq!(apply(&bench, &follower, &sequencer.erase("a", Cleanup, BASE + 2_000)), 1);
+    check(&bench, &sequencer.log, "after all faults");
+    let rows = |table: &str| bench.count(&format!("SELECT count() FROM {table}"));
+    let stored: u64 = sequencer.log.iter().flat_map(|s| &s.seal.tenants).map(|t| t.stored).sum();
+    let packs: usize = sequencer.log.iter().map(|s| s.seal.packs.len() + s.seal.erasures.len()).sum();
+    assert_eq!(
+        (rows("logs"), rows("entry_ids"), rows("packs"), rows("erasures")),
+        (stored, stored, packs as u64, 1)
+    );
+}
+
+#[test]
+fn one_insert_per_table_and_seal_and_what_needs_somebody_says_so() {
+    let Some((bench, script, follower)) = behind_a_proxy(Duration::from_secs(120)) else {
+        return;
+    };
+    let mut sequencer = Sequencer::new(12);
+    for _ in 0..3 {
+        let packs = vec![sequencer.pack(&tenant("a"), 9), sequencer.pack(&tenant("b"), 9)];
+        assert_eq!(apply(&bench, &follower, &sequencer.seal_of(packs, |_, _| false)), 0);
+    }
+    assert_eq!(script.inserts.load(Ordering::SeqCst), 9, "logs, entry_ids, packs");
+    for (code, expected) in [
+        (516, Remedy::Hold),
+        (164, Remedy::Hold),
+        (242, Remedy::Hold),
+        (252, Remedy::Slower),
+        (999, Remedy::Again),
+    ] {
+        let seal = sequencer.seal(&["a"], 5);
+        script.fail("INTO+logs", 1, Fault::Code(code));
+        let refused = follower.apply(&seal).expect_err("refused");
+        assert_eq!(refused.remedy(), expected, "{code}: {refused}");
+        assert!(refused.to_string().contains(&format!("code {code}")), "{refused}");
+        assert_eq!(apply(&bench, &follower, &seal), 0, "{code}");
+    }
+    check(&bench, &sequencer.log, "after refusals");
+}
+
+#[test]
+fn half_a_seal_stops_everything_until_somebody_has_looked() {
+    let Some(bench) = Bench::new() else { return };
+    let mut sequencer = Sequencer::new(13);
+    let pack = sequencer.pack(&tenant("a"), 10);
+    let seal = sequencer.seal_of(vec![pack], |_, _| false);
+    bench.take(&seal);
+    for spoil in ["DELETE FROM packs WHERE 1", "DELETE FROM logs WHERE sequence > 5"] {
+        bench.run(spoil);
+    }
+    let again = bench.restarted();
+    for _ in 0..2 {
+        let halted = again.apply(&seal).expect_err("it halts");
+        assert!(
+            matches!(&halted, StoreError::Damaged(what) if what.contains("5 of 10 rows of seal 1")),
+            "{halted}"
+        );
+    }
+    bench.run("DELETE FROM logs WHERE 1");
+    again.apply(&seal).expect("somebody has mended it");
+}
+
+#[test]
+fn reads_of_a_store_that_is_away_are_errors_and_never_a_part_of_an_answer() {
+    let Some((bench, script, follower)) = behind_a_proxy(Duration::from_secs(5)) else {
+        return;
+    };
+    let mut sequencer = Sequencer::new(14);
+    assert_eq!(apply(&bench, &follower, &sequencer.seal(&["a"], 20)), 0);
+    let url = bench.runtime.block_on(proxy(bench.settings.url.clone(), script.clone()));
+    let settings = ClickHouseSettings {
+        url,
+        timeout: Duration::from_secs(5),
+        ..bench.settings.clone()
+    };
+    let store = ClickHouse::open(&settings, bench.view.clone()).expect("a client");
+    let scope = contract::scope("a");
+    let list = || bench.runtime.block_on(store.list(&scope, ListQuery::default())).map(|page| page.entries.len());
+    let there = list().expect("lists");
+    assert!(there > 0);
+    for (fault, expected) in [
+        (Fault::Refuse, "unavailable"),
+        (Fault::Lost, "unavailable"),
+        (Fault::Code(999), "unavailable"),
+        (Fault::Code(159), "deadline"),
+        (Fault::Code(202), "busy"),
+        (Fault::Silent, "deadline"),
+    ] {
+        script.fail("POST", 1, fault);
+        let refused = list().expect_err("refused");
+        let found = match refused {
+            StoreError::Unavailable { .. } => "unavailable",
+            StoreError::Deadline => "deadline",
+            StoreError::Busy => "busy",
+            _ => "else",
+        };
+        assert_eq!(found, expected, "{fault:?}");
+        assert_eq!(list().expect("lists"), there);
+    }
+}
+
+#[test]
+fn wrong_credentials_and_a_missing_right_are_said_at_start() {
+    let Some((bench, script, _follower)) = behind_a_proxy(Duration::from_secs(60)) else {
+        return;
+    };
+    let url = bench.runtime.block_on(proxy(bench.settings.url.clone(), script.clone()));
+    for code in [516, 193, 497, 164] {
+        script.fail("POST", 1, Fault::Code(code));
+        let settings = ClickHouseSettings {
+            url: url.clone(),
+            ..bench.settings.clone()
+        };
+        let refused = bench.runtime.block_on(migrate(&settings)).expect_err("refused");
+        assert!(
+            matches!(&refused, ClickHouseError::Refused { what, .. } if what == &format!("code {code}")),
+            "{refused}"
+        );
+    }
+}

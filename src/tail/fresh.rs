@@ -1,0 +1,112 @@
+//! Stores that answer by a young view or not at all.
+//!
+//! The view of a process that only reads the seals is always a little old. Without a bound, a process that cannot reach the objects would
+//! show for ever what was erased elsewhere. [`Fresh`] stands before a store of such a process: a read that finds the view
+//! older than [`fresh_for`](super::TailSettings::fresh_for) has it looked at again, and is refused with [`StoreError::Behind`] when that fails.
+
+use super::Tail;
+use crate::{
+    model::{entry::StoredEntry, filter::Filter, tenant::TenantScope},
+    seal::erasure::ErasureKind,
+    sinks::{Authority, ListPage, ListQuery, Scan, SearchStore, Stats, StatsQuery, StoreError, VisibleHead},
+};
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// A store behind a [`Tail`], see the module.
+pub struct Fresh<S: ?Sized> {
+    store: Arc<S>,
+    tail: Tail,
+}
+
+impl<S: ?Sized> Clone for Fresh<S> {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            tail: self.tail.clone(),
+        }
+    }
+}
+
+impl<S: Send + Sync + ?Sized + 'static> Fresh<S> {
+    /// `store`, whose view is one of `tail`.
+    pub fn new(store: Arc<S>, tail: Tail) -> Self {
+        Self { store, tail }
+    }
+
+    /// Reads when the view is young.
+    fn read<T, F>(&self, scope: &TenantScope, read: impl FnOnce(&S, &TenantScope) -> F + Send + 'static) -> BoxFuture<'static, Result<T, StoreError>>
+    where
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (this, scope) = (self.clone(), scope.clone());
+        Box::pin(async move {
+            this.tail.fresh(scope.tenant()).await.map_err(|super::Behind| StoreError::Behind)?;
+            read(&this.store, &scope).await
+        })
+    }
+}
+
+impl<S: Authority + ?Sized> Authority for Fresh<S> {
+    fn get(&self, scope: &TenantScope, id: Uuid) -> BoxFuture<'static, Result<Option<StoredEntry>, StoreError>> {
+        self.read(scope, move |store, scope| store.get(scope, id))
+    }
+
+    fn list(&self, scope: &TenantScope, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>> {
+        self.read(scope, move |store, scope| store.list(scope, query))
+    }
+
+    fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
+        self.read(scope, move |store, scope| store.stats(scope, query))
+    }
+
+    fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>> {
+        self.read(scope, move |store, scope| store.scan(scope, filter, after, limit))
+    }
+
+    fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
+        self.read(scope, move |store, scope| store.count_erased(scope, job))
+    }
+
+    fn count_would_erase(&self, scope: &TenantScope, kind: ErasureKind, cutoff: i64) -> BoxFuture<'static, Result<u64, StoreError>> {
+        self.read(scope, move |store, scope| store.count_would_erase(scope, kind, cutoff))
+    }
+
+    fn visible_head(&self, scope: &TenantScope) -> VisibleHead {
+        self.store.visible_head(scope)
+    }
+
+    fn refreshed(&self, scope: &TenantScope) -> BoxFuture<'static, Result<(), StoreError>> {
+        let (tail, tenant) = (self.tail.clone(), scope.tenant().clone());
+        Box::pin(async move { tail.refreshed(&tenant).await.map_err(|super::Behind| StoreError::Behind) })
+    }
+
+    fn degraded(&self) -> bool {
+        self.store.degraded()
+    }
+
+    fn visible(&self) -> watch::Receiver<u64> {
+        self.store.visible()
+    }
+}
+
+impl<S: SearchStore + ?Sized> SearchStore for Fresh<S> {
+    fn list(&self, scope: &TenantScope, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>> {
+        self.read(scope, move |store, scope| store.list(scope, query))
+    }
+
+    fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
+        self.read(scope, move |store, scope| store.stats(scope, query))
+    }
+
+    fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>> {
+        self.read(scope, move |store, scope| store.scan(scope, filter, after, limit))
+    }
+
+    fn degraded(&self) -> bool {
+        self.store.degraded()
+    }
+}
