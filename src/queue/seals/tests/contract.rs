@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::{
-    fs::{real::RealFs, sim::SimFs},
+    fs::{
+        real::RealFs,
+        sim::{CrashMode, SimFs},
+    },
     objects::folder::FolderObjects,
     queue::{
         Producer,
@@ -53,7 +56,7 @@ impl Engine for OnObjects {
 
 #[derive(Default)]
 struct OnWal {
-    fs: SimFs,
+    disk: Mutex<SimFs>,
     open: Mutex<Option<EmbeddedQueue>>,
 }
 
@@ -66,11 +69,14 @@ impl OnWal {
 impl Engine for OnWal {
     fn open(&self) -> BoxFuture<'_, (Arc<dyn SealLog>, SealState, Vec<crate::seal::FoundSeal>)> {
         Box::pin(async {
+            // What an owner that was not closed still writes goes to a disk that is no longer there.
+            let disk = self.disk.lock().expect("whole").crash(0, CrashMode::Lose);
+            *self.disk.lock().expect("whole") = disk.clone();
             let settings = WalSettings {
                 segment_bytes: 1 << 20,
                 ..WalSettings::default()
             };
-            let found = recover(Arc::new(self.fs.clone()), "/wal".into(), settings, SealState::default(), 0).expect("the log opens");
+            let found = recover(Arc::new(disk), "/wal".into(), settings, SealState::default(), 0).expect("the log opens");
             let state = found.folded.start.state.clone();
             let queue = EmbeddedQueue::new(found.wal, found.folded.start, QueueSettings::default(), Handle::current());
             *self.open.lock().expect("whole") = Some(queue.clone());

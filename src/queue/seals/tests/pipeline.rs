@@ -17,6 +17,7 @@ use crate::{
     seal::{erasure::ErasureKind, state::SealState},
     sinks::{DeadLetterSink, SealFollower, StoreError},
 };
+use futures_util::FutureExt;
 use std::{
     collections::{HashMap, HashSet},
     sync::Condvar,
@@ -121,7 +122,14 @@ impl Line {
             refusal: None,
         };
         let verdict = Box::pin(async { verdict.await.expect("a ticket answers") });
-        (verdict, tokio::spawn(self.handle.submit(batch)))
+        let mut submitted = self.handle.submit(batch);
+        let at_once = (&mut submitted).now_or_never(); // from here on it is in the lane
+        let rest = async move {
+            if at_once.is_none() {
+                submitted.await;
+            }
+        };
+        (verdict, tokio::spawn(rest))
     }
 
     async fn seal(&self, pack: &Arc<Pack>) -> Verdict {
