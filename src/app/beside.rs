@@ -4,10 +4,9 @@
 use super::{
     base::Base,
     recovered::Log,
-    stores::{self, Search},
+    stores::{self, Refill, Search},
 };
 use crate::{
-    config::Settings,
     error::AppError,
     model::{
         entry::StoredEntry,
@@ -65,12 +64,20 @@ impl Beside {
     }
 
     /// Begins to follow. What `trimmable` says of the authority is cut to what the search store has.
-    pub fn follow(self, seals: LogSeals, authority: Arc<dyn Authority>, trimmable: watch::Receiver<u64>, settings: &Settings) -> Follows {
+    pub fn follow(self, seals: LogSeals, authority: Arc<dyn Authority>, trimmable: watch::Receiver<u64>, base: &Base<'_>) -> Follows {
+        let (settings, visible) = (base.settings, authority.visible());
+        let refill = Refill {
+            copy: self.search.copy,
+            authority,
+            catalog: base.catalog.clone(),
+            has: Arc::new(move || Box::pin(std::future::ready(Ok(*visible.borrow())))),
+            partitions: 1,
+        };
         let parts = FollowParts {
             partition: 0,
             seals: Arc::new(seals.clone()),
             cursors: self.cursor.cursors,
-            rebuild: (self.search.rebuild)(authority),
+            rebuild: Some(Arc::new(refill)),
             follower: self.search.follower,
         };
         let following = Following::start(parts, FollowSettings::default());

@@ -32,7 +32,7 @@ use crate::{
             EmbeddedQueue,
             seals::{LogSeals, Told},
         },
-        seals::checkpoint,
+        seals::{Lease, checkpoint},
         wal::Wal,
     },
     seal::view::AppliedView,
@@ -47,7 +47,6 @@ use tokio::{runtime::Handle, sync::watch};
 
 /// The pipeline from the log to the stores.
 pub struct Embedded {
-    foreign: Foreign,
     eraser: Eraser,
     actors: Actors,
     sequencer: Sequencer,
@@ -59,6 +58,7 @@ pub struct Embedded {
     keeping: Option<Keeping>,
     /// The search store, if it is another.
     follows: Option<Follows>,
+    foreign: Foreign,
 }
 
 /// Where the log goes on, and the authority, which has it.
@@ -160,7 +160,7 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
                 seals: seals.clone(),
                 view: beside.view.clone(),
             });
-            let following = beside.follow(seals, authority.clone(), trimmable, settings);
+            let following = beside.follow(seals, authority.clone(), trimmable, &base);
             trimmable = following.trimmable.clone();
             follows = Some(following);
         }
@@ -198,6 +198,13 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         interval: settings.retention.interval,
     };
     retention.start();
+    let parts = sources::Parts {
+        producer: producer.clone(),
+        catalog: base.catalog.clone(),
+        dead_letters: dead_letters.clone(),
+        objects: base.objects.clone(),
+    };
+    let foreign = Foreign::start(settings, parts, |_| Ok(None)).await?; // no other process reads them
     let mut looks = vec![
         look_at_actors(&actors, settings.actors.memory_bytes),
         look_at_queue(queue.clone(), log.wal.clone()),
@@ -214,13 +221,6 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         eraser: eraser.clone(),
         deletions,
     };
-    let foreign = sources::Parts {
-        producer: Arc::new(queue.clone()),
-        catalog: catalog.clone(),
-        dead_letters: dead_letters.clone(),
-        objects: base.objects.clone(),
-    };
-    let foreign = Foreign::start(settings, foreign, |_| Ok(None)).await?;
     let (front, listening) = Front::open(base, behind)?;
     let (monitor, failure) = monitor::start(Watched {
         health: health.clone(),
@@ -238,7 +238,6 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         listening,
         front: Some(front),
         body: Body::Embedded(Embedded {
-            foreign,
             eraser,
             actors,
             sequencer,
@@ -247,6 +246,7 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
             store,
             keeping,
             follows,
+            foreign,
         }),
         failure,
         monitor,
@@ -255,11 +255,10 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
 }
 
 impl Embedded {
-    /// Foreign queues are no longer read · erasures end · deliveries end, tenants hand over · the last seal is applied · dead letters and stores have what they can ·
+    /// Erasures end · deliveries end, tenants hand over · the last seal is applied · dead letters and stores have what they can ·
     /// the log is closed.
     pub async fn stop(self, shutdown: &mut Shutdown) {
         let Self {
-            foreign,
             eraser,
             actors,
             sequencer,
@@ -268,6 +267,7 @@ impl Embedded {
             store,
             keeping,
             follows,
+            foreign,
         } = self;
         shutdown.phase("sources", foreign.stop(), || "foreign queues".into()).await;
         shutdown.phase("erasures", eraser.stop(), || "erasures".into()).await;

@@ -97,8 +97,6 @@ pub struct Inside {
     pub actors: ActorWatch,
     /// Its search follower.
     pub search: watch::Receiver<FollowState>,
-    /// How far the dead letters are.
-    pub dead_letters: watch::Receiver<u64>,
 }
 
 impl PartitionWatch {
@@ -258,7 +256,6 @@ impl Worker {
         let inside = Inside {
             actors: actors.watch(),
             search: following.state(),
-            dead_letters: dead_letters.settled(),
         };
         self.set_inside(Some(inside));
         self.tell.send_replace(State::Owner);

@@ -17,7 +17,7 @@ use super::{
     partition::{Partition, PartitionParts, PartitionWatch, State},
     queues::{self, Queues},
     settings,
-    stores::{self, Late},
+    stores::{self, Late, Refill},
 };
 use crate::{
     actors::broadcast::{FeedHandle, Publisher},
@@ -28,31 +28,30 @@ use crate::{
         erasure::Eraser,
         export::Exports,
         leader::{self, Leader},
-        remote::RemoteOrders,
         retention::Retention,
     },
     model::tenant::TenantId,
     queue::{
-        AcceptError, Counters, Decided,
-        remote::{Decisions, Ordered, RemoteOrder, producer::RemoteProducer},
+        remote::producer::RemoteProducer,
         seals::{ANALYTICS, DEAD_LETTERS, Lease, SEARCH, Seals},
     },
-    seal::{DecidedSeal, erasure::ErasureKind},
+    seal::DecidedSeal,
     shutdown::Shutdown,
-    sinks::{Authority, SealFollower, dead_letter::DeadLetters, routed::Routed},
+    sinks::{
+        Authority, SealFollower,
+        dead_letter::DeadLetters,
+        follow::{self, Progress},
+        routed::Routed,
+    },
     sources,
     tail::{Tail, TailSettings, fresh::Fresh},
 };
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, join_all},
-};
+use futures_util::{FutureExt, future::join_all};
 use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
 use tokio::runtime::Handle;
-use uuid::Uuid;
 
 /// How often it is looked whether the seals were read.
 const LOADED_EVERY: Duration = Duration::from_millis(50);
@@ -61,13 +60,13 @@ const LATE: Duration = Duration::from_secs(60);
 
 /// What this process has of the deployment.
 pub struct Shared {
-    foreign: Foreign,
     tail: Tail,
     producer: RemoteProducer,
     eraser: Eraser,
     /// Of a process that serves nobody; else the front stops them.
     exports: Option<Exports>,
     leader: Option<Leader>,
+    foreign: Foreign,
     partitions: Vec<Partition>,
 }
 
@@ -91,8 +90,8 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
     let authority: Arc<dyn Authority> = Arc::new(Routed::new(record.clone(), searched));
 
     let runtime = Handle::current();
-    let producer = RemoteProducer::start(transports, Arc::new(Seen(tail.clone())), settings::producer(settings), &runtime);
-    let eraser = Eraser::remote(Arc::new(Orders(producer.clone())), tail.clone());
+    let producer = RemoteProducer::start(transports, Arc::new(tail.clone()), settings::producer(settings), &runtime);
+    let eraser = Eraser::remote(Arc::new(producer.clone()), tail.clone());
     let dead_letters = DeadLetters::shared(base.objects.clone(), 0);
     let me = format!("{} {}", super::address(&base.listeners[0])?, std::process::id());
     let lease = |name: &str| Lease::new(base.objects.clone(), name, settings.seal.lease, me.clone()).map_err(AppError::failed);
@@ -105,21 +104,34 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         tail: Some(tail.clone()),
     });
 
-    let (mut leader, mut partitions) = (None, Vec::new());
+    let (mut leader, mut partitions, mut foreign) = (None, Vec::new(), Foreign::default());
     if role.consumes() {
+        let count = openers.len() as u32;
         for (seals, queue) in seals.into_iter().zip(openers) {
             let p = seals.partition();
             let (open, runtime) = (analytics.open.clone(), runtime.clone());
             let parts = PartitionParts {
                 index: p,
-                seals,
+                seals: seals.clone(),
                 objects: base.objects.clone(),
                 catalog: base.catalog.clone(),
                 tail: tail.clone(),
                 authority: record.clone(),
                 store: Arc::new(move || Arc::new(Late::new(p, open.clone(), runtime.clone())) as Arc<dyn SealFollower>),
                 search: search.follower.clone(),
-                rebuild: (search.rebuild)(record.clone()),
+                rebuild: Some(Arc::new(Refill {
+                    copy: search.copy.clone(),
+                    authority: record.clone(),
+                    catalog: base.catalog.clone(),
+                    has: {
+                        let seals = seals.clone();
+                        Arc::new(move || {
+                            let seals = seals.clone();
+                            Box::pin(async move { seals.cursor(ANALYTICS).await.map_err(|e| e.0) })
+                        })
+                    },
+                    partitions: count,
+                })),
                 queue,
                 settings: settings.clone(),
             };
@@ -136,21 +148,16 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
             },
             interval: settings.retention.interval,
         };
+        let parts = sources::Parts {
+            producer: Arc::new(producer.clone()),
+            catalog: base.catalog.clone(),
+            dead_letters: dead_letters.clone(),
+            objects: base.objects.clone(),
+        };
+        foreign = Foreign::start(settings, parts, |name| lease(name).map(Some)).await?;
         leader = Some(Leader::start(lease(leader::LEASE)?, retention, deletions.clone()));
     }
 
-    let foreign = match role.consumes() {
-        false => Foreign::default(),
-        true => {
-            let parts = sources::Parts {
-                producer: Arc::new(producer.clone()),
-                catalog: base.catalog.clone(),
-                dead_letters: dead_letters.clone(),
-                objects: base.objects.clone(),
-            };
-            Foreign::start(settings, parts, |name| lease(name).map(Some)).await?
-        }
-    };
     let watches: Vec<_> = partitions.iter().map(Partition::watch).collect();
     let looks = vec![
         look_at_queue(producer.clone()),
@@ -194,12 +201,12 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         listening,
         front,
         body: Body::Shared(Shared {
-            foreign,
             tail,
             producer,
             eraser,
             exports,
             leader,
+            foreign,
             partitions,
         }),
         failure,
@@ -209,16 +216,16 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
 }
 
 impl Shared {
-    /// Foreign queues are no longer read · retention and deletions go to another process · what was accepted is in the queue · partitions are sealed and given to others ·
+    /// Retention and deletions go to another process · what was accepted is in the queue · partitions are sealed and given to others ·
     /// nothing is read any more.
     pub async fn stop(self, shutdown: &mut Shutdown) {
-        shutdown.phase("sources", self.foreign.stop(), || "foreign queues".into()).await;
         if let Some(exports) = self.exports {
             shutdown.phase("exports", async move { exports.stop().await }, || "export jobs".into()).await;
         }
         if let Some(leader) = self.leader {
             shutdown.phase("lifecycle", leader.stop(), || "retention and deletions".into()).await;
         }
+        shutdown.phase("sources", self.foreign.stop(), || "foreign queues".into()).await;
         shutdown.phase("erasures", self.eraser.stop(), || "erasures".into()).await;
         self.producer.stop_accepting();
         shutdown
@@ -249,26 +256,6 @@ impl Publisher for LatePublisher {
         if let Some(feed) = self.0.get() {
             feed.missed();
         }
-    }
-}
-
-/// Orders for the owner of a tenant's partition, through the queue.
-struct Orders(RemoteProducer);
-
-impl Orders {
-    fn order(&self, tenant: &TenantId, id: Uuid, what: Ordered) -> BoxFuture<'static, Result<(), AcceptError>> {
-        let (producer, tenant) = (self.0.clone(), tenant.clone());
-        Box::pin(async move { producer.order(RemoteOrder { id, tenant, what }).await })
-    }
-}
-
-impl RemoteOrders for Orders {
-    fn erase(&self, tenant: &TenantId, kind: ErasureKind, cutoff: i64, job: Uuid) -> BoxFuture<'static, Result<(), AcceptError>> {
-        self.order(tenant, job, Ordered::Erase { kind, cutoff })
-    }
-
-    fn retire(&self, tenant: &TenantId, job: Uuid) -> BoxFuture<'static, Result<(), AcceptError>> {
-        self.order(tenant, job, Ordered::Retire)
     }
 }
 
@@ -321,6 +308,16 @@ fn look_at_tail(tail: Tail) -> Look {
     })
 }
 
+/// How the search store follows, in words; what is wrong sorts first.
+fn told(phase: follow::Phase) -> (bool, String) {
+    match phase {
+        follow::Phase::Detached => (false, "it lacks seals that are gone, and is not being filled".to_owned()),
+        follow::Phase::Faulty => (false, "it takes no seals; the log says why".to_owned()),
+        follow::Phase::Rebuilding(Progress { logs, of_logs, rows }) => (false, format!("it is being filled: {logs} of {of_logs} logs, {rows} rows")),
+        follow::Phase::Starting | follow::Phase::Following | follow::Phase::Stopped => (true, "it follows".to_owned()),
+    }
+}
+
 fn look_at_partitions(watches: Vec<PartitionWatch>, memory_bytes: usize) -> Look {
     Box::new(move |health: &Health| {
         if watches.is_empty() {
@@ -335,7 +332,12 @@ fn look_at_partitions(watches: Vec<PartitionWatch>, memory_bytes: usize) -> Look
             n => format!("{n} of {} cannot be taken over; the log says why", states.len()),
         };
         health.set_dependency("partitions", faulty == 0, detail);
-        let actors: Vec<_> = watches.iter().filter_map(|watch| Some(watch.inside()?.actors)).collect();
+        let inside: Vec<_> = watches.iter().filter_map(PartitionWatch::inside).collect();
+        let phases = inside.iter().map(|inside| inside.search.borrow().phase);
+        if let Some((ok, detail)) = phases.map(told).min() {
+            health.set_dependency("search_follower", ok, detail);
+        }
+        let actors: Vec<_> = inside.into_iter().map(|inside| inside.actors).collect();
         monitor::look_at_actors(&actors, memory_bytes, health);
     })
 }

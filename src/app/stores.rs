@@ -5,12 +5,21 @@
 
 use super::engines::Passwords;
 use crate::{
+    catalog::Catalog,
     config::{AnalyticsChoice, ClickHouseSettings, OpenSearchSettings, SearchChoice, Settings},
     error::AppError,
     http::health::Health,
-    model::{entry::ContentHash, tenant::TenantId},
+    model::{
+        entry::ContentHash,
+        tenant::{Log, TenantId},
+    },
+    queue::remote::producer::partition_of,
     seal::{DecidedSeal, view::SealView},
-    sinks::{Authority, Follower, SealFollower, SearchStore, StoreError, follow::Rebuild, retry::Remedy},
+    sinks::{
+        Authority, Follower, SealFollower, SearchStore, StoreError,
+        follow::{Progress, Rebuild},
+        retry::Remedy,
+    },
 };
 use futures_util::future::BoxFuture;
 use std::{
@@ -57,12 +66,38 @@ pub struct Search {
     /// Follows.
     pub follower: Arc<dyn Follower>,
     /// Fills it from an authority.
-    pub rebuild: MakeRebuild,
+    pub copy: Copy,
     probe: Probe,
 }
 
-/// Makes what fills the search store from the authority; `None` where that cannot be.
-pub type MakeRebuild = Arc<dyn Fn(Arc<dyn Authority>) -> Option<Arc<dyn Rebuild>> + Send + Sync>;
+/// Copies logs from an authority into the search store, and says how far it is.
+pub type Copy =
+    Arc<dyn for<'a> Fn(Arc<dyn Authority>, Vec<TenantId>, &'a (dyn Fn(Progress) + Send + Sync)) -> BoxFuture<'a, Result<(), StoreError>> + Send + Sync>;
+/// Asks for the last seal that the authority has of a partition.
+pub type Has = Arc<dyn Fn() -> BoxFuture<'static, Result<u64, Arc<str>>> + Send + Sync>;
+
+/// Fills the search store where its seals are gone.
+pub struct Refill {
+    pub copy: Copy,
+    pub authority: Arc<dyn Authority>,
+    pub catalog: Catalog,
+    pub has: Has,
+    pub partitions: u32,
+}
+
+impl Rebuild for Refill {
+    fn authority_has(&self, _: u32) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move { (self.has)().await.map_err(|what| StoreError::Unavailable { what, remedy: Remedy::Again }) })
+    }
+
+    fn copy<'a>(&'a self, partition: u32, progress: &'a (dyn Fn(Progress) + Send + Sync)) -> BoxFuture<'a, Result<(), StoreError>> {
+        let mine = |tenant: &TenantId| partition_of(tenant, self.partitions) == partition;
+        let tenants = self.catalog.list();
+        let logs = tenants.iter().map(|tenant| &tenant.tenant_id).filter(|tenant| mine(tenant));
+        let logs = logs.flat_map(|tenant| [Log::Audit, Log::Access].map(|log| log.of(tenant))).collect();
+        (self.copy)(self.authority.clone(), logs, progress)
+    }
+}
 
 /// ClickHouse, if the configuration names it; its reads go by `view`.
 pub fn analytics(settings: &Settings, passwords: &Passwords, view: Arc<dyn SealView>) -> Result<Option<Analytics>, AppError> {
@@ -214,7 +249,7 @@ pub fn opensearch_settings(settings: &Settings, opensearch: &OpenSearchSettings,
 fn opensearch(settings: &Settings, opensearch: &OpenSearchSettings, passwords: &Passwords, view: Arc<dyn SealView>) -> Result<Search, AppError> {
     use crate::sinks::opensearch::OpenSearch;
     let store = OpenSearch::connect(opensearch_settings(settings, opensearch, passwords), view).map_err(AppError::failed)?;
-    let asked = store.clone();
+    let (asked, filled) = (store.clone(), store.clone());
     let probe: Probe = Arc::new(move || {
         let asked = asked.clone();
         Box::pin(async move {
@@ -227,7 +262,10 @@ fn opensearch(settings: &Settings, opensearch: &OpenSearchSettings, passwords: &
     Ok(Search {
         store: Arc::new(store.clone()),
         follower: Arc::new(store),
-        rebuild: Arc::new(|_| None),
+        copy: Arc::new(move |authority, logs, progress| {
+            let store = filled.clone();
+            Box::pin(async move { store.copy_logs(&*authority, &logs, progress).await })
+        }),
         probe,
     })
 }

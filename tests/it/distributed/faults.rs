@@ -84,6 +84,7 @@ async fn books(running: &Running, stage: &Stage, token: &str, sent: &Sent) {
     let usage = running.settled_usage(token, "acme").await;
     checker::check("acme", &rows["acme"], sent, &usage);
     checker::check_ledger(&cluster.engines, &cluster.name).await;
+    assert!(checker::check_seals(&cluster.engines, &cluster.name, 1).await > 0, "the seals are there");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -213,6 +213,8 @@ async fn nothing_is_lost_or_doubled_whatever_is_killed() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     };
     checker::check_ledger(&own.engines, &cluster.name).await;
+    let compared = checker::check_seals(&own.engines, &cluster.name, form.partitions as u32).await;
+    println!("{compared} rows are as their seals say");
     let ledger = ledger.lock().unwrap();
     for tenant in TENANTS {
         checker::check(tenant, &rows[tenant], &ledger[tenant], &usages[tenant]);

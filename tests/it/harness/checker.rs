@@ -2,6 +2,10 @@
 
 use super::{assert_adds_up, engines::Engines};
 use serde_json::Value;
+use sluice::queue::{
+    Found,
+    seals::{Seals, SealsSettings},
+};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use uuid::Uuid;
 
@@ -111,4 +115,42 @@ pub async fn check_ledger(engines: &Engines, database: &str) {
         let wrong = engines.clickhouse(&statement).await.expect("ClickHouse answers");
         assert!(wrong.is_empty(), "{what}: {:?}", &wrong[..wrong.len().min(5)]);
     }
+}
+
+/// The seals that are not trimmed yet, against the rows: each numbered entry of a seal is the row of that number, written by that seal;
+/// the chain of checksums is whole. How many rows were compared.
+pub async fn check_seals(engines: &Engines, name: &str, partitions: u32) -> usize {
+    let mut rows: HashMap<(String, u64), (Uuid, u64, u64)> = HashMap::new();
+    let found = engines
+        .clickhouse(&format!("SELECT tenant_id, sequence, toString(id) AS id, partition, seal FROM {name}.logs"))
+        .await
+        .expect("ClickHouse answers");
+    for row in found {
+        let number = |key: &str| row[key].as_u64().or_else(|| row[key].as_str()?.parse().ok()).expect("a number");
+        let id = row["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+        let tenant = row["tenant_id"].as_str().expect("a tenant").to_owned();
+        rows.insert((tenant, number("sequence")), (id, number("partition"), number("seal")));
+    }
+    let mut compared = 0;
+    for p in 0..partitions {
+        let seals = Seals::open(engines.objects(name), p, SealsSettings::default());
+        let (mut n, mut crc) = (seals.floor().await.expect("readable") + 1, None);
+        while let Found::Seal(decided) = seals.find(n).await.expect("readable") {
+            assert!(
+                crc.is_none_or(|crc| crc == decided.seal.previous_crc),
+                "partition {p}: seal {n} does not follow"
+            );
+            crc = Some(decided.crc);
+            for entry in decided.entries() {
+                let Some(sequence) = entry.sequence else { continue };
+                let tenant = entry.pack.header().tenant.as_str().to_owned();
+                let row = rows.get(&(tenant.clone(), sequence));
+                let want = (entry.entry.id, u64::from(p), n);
+                assert_eq!(row, Some(&want), "{tenant} {sequence}");
+                compared += 1;
+            }
+            n += 1;
+        }
+    }
+    compared
 }

@@ -1,8 +1,14 @@
 //! The real engines as a test sees them past the product: makes what a set-up needs in them, reads rows as they lie there, and starts
 //! and kills engines of its own.
 
+use aws_config::{Region, SdkConfig};
+use aws_sdk_sqs::config::{Credentials, SharedCredentialsProvider};
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, path::PathBuf, process::Command};
+use sluice::objects::{
+    Objects,
+    s3::{S3Location, S3Objects},
+};
+use std::{collections::BTreeMap, path::PathBuf, process::Command, sync::Arc};
 
 /// Where the engines answer, and how to speak to them.
 #[derive(Clone)]
@@ -90,6 +96,18 @@ impl Engines {
         let got = self.sqs("GetQueueAttributes", &json!({"QueueUrl": url, "AttributeNames": names})).await;
         let all = got["Attributes"].as_object().expect("attributes");
         all.values().map(|n| n.as_str().and_then(|n| n.parse::<u64>().ok()).expect("a number")).sum()
+    }
+
+    /// The objects of a deployment.
+    pub fn objects(&self, name: &str) -> Arc<dyn Objects> {
+        let keys = Credentials::new("test", "testtest", None, None, "test");
+        let aws = SdkConfig::builder()
+            .endpoint_url(self.address("S3"))
+            .region(Region::from_static("us-east-1"))
+            .credentials_provider(SharedCredentialsProvider::new(keys))
+            .build();
+        let at = S3Location::parse(&format!("s3://sluice/{name}")).expect("a bucket and a prefix");
+        Arc::new(S3Objects::connect(&at, &aws).expect("a client"))
     }
 
     /// A statement to ClickHouse; its rows.
