@@ -32,7 +32,7 @@ use crate::{
             EmbeddedQueue,
             seals::{LogSeals, Told},
         },
-        seals::{Lease, checkpoint},
+        seals::checkpoint,
         wal::Wal,
     },
     seal::view::AppliedView,
@@ -256,8 +256,8 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
 }
 
 impl Embedded {
-    /// Erasures end · deliveries end, tenants hand over · the last seal is applied · dead letters and stores have what they can ·
-    /// the log is closed.
+    /// Foreign queues are no longer read · erasures end · deliveries end, tenants hand over · the last seal is applied · dead letters and
+    /// stores have what they can · the log is closed.
     pub async fn stop(self, shutdown: &mut Shutdown) {
         let Self {
             eraser,

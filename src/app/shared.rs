@@ -43,6 +43,7 @@ use crate::{
         follow::{self, Progress},
         routed::Routed,
     },
+    sinks::{Authority, SealFollower, dead_letter::DeadLetters, routed::Routed},
     sources,
     tail::{Tail, TailSettings, fresh::Fresh},
 };
@@ -109,7 +110,7 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         tail: Some(tail.clone()),
     });
 
-    let (mut leader, mut partitions, mut foreign) = (None, Vec::new(), Foreign::default());
+    let (mut leader, mut partitions) = (None, Vec::new());
     if role.consumes() {
         let count = openers.len() as u32;
         for (seals, queue) in seals.into_iter().zip(openers) {
@@ -221,16 +222,16 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
 }
 
 impl Shared {
-    /// Retention and deletions go to another process · what was accepted is in the queue · partitions are sealed and given to others ·
-    /// nothing is read any more.
+    /// Foreign queues are no longer read · retention and deletions go to another process · what was accepted is in the queue · partitions
+    /// are sealed and given to others · nothing is read any more.
     pub async fn stop(self, shutdown: &mut Shutdown) {
+        shutdown.phase("sources", self.foreign.stop(), || "foreign queues".into()).await;
         if let Some(exports) = self.exports {
             shutdown.phase("exports", async move { exports.stop().await }, || "export jobs".into()).await;
         }
         if let Some(leader) = self.leader {
             shutdown.phase("lifecycle", leader.stop(), || "retention and deletions".into()).await;
         }
-        shutdown.phase("sources", self.foreign.stop(), || "foreign queues".into()).await;
         shutdown.phase("erasures", self.eraser.stop(), || "erasures".into()).await;
         self.producer.stop_accepting();
         shutdown
