@@ -227,7 +227,10 @@ fn a_copy_makes_the_store_say_what_the_log_of_record_says() {
     let copying = Copying::new(bench.search().clone(), Arc::new(bench.joined.embedded.clone()));
     let (mut told, mut at) = (0, Copied::default());
     while told == 0 || !at.is_done() {
-        at = bench.runtime.block_on(copying.copy_span(&scope("warm"), Copied { rows: 0, ..at })).expect("copies");
+        at = bench
+            .runtime
+            .block_on(copying.copy_span(&scope("warm"), Copied { rows: 0, ..at }))
+            .expect("copies");
         told += at.rows;
     }
     assert_eq!(told, model.rows.len() as u64);
