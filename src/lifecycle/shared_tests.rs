@@ -144,6 +144,7 @@ fn export_parts(reader: &Reader, catalog: &Catalog) -> export::Parts {
         objects: reader.reach.clone(),
         authority: Arc::new(reader.fresh()),
         catalog: catalog.clone(),
+        copying: None,
         compile: Arc::new(compile),
         room: None,
         clock: now_ms,

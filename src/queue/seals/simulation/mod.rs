@@ -78,6 +78,8 @@ pub enum Mistake {
     DecideBeforeErasureShows,
     /// The clocks of all processes are taken for one.
     NoSkew,
+    /// The memory of an owner is said to begin before it has read where it goes on.
+    MemoryBeginsEarly,
 }
 
 /// What a message holds.
@@ -504,6 +506,7 @@ fn every_planted_mistake_between_processes_is_found() {
         Mistake::ForgetOrders,
         Mistake::DecideBeforeErasureShows,
         Mistake::NoSkew,
+        Mistake::MemoryBeginsEarly,
     ];
     let mut missed = Vec::new();
     for mistake in mistakes {
