@@ -6,7 +6,7 @@ use std::{
 };
 
 /// (what must not appear, the only places where it may)
-const ONLY_IN: [(&str, &[&str]); 9] = [
+const ONLY_IN: [(&str, &[&str]); 10] = [
     ("aws_sdk_sqs", &["src/queue/sqs/", "src/queue/remote/aws.rs", "src/sources/"]),
     ("aws_sdk_kinesis", &["src/queue/kinesis/", "src/queue/remote/aws.rs"]),
     ("actix::", &["src/actors/"]),
