@@ -23,8 +23,8 @@ pub mod seal;
 pub mod search;
 pub mod shutdown;
 pub mod sinks;
-pub mod tail;
 pub mod sources;
+pub mod tail;
 pub mod telemetry;
 #[cfg(test)]
 pub mod testing;

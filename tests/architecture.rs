@@ -15,7 +15,7 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
     ("metrics::counter!", &["src/telemetry/metrics.rs"]),
     ("std::env::", &["src/config.rs", "src/config/", "src/cli/", "src/main.rs"]),
     ("memmap2::", &["src/fs/real.rs"]),
-    ("clickhouse::Client", &["src/sinks/clickhouse/"]),
+    ("use clickhouse::", &["src/sinks/clickhouse/"]),
 ];
 
 /// (folder, crate modules that it must not use)
