@@ -6,7 +6,7 @@ use std::{
 };
 
 /// (what must not appear, the only places where it may)
-const ONLY_IN: [(&str, &[&str]); 8] = [
+const ONLY_IN: [(&str, &[&str]); 9] = [
     ("aws_sdk_kinesis", &["src/queue/kinesis/", "src/queue/remote/aws.rs"]),
     ("actix::", &["src/actors/"]),
     ("axum::", &["src/http/"]),

@@ -10,6 +10,7 @@ pub mod entries;
 pub mod ingest;
 pub mod migrate;
 pub mod query;
+pub mod rebuild;
 pub mod search;
 pub mod serve;
 pub mod tail;
@@ -67,6 +68,8 @@ enum Command {
     Token(TokenArgs),
     /// Check the configuration and print what is in force
     CheckConfig,
+    /// Fill a store again from the log of record
+    Rebuild(RebuildArgs),
     /// Lay out ClickHouse and OpenSearch for this version
     Migrate,
     /// Read the whole store of a server that is not running, and say whether everything is there
@@ -314,6 +317,26 @@ impl LetterFilterArgs {
     }
 }
 
+/// Arguments of `sluice rebuild`.
+#[derive(Debug, Args)]
+pub struct RebuildArgs {
+    /// Which store
+    #[arg(long, value_enum)]
+    pub store: RebuiltStore,
+    /// Only this tenant's logs; may be repeated. Otherwise those of every tenant
+    #[arg(long, value_parser = tenant_id)]
+    pub tenant: Vec<TenantId>,
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// A store that can be filled again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RebuiltStore {
+    /// The search store
+    Opensearch,
+}
+
 /// Where the server is, and who asks.
 #[derive(Debug, Clone, Args)]
 pub struct ClientArgs {
@@ -377,6 +400,7 @@ fn run(cli: Cli) -> Result<Exit, AppError> {
         Command::Tail(args) => tail::run(&args, &settings(Sources::of_process())?),
         Command::DeadLetters(args) => deadletters::run(args, &settings(Sources::of_process())?),
         Command::Token(args) => token::run(args, &settings(Sources::of_process())?),
+        Command::Rebuild(args) => rebuild::run(&args, &settings(Sources::of_process())?),
         Command::Migrate => migrate::run(&settings(Sources::of_process())?),
         Command::VerifyStore => verify_store::run(&settings(Sources::of_process())?),
         Command::CheckConfig => check_config::run(&settings(Sources::of_process())?),

@@ -204,6 +204,7 @@ async fn perform(call: Call) -> Answer {
         Op::GetExport => export_jobs::get(call).await,
         Op::EndExport => export_jobs::end(call).await,
         Op::DownloadExport => export_jobs::download(call).await,
+        Op::RebuildSearch => export_jobs::rebuild(call).await,
         Op::GetLog => reads::get(call).await,
         Op::Stats => stats::stats(call).await,
         Op::Stream => stream::open(call).await,
@@ -233,7 +234,6 @@ async fn perform(call: Call) -> Answer {
         Op::SwaggerUi => Ok(docs::swagger_ui()),
         Op::ReDoc => Ok(docs::redoc()),
         Op::Asset => docs::asset(&call.id, &call.parts.headers),
-        Op::Unbuilt => Err(Problem::not_implemented(call.endpoint.summary)),
     }
 }
 

@@ -203,14 +203,6 @@ impl Problem {
         Self::new(Code::NotFound, "there is nothing at this address that this credential may see")
     }
 
-    /// 501 for a parameter, setting or endpoint that this version does not have yet.
-    pub fn not_implemented(what: impl std::fmt::Display) -> Self {
-        Self::new(
-            Code::NotImplemented,
-            format!("{what} is part of the contract, but this version does not have it yet"),
-        )
-    }
-
     /// 422 for parameters; at least one error.
     pub fn parameters(errors: Vec<FieldError>) -> Self {
         let code = match errors.as_slice() {

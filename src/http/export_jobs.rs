@@ -19,7 +19,7 @@ use crate::{
     auth::policy::{self, Action},
     lifecycle::{
         access_log::Event,
-        export::{Ended, ExportError, Exports, Job, ReadError, Request, Status},
+        export::{Ended, ExportError, Exports, Job, Kind, ReadError, Request, Status},
     },
     model::{
         filter::Filter,
@@ -48,7 +48,9 @@ struct Shown {
     /// The same, under the name that pipelines know.
     pipeline_id: Uuid,
     status: Status,
-    format: &'static str,
+    kind: Kind,
+    /// None for a job without a file.
+    format: Option<&'static str>,
     rows: u64,
     bytes: u64,
     progress: Option<f64>,
@@ -68,14 +70,15 @@ impl Shown {
             id: job.id,
             pipeline_id: job.id,
             status: job.status,
-            format: job.request.format.name(),
+            kind: job.kind,
+            format: (job.kind == Kind::Export).then(|| job.request.format.name()),
             rows: job.rows,
             bytes: job.bytes(),
             progress: job.progress(),
             as_of: job.as_of,
             created_at: rfc3339(job.created_at),
             expires_at: job.expires_at.map(rfc3339),
-            download_url: (job.status == Status::Done).then(|| format!("{}/download", address(job.id))),
+            download_url: (job.status == Status::Done && job.kind == Kind::Export).then(|| format!("{}/download", address(job.id))),
             error: job.error.clone(),
             degraded: job.degraded,
         }
@@ -133,11 +136,25 @@ pub async fn create(call: Call) -> Answer {
     let event = Event::change("sluice.export.create", "export", job.id.to_string()).text("log", reading.log.name());
     let event = event.text("format", form.format.name()).filters(recording::filters(&query));
     recording::changed(&app, &scope, &who, event).await;
-    let mut response = shown(&job);
+    Ok(accepted(&job))
+}
+
+/// `POST /logs/index/bulk`.
+pub async fn rebuild(call: Call) -> Answer {
+    let (caller, action) = call.caller()?;
+    let scope = unmasked(access::reading(&call.app, caller, action)?)?.scope;
+    let job = call.app.services.export_jobs.rebuild(&scope).await?;
+    let event = Event::change("sluice.search.rebuild", "export", job.id.to_string());
+    recording::changed(&call.app, &scope, &*call.who()?, event).await;
+    Ok(accepted(&job))
+}
+
+fn accepted(job: &Job) -> Response {
+    let mut response = shown(job);
     *response.status_mut() = StatusCode::ACCEPTED;
     let location = HeaderValue::from_str(&address(job.id)).expect("a UUID is visible ASCII");
     response.headers_mut().insert(header::LOCATION, location);
-    Ok(response)
+    response
 }
 
 /// `GET /logs/export/{id}`.
@@ -164,6 +181,9 @@ pub async fn end(call: Call) -> Answer {
 /// `GET /logs/export/{id}/download`.
 pub async fn download(call: Call) -> Answer {
     let (scope, job) = Named::of(&call)?.find(&call.app.services.export_jobs).await?;
+    if job.kind == Kind::Rebuild {
+        return Err(Problem::not_found()); // it has no file
+    }
     match job.status {
         Status::Done => {}
         Status::Queued | Status::Running => {

@@ -16,7 +16,7 @@ pub fn document() -> &'static [u8] {
 
 fn build() -> Value {
     let mut paths = Map::new();
-    for endpoint in ENDPOINTS.iter().filter(|e| !matches!(e.operation, Op::Unbuilt | Op::Asset)) {
+    for endpoint in ENDPOINTS.iter().filter(|e| e.operation != Op::Asset) {
         let methods = paths.entry(format!("{BASE}{}", endpoint.path)).or_insert_with(|| json!({}));
         methods[endpoint.verb.as_str().to_lowercase()] = operation(endpoint);
     }
@@ -78,12 +78,12 @@ fn tag(endpoint: &Endpoint) -> &'static str {
     match endpoint.operation {
         Op::PostLog | Op::PostBulk | Op::Cleanup => "write",
         Op::ListLogs | Op::SearchLogs | Op::GetLog | Op::Stats | Op::Stream => "read",
-        Op::Export | Op::ExportJson | Op::ExportCsv | Op::CreateExport | Op::GetExport | Op::EndExport | Op::DownloadExport => "export",
+        Op::Export | Op::ExportJson | Op::ExportCsv | Op::CreateExport | Op::GetExport | Op::EndExport | Op::DownloadExport | Op::RebuildSearch => "export",
         Op::ListTenants | Op::CreateTenant | Op::GetTenant | Op::UpdateTenant | Op::DeleteTenant | Op::Usage => "tenants",
         Op::ListKeys | Op::CreateKey | Op::RevokeKey | Op::ListUsers | Op::CreateUser | Op::RemoveUser | Op::Login => "credentials",
         Op::ListDeadLetters | Op::GetDeadLetter | Op::DeleteDeadLetter | Op::ReplayDeadLetter => "dead letters",
         Op::HealthReport | Op::HealthLive | Op::HealthReady => "health",
-        Op::OpenApi | Op::Board | Op::SwaggerUi | Op::ReDoc | Op::Asset | Op::Unbuilt => "documentation",
+        Op::OpenApi | Op::Board | Op::SwaggerUi | Op::ReDoc | Op::Asset => "documentation",
     }
 }
 
@@ -203,7 +203,7 @@ fn responses(endpoint: &Endpoint) -> Value {
             "201": of("All accepted", "BulkResult"), "202": of("Durable, not yet stored", "BulkResult"), "207": of("Some accepted", "BulkResult"),
         }),
         Op::Export | Op::ExportJson | Op::ExportCsv => json!({"200": export(endpoint.operation)}),
-        Op::CreateExport => json!({"202": of("The job; `Location` is its address", "Export")}),
+        Op::CreateExport | Op::RebuildSearch => json!({"202": of("The job; `Location` is its address", "Export")}),
         Op::GetExport => json!({"200": of("The job", "Export"), "404": problem()}),
         Op::EndExport => json!({"200": of("It is cancelled", "Export"), "204": {"description": "It was over and is deleted"}, "404": problem()}),
         Op::DownloadExport => {
@@ -249,13 +249,13 @@ fn responses(endpoint: &Endpoint) -> Value {
         Op::HealthReport | Op::HealthLive | Op::HealthReady => json!({"200": of("It works", "Health"), "503": of("It does not", "Health")}),
         Op::OpenApi => json!({"200": {"description": "OpenAPI 3.1", "content": {"application/json": {}}}}),
         Op::Board | Op::SwaggerUi | Op::ReDoc | Op::Asset => json!({"200": {"description": "A page", "content": {"text/html": {}}}}),
-        Op::Unbuilt => json!({}),
     };
     let also: &[&str] = match endpoint.operation {
         Op::PostLog | Op::PostBulk => &["401", "403", "413", "415", "422", "429", "503", "504"],
         Op::ListLogs | Op::Stats => &["401", "403", "422", "501", "503", "504"],
         Op::SearchLogs => &["401", "403", "413", "415", "422", "429", "501", "503", "504"],
         Op::CreateExport => &["401", "403", "413", "415", "422", "429", "501", "503", "504"],
+        Op::RebuildSearch => &["401", "403", "422", "429", "503"],
         Op::GetExport | Op::EndExport => &["401", "403", "422", "503"],
         Op::DownloadExport => &["401", "403", "422", "429", "503"],
         Op::Export | Op::ExportJson | Op::ExportCsv => &["401", "403", "422", "429", "501", "503", "504"],
@@ -393,7 +393,8 @@ fn schemas() -> Value {
         },
         "Export": {"type": "object", "required": ["id", "pipeline_id", "status", "format", "rows", "bytes", "as_of", "created_at"], "properties": {
             "id": uuid(), "pipeline_id": uuid(), "status": {"type": "string", "enum": ["queued", "running", "done", "failed", "cancelled"]},
-            "format": {"type": "string", "enum": ["json", "ndjson", "csv"]}, "rows": count(), "bytes": count(),
+            "kind": {"type": "string", "enum": ["export", "rebuild"], "description": "What the job does: `rebuild` copies to the search store, and has no file"},
+            "format": {"type": ["string", "null"], "enum": ["json", "ndjson", "csv", null]}, "rows": count(), "bytes": count(),
             "progress": {"type": ["number", "null"], "minimum": 0, "maximum": 1, "description": "The part that is done; null while that is not known"},
             "as_of": {"type": "integer", "minimum": 0, "description": "Only entries up to this sequence are in it"}, "created_at": time(),
             "expires_at": {"type": ["string", "null"], "format": "date-time", "description": "When it is deleted; null until it is over"},

@@ -1,7 +1,6 @@
 //! The one table of endpoints: it feeds the router, the policy check and the OpenAPI document, so that they cannot drift.
 //!
-//! Everything of the contract is here, also what this version does not have yet ([`Operation::Unbuilt`]: 501, so that
-//! nothing is silently ignored). What is not here is 404; a known path with another method is 405 with `Allow`.
+//! Everything of the contract is here. What is not here is 404; a known path with another method is 405 with `Allow`.
 
 use crate::auth::policy::Action;
 use Access::{May, Open};
@@ -61,6 +60,7 @@ pub enum Operation {
     GetExport,
     EndExport,
     DownloadExport,
+    RebuildSearch,
     GetLog,
     Stats,
     Stream,
@@ -90,8 +90,6 @@ pub enum Operation {
     SwaggerUi,
     ReDoc,
     Asset,
-    /// Of the contract, not of this version.
-    Unbuilt,
 }
 
 /// One endpoint.
@@ -360,13 +358,6 @@ const fn public(path: &'static str, operation: Op, summary: &'static str) -> End
     }
 }
 
-const fn later(verb: Verb, path: &'static str, access: Access, summary: &'static str) -> Endpoint {
-    Endpoint {
-        params: None,
-        ..end(verb, path, access, Op::Unbuilt, &[], summary)
-    }
-}
-
 /// The table.
 pub const ENDPOINTS: &[Endpoint] = &[
     end(Post, "/logs", May(Action::WriteEntries), Op::PostLog, &[WAIT_STORED], "Write one entry"),
@@ -418,6 +409,14 @@ pub const ENDPOINTS: &[Endpoint] = &[
         Op::CreateExport,
         &[FILTERS, EXPORT, FORMAT],
         "Every match as a file, made in the background; the parameters may stand in a JSON object",
+    ),
+    end(
+        Post,
+        "/logs/index/bulk",
+        May(Action::Erase),
+        Op::RebuildSearch,
+        &[],
+        "Copy the tenant's logs from the log of record to the search store, in the background; the job is one of /logs/export/{id}",
     ),
     end(Get, "/logs/export/{id}", May(Action::Export), Op::GetExport, &[], "Where an export job stands"),
     end(
@@ -586,8 +585,6 @@ pub const ENDPOINTS: &[Endpoint] = &[
     public("/docs", Op::SwaggerUi, "Swagger UI"),
     public("/redoc", Op::ReDoc, "ReDoc"),
     public("/docs/assets/{file}", Op::Asset, "Scripts and styles of the documentation pages"),
-    // Of the contract, not of this version.
-    later(Post, "/logs/index/bulk", May(Action::Erase), "rebuilding the search store"),
 ];
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use super::{
     retry::{Backoff, BackoffSettings, Breaker, Remedy},
 };
 use crate::{
+    model::tenant::TenantScope,
     queue::{
         Found, SealReader,
         seals::{CursorStore, cursor::pin},
@@ -84,6 +85,31 @@ pub trait Rebuild: Send + Sync + 'static {
     /// Copies every row that the authority has of the tenants of the partition, at least as of now; `progress` hears how it goes.
     /// Repeating it is harmless.
     fn copy<'a>(&'a self, partition: u32, progress: &'a (dyn Fn(Progress) + Send + Sync)) -> BoxFuture<'a, Result<(), StoreError>>;
+}
+
+/// Where the copy of one log is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Copied {
+    /// Rows of the authority that were written.
+    pub rows: u64,
+    /// The copy goes on behind this number.
+    pub upto: u64,
+    /// The authority's head when it was last asked.
+    pub head: u64,
+}
+
+impl Copied {
+    /// Whether everything is copied that there was when it was last looked.
+    pub fn is_done(&self) -> bool {
+        self.upto >= self.head
+    }
+}
+
+/// Copies one log from the authority to the search store, span by span: what `POST /logs/index/bulk` does.
+pub trait CopyLog: Send + Sync + 'static {
+    /// Copies the next span behind `from`, so that it can be found. Repeating it is harmless; dropping the future leaves the span to be
+    /// repeated.
+    fn copy_span(&self, scope: &TenantScope, from: Copied) -> BoxFuture<'static, Result<Copied, StoreError>>;
 }
 
 /// How far a rebuild is.

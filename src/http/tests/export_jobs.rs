@@ -233,3 +233,29 @@ async fn a_job_is_seen_by_auditors_and_admins_of_its_tenant_alone() {
     }
     assert_eq!(bench.fetch(&state, &[]).await.status, 200, "and it is still there");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_of_the_search_store_is_a_job_without_a_file() {
+    let bench = filled(3).await;
+    let path = "/api/v1/logs/index/bulk";
+    bench.call("POST", path, &auditor("acme"), "").await.problem(403, "forbidden");
+    let got = bench.call("POST", path, &token(Some("acme"), "admin"), "").await;
+    let job = got.json();
+    assert_eq!(
+        (got.status.as_u16(), &job["kind"], &job["format"]),
+        (202, &json!("rebuild"), &Value::Null),
+        "{job}"
+    );
+    let state = bench.over(&job).await;
+    assert_eq!(
+        (&state["status"], &state["progress"], &state["download_url"]),
+        (&json!("done"), &json!(1.0), &Value::Null),
+        "{state}"
+    );
+    let file = format!("{EXPORTS}/{}/download", job["id"].as_str().expect("an id"));
+    bench.call("GET", &file, &auditor("acme"), "").await.problem(404, "not_found");
+    bench
+        .call("GET", &format!("{EXPORTS}/{}", job["id"].as_str().expect("an id")), &auditor("globex"), "")
+        .await
+        .problem(404, "not_found");
+}

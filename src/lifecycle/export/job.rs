@@ -41,6 +41,18 @@ impl Status {
     }
 }
 
+/// What a job does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// It makes a file.
+    #[default]
+    Export,
+    /// It copies the tenant's logs from the log of record to the search store. It has no chunks; `place` is the number of the log, 0 or 1, and
+    /// how far that is copied.
+    Rebuild,
+}
+
 /// What is to be exported, in the words of the HTTP contract: those stay readable by every later version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
@@ -69,6 +81,9 @@ pub struct Job {
     pub id: Uuid,
     /// Whose entries it exports, and who may see it.
     pub tenant: TenantId,
+    /// What it does; jobs of older versions make files.
+    #[serde(default)]
+    pub kind: Kind,
     /// Where it stands.
     pub status: Status,
     /// What is asked for.
@@ -107,6 +122,7 @@ impl Job {
             version: VERSION,
             id: Uuid::now_v7(),
             tenant,
+            kind: Kind::Export,
             status: Status::Queued,
             request,
             as_of,
@@ -120,6 +136,19 @@ impl Job {
             place: None,
             error: None,
             degraded: false,
+        }
+    }
+
+    /// A job that copies the tenant's logs to the search store.
+    pub fn rebuild(tenant: TenantId, now: i64) -> Self {
+        let request = Request {
+            format: Format::Ndjson,
+            csv_safe: false,
+            query: Vec::new(),
+        };
+        Self {
+            kind: Kind::Rebuild,
+            ..Self::new(tenant, request, 0, now)
         }
     }
 

@@ -25,6 +25,7 @@ mod chunk;
 mod job;
 mod purge;
 mod queue;
+mod rebuild;
 mod run;
 mod shared;
 mod turn;
@@ -34,7 +35,7 @@ mod tests;
 
 pub use self::{
     chunk::ReadError,
-    job::{Job, Request, Status},
+    job::{Job, Kind, Request, Status},
     shared::LEASE,
 };
 
@@ -48,7 +49,7 @@ use crate::{
     },
     objects::{ObjectError, Objects, Precondition},
     queue::seals::Lease,
-    sinks::{Authority, Sort},
+    sinks::{Authority, Sort, follow::CopyLog},
 };
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
@@ -56,7 +57,7 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
     ops::Range,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 use tokio::sync::Notify;
@@ -164,6 +165,8 @@ pub enum Ended {
 pub struct Exports(Arc<Inner>);
 
 struct Inner {
+    /// Copies logs to the search store, where that is a store of its own.
+    copying: OnceLock<Arc<dyn CopyLog>>,
     /// What this process is called in records.
     me: Uuid,
     /// Other processes make, change and do jobs too; what is in `state` is then true for whom holds the lease alone.
@@ -226,8 +229,24 @@ impl Exports {
     /// Makes a job for a request that [`Compile`] has understood; it is durable when this returns. Once polled it happens
     /// whole or not at all, also when it is dropped.
     pub async fn create(&self, scope: &TenantScope, request: Request, as_of: u64) -> Result<Job, ExportError> {
-        let (inner, tenant) = (self.0.clone(), scope.tenant().clone());
-        let work = tokio::spawn(async move { inner.create(tenant, request, as_of).await });
+        let job = Job::new(scope.tenant().clone(), request, as_of, (self.0.parts.clock)());
+        self.make(job).await
+    }
+
+    /// The search store is a store of its own, and is copied to like this: told once, before the first job.
+    pub fn rebuild_with(&self, copying: Arc<dyn CopyLog>) {
+        let _ = self.0.copying.set(copying); // the first one stays
+    }
+
+    /// Makes a job that copies the tenant's logs to the search store, as [`Exports::create`] does. Where the log of record is the search
+    /// store the job has nothing to do.
+    pub async fn rebuild(&self, scope: &TenantScope) -> Result<Job, ExportError> {
+        self.make(Job::rebuild(scope.tenant().clone(), (self.0.parts.clock)())).await
+    }
+
+    async fn make(&self, job: Job) -> Result<Job, ExportError> {
+        let inner = self.0.clone();
+        let work = tokio::spawn(async move { inner.create(job).await });
         work.await
             .unwrap_or_else(|e| Err(ObjectError::Io(format!("the work was not done: {e}").into()).into()))
     }
@@ -276,6 +295,7 @@ impl Exports {
 impl Inner {
     fn new(parts: Parts, settings: ExportSettings, shared: bool) -> Arc<Self> {
         Arc::new(Self {
+            copying: OnceLock::new(),
             me: Uuid::new_v4(),
             shared,
             parts,
@@ -307,9 +327,9 @@ impl Inner {
         }
     }
 
-    async fn create(&self, tenant: TenantId, request: Request, as_of: u64) -> Result<Job, ExportError> {
+    async fn create(&self, job: Job) -> Result<Job, ExportError> {
         self.check_room()?;
-        let job = Job::new(tenant.clone(), request, as_of, (self.parts.clock)());
+        let tenant = job.tenant.clone();
         if self.shared {
             return shared::create(self, job).await;
         }

@@ -2,7 +2,8 @@
 
 use super::{
     ExportError, Inner, chunk,
-    job::{self, Job, Status},
+    job::{self, Job, Kind, Status},
+    rebuild,
 };
 use crate::{
     export::{Encoder, Source},
@@ -77,6 +78,9 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, id: uuid::Uuid, stop: &Can
     if inner.shared && job.owner.is_some_and(|owner| owner != inner.me) {
         return Ok(Step::Theirs);
     }
+    if job.kind == Kind::Rebuild {
+        return rebuild::turn(inner, scope, job, version, stop).await;
+    }
     inner.check_room()?;
     // What it reads may be the other log of the tenant that it belongs to.
     let read = TenantScope::new(job.request.log().of(scope.tenant()));
@@ -116,7 +120,7 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, id: uuid::Uuid, stop: &Can
 }
 
 /// Reading, which ends early when it is told to. Writing does not.
-async fn unless<T>(stop: &CancellationToken, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
+pub async fn unless<T>(stop: &CancellationToken, work: impl Future<Output = Result<T, Fault>>) -> Result<T, Fault> {
     tokio::select! {
         biased;
         () = stop.cancelled() => Err(Fault::Stopped),
@@ -186,7 +190,7 @@ async fn count(inner: &Inner, scope: &TenantScope, filter: &Filter, as_of: u64) 
 }
 
 /// Replaces the record; `None` if it is not the one that was read any more.
-async fn record(inner: &Inner, job: &Job, version: Version) -> Result<Option<Version>, Fault> {
+pub async fn record(inner: &Inner, job: &Job, version: Version) -> Result<Option<Version>, Fault> {
     match job::write(&*inner.parts.objects, job, Precondition::Version(version)).await {
         Ok(version) => Ok(Some(version)),
         Err(ExportError::Objects(ObjectError::Conflict)) => Ok(None),

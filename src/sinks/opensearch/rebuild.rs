@@ -17,8 +17,12 @@ use crate::{
         filter::Filter,
         tenant::{TenantId, TenantScope},
     },
-    sinks::{Authority, StoreError, follow::Progress},
+    sinks::{
+        Authority, StoreError,
+        follow::{Copied, CopyLog, Progress},
+    },
 };
+use futures_util::future::BoxFuture;
 use opensearch::http::Method;
 use serde_json::json;
 use std::{collections::BTreeSet, sync::Arc};
@@ -27,21 +31,24 @@ use tokio::time::Instant;
 /// Rows that are asked of the authority at once.
 const ROWS: usize = 1_000;
 
-/// Where a copy is: rows written so far, and the number up to which the log was gone through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Copied {
-    /// Rows of the authority that were written.
-    pub rows: u64,
-    /// The copy goes on behind this number.
-    pub upto: u64,
-    /// The authority's head when it was last asked.
-    pub head: u64,
+/// The way from the authority to the store.
+#[derive(Clone)]
+pub struct Copying {
+    store: OpenSearch,
+    authority: Arc<dyn Authority>,
 }
 
-impl Copied {
-    /// Whether everything is copied that there was when it was last looked.
-    pub fn is_done(&self) -> bool {
-        self.upto >= self.head
+impl Copying {
+    /// Copies from one to the other.
+    pub fn new(store: OpenSearch, authority: Arc<dyn Authority>) -> Self {
+        Self { store, authority }
+    }
+}
+
+impl CopyLog for Copying {
+    fn copy_span(&self, scope: &TenantScope, from: Copied) -> BoxFuture<'static, Result<Copied, StoreError>> {
+        let (own, scope) = (self.clone(), scope.clone());
+        Box::pin(async move { own.store.copy_span(&*own.authority, &scope, from).await })
     }
 }
 

@@ -4,7 +4,10 @@ use super::*;
 use crate::{
     queue::{Found, SealReadError, SealReader, seals::CursorStore},
     seal::erasure::ErasureKind,
-    sinks::follow::{FollowParts, FollowSettings, Following, Phase, Progress, Rebuild},
+    sinks::{
+        follow::{Copied, CopyLog, FollowParts, FollowSettings, Following, Phase, Progress, Rebuild},
+        opensearch::rebuild::Copying,
+    },
 };
 
 /// A log in memory.
@@ -221,10 +224,15 @@ fn a_copy_makes_the_store_say_what_the_log_of_record_says() {
             json!({ "actions": [{ "add": { "index": format!("{prefix}-logs-1999.01"), "alias": format!("{prefix}-logs") } }] }),
         )
         .expect("adds");
-    let mut told = 0;
-    let warm = tenant("warm");
-    let copied = bench.search().copy_log(&bench.joined.embedded, &warm, |rows| told += rows);
-    bench.runtime.block_on(copied).expect("copies");
+    let copying = Copying::new(bench.search().clone(), Arc::new(bench.joined.embedded.clone()));
+    let (mut told, mut at) = (0, Copied::default());
+    while told == 0 || !at.is_done() {
+        at = bench
+            .runtime
+            .block_on(copying.copy_span(&scope("warm"), Copied { rows: 0, ..at }))
+            .expect("copies");
+        told += at.rows;
+    }
     assert_eq!(told, model.rows.len() as u64);
     equal(&bench, &sequencer);
     let count = bench.raw(
