@@ -6,7 +6,8 @@ use std::{
 };
 
 /// (what must not appear, the only places where it may)
-const ONLY_IN: [(&str, &[&str]); 9] = [
+const ONLY_IN: [(&str, &[&str]); 12] = [
+    ("aws_sdk_sqs", &["src/queue/sqs/", "src/queue/remote/aws.rs", "src/sources/"]),
     ("aws_sdk_kinesis", &["src/queue/kinesis/", "src/queue/remote/aws.rs"]),
     ("actix::", &["src/actors/"]),
     ("axum::", &["src/http/"]),
@@ -16,6 +17,8 @@ const ONLY_IN: [(&str, &[&str]); 9] = [
     ("std::env::", &["src/config.rs", "src/config/", "src/cli/", "src/main.rs"]),
     ("memmap2::", &["src/fs/real.rs"]),
     ("clickhouse::Client", &["src/sinks/clickhouse/"]),
+    ("opensearch::http", &["src/sinks/opensearch/"]),
+    ("use clickhouse::", &["src/sinks/clickhouse/"]),
 ];
 
 /// (folder, crate modules that it must not use)

@@ -148,13 +148,14 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
     };
     let told: Vec<_> = view.into_iter().chain(beside.as_ref().map(|beside| beside.view.clone())).collect();
     let (mut sealed, mut producer): (Arc<dyn SealLog>, Arc<dyn Producer>) = (Arc::new(queue.clone()), Arc::new(queue.clone()));
-    let (mut routed, mut trimmable, mut follows) = (authority.clone(), follower.trimmable(), None);
+    let (mut routed, mut trimmable, mut follows, mut copying) = (authority.clone(), follower.trimmable(), None, None);
     if !told.is_empty() {
         let tell: Told = Box::new(move |seal, crc| told.iter().for_each(|view| view.fold(seal, crc)));
         let seals = LogSeals::new(queue.clone(), std::mem::take(&mut log.places), log.floor, log.sequencer.state.n, tell);
         sealed = Arc::new(seals.clone());
         if let Some(beside) = beside {
             routed = Arc::new(Routed::new(authority.clone(), beside.search.store.clone()));
+            copying = Some((beside.search.copying)(authority.clone()));
             producer = Arc::new(Searchable {
                 queue: queue.clone(),
                 seals: seals.clone(),
@@ -180,7 +181,7 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
     let eraser = Eraser::new(Arc::new(decider.clone()), authority.clone(), &pending);
     let actors = Actors::start(&settings::actors(settings), deliveries, Arc::new(queue.clone()), Arc::new(decider));
 
-    let export_jobs = front::export_jobs(&base, routed.clone())?;
+    let export_jobs = front::export_jobs(&base, routed.clone(), copying)?;
     let deletion = deletion::Parts {
         catalog: catalog.clone(),
         eraser: eraser.clone(),

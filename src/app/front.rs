@@ -16,7 +16,7 @@ use crate::{
     model::time::now_ms,
     queue::{Producer, seals::Lease, wal::reserve},
     shutdown::Shutdown,
-    sinks::{Authority, dead_letter::DeadLetters},
+    sinks::{Authority, dead_letter::DeadLetters, follow::CopyLog},
     telemetry,
 };
 use std::{net::SocketAddr, sync::Arc};
@@ -166,17 +166,21 @@ pub fn feed(authority: Arc<dyn Authority>, settings: &Settings) -> FeedHandle {
 }
 
 /// The export jobs of a process alone.
-pub fn export_jobs(base: &Base<'_>, authority: Arc<dyn Authority>) -> Result<Exports, AppError> {
-    Ok(Exports::start(export_parts(base, authority)?, settings::exports(base.settings)))
+pub fn export_jobs(base: &Base<'_>, authority: Arc<dyn Authority>, copying: Option<Arc<dyn CopyLog>>) -> Result<Exports, AppError> {
+    Ok(Exports::start(export_parts(base, authority, copying)?, settings::exports(base.settings)))
 }
 
 /// The export jobs of a deployment: whoever holds the lease does them.
-pub fn shared_export_jobs(base: &Base<'_>, authority: Arc<dyn Authority>, lease: Lease) -> Result<Exports, AppError> {
-    Ok(Exports::shared(export_parts(base, authority)?, settings::exports(base.settings), lease))
+pub fn shared_export_jobs(base: &Base<'_>, authority: Arc<dyn Authority>, copying: Arc<dyn CopyLog>, lease: Lease) -> Result<Exports, AppError> {
+    Ok(Exports::shared(
+        export_parts(base, authority, Some(copying))?,
+        settings::exports(base.settings),
+        lease,
+    ))
 }
 
 /// Exports stop well above the reserve, where the intake stops: exports alone never bring it there.
-fn export_parts(base: &Base<'_>, authority: Arc<dyn Authority>) -> Result<export::Parts, AppError> {
+fn export_parts(base: &Base<'_>, authority: Arc<dyn Authority>, copying: Option<Arc<dyn CopyLog>>) -> Result<export::Parts, AppError> {
     let room = match &base.settings.engines.objects {
         ObjectsChoice::S3 { .. } => None,
         ObjectsChoice::Folder(dir) => {
@@ -196,6 +200,7 @@ fn export_parts(base: &Base<'_>, authority: Arc<dyn Authority>) -> Result<export
         objects: base.objects.clone(),
         authority,
         catalog: base.catalog.clone(),
+        copying,
         compile: Arc::new(http::compile_export),
         room,
         clock: now_ms,

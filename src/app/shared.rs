@@ -95,7 +95,12 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
     let dead_letters = DeadLetters::shared(base.objects.clone(), 0);
     let me = format!("{} {}", super::address(&base.listeners[0])?, std::process::id());
     let lease = |name: &str| Lease::new(base.objects.clone(), name, settings.seal.lease, me.clone()).map_err(AppError::failed);
-    let export_jobs = front::shared_export_jobs(&base, authority.clone(), lease(crate::lifecycle::export::LEASE)?)?;
+    let export_jobs = front::shared_export_jobs(
+        &base,
+        authority.clone(),
+        (search.copying)(record.clone()),
+        lease(crate::lifecycle::export::LEASE)?,
+    )?;
     let deletions = Deletions::shared(deletion::Parts {
         catalog: base.catalog.clone(),
         eraser: eraser.clone(),

@@ -17,7 +17,7 @@ use crate::{
     seal::{DecidedSeal, view::SealView},
     sinks::{
         Authority, Follower, SealFollower, SearchStore, StoreError,
-        follow::{Progress, Rebuild},
+        follow::{CopyLog, Progress, Rebuild},
         retry::Remedy,
     },
 };
@@ -67,12 +67,16 @@ pub struct Search {
     pub follower: Arc<dyn Follower>,
     /// Fills it from an authority.
     pub copy: Copy,
+    /// Copies one log, span by span.
+    pub copying: MakeCopying,
     probe: Probe,
 }
 
 /// Copies logs from an authority into the search store, and says how far it is.
 pub type Copy =
     Arc<dyn for<'a> Fn(Arc<dyn Authority>, Vec<TenantId>, &'a (dyn Fn(Progress) + Send + Sync)) -> BoxFuture<'a, Result<(), StoreError>> + Send + Sync>;
+/// The way of one log from an authority to the search store.
+pub type MakeCopying = Arc<dyn Fn(Arc<dyn Authority>) -> Arc<dyn CopyLog> + Send + Sync>;
 /// Asks for the last seal that the authority has of a partition.
 pub type Has = Arc<dyn Fn() -> BoxFuture<'static, Result<u64, Arc<str>>> + Send + Sync>;
 
@@ -247,9 +251,9 @@ pub fn opensearch_settings(settings: &Settings, opensearch: &OpenSearchSettings,
 
 #[cfg(feature = "opensearch")]
 fn opensearch(settings: &Settings, opensearch: &OpenSearchSettings, passwords: &Passwords, view: Arc<dyn SealView>) -> Result<Search, AppError> {
-    use crate::sinks::opensearch::OpenSearch;
+    use crate::sinks::opensearch::{OpenSearch, rebuild::Copying};
     let store = OpenSearch::connect(opensearch_settings(settings, opensearch, passwords), view).map_err(AppError::failed)?;
-    let (asked, filled) = (store.clone(), store.clone());
+    let (asked, filled, copied_to) = (store.clone(), store.clone(), store.clone());
     let probe: Probe = Arc::new(move || {
         let asked = asked.clone();
         Box::pin(async move {
@@ -266,6 +270,7 @@ fn opensearch(settings: &Settings, opensearch: &OpenSearchSettings, passwords: &
             let store = filled.clone();
             Box::pin(async move { store.copy_logs(&*authority, &logs, progress).await })
         }),
+        copying: Arc::new(move |authority| Arc::new(Copying::new(copied_to.clone(), authority))),
         probe,
     })
 }

@@ -380,6 +380,7 @@ async fn deletion_parts(place: &Arc<Place>, disk: &SimFs) -> deletion::Parts {
         objects: objects.clone(),
         authority: place.clone(),
         catalog: catalog.clone(),
+        copying: None,
         compile: Arc::new(|_| Err("nothing is exported".to_owned())),
         room: None,
         clock: || 0,

@@ -155,7 +155,11 @@ impl Source {
         let (name, queue, feed): (String, String, Arc<dyn Feed>) = match &settings.kind {
             #[cfg(feature = "sqs")]
             SourceKind::Sqs { url } => {
-                let failed = |why| SourceError { source_name: url.clone(), why };
+                let failed = |(lasting, why)| SourceError {
+                    source_name: url.clone(),
+                    why,
+                    lasting,
+                };
                 let feed = sqs::SqsFeed::open(config, url).await.map_err(failed)?;
                 (url.clone(), sqs::name_of(url), Arc::new(feed))
             }

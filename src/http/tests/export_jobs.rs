@@ -188,6 +188,7 @@ impl Bench {
             objects: Arc::new(objects),
             authority: self.shelf.clone(),
             catalog: self.services.catalog.clone(),
+            copying: None,
             compile: Arc::new(crate::http::compile_export),
             room: None,
             clock: now_ms,

@@ -478,6 +478,7 @@ impl Bench {
             objects: objects.clone(),
             authority: shelf.clone(),
             catalog: catalog.clone(),
+            copying: None,
             compile: Arc::new(crate::http::compile_export),
             room: None,
             clock: now_ms,

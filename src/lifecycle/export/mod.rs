@@ -57,7 +57,7 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
     ops::Range,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::sync::Notify;
@@ -79,6 +79,8 @@ pub struct Parts {
     pub authority: Arc<dyn Authority>,
     /// The tenants whose jobs are taken up again at a start.
     pub catalog: Catalog,
+    /// Copies logs to the search store, where that is a store of its own.
+    pub copying: Option<Arc<dyn CopyLog>>,
     /// How requests are read.
     pub compile: Compile,
     /// The volume of the objects; `None` where they are not on one.
@@ -165,8 +167,6 @@ pub enum Ended {
 pub struct Exports(Arc<Inner>);
 
 struct Inner {
-    /// Copies logs to the search store, where that is a store of its own.
-    copying: OnceLock<Arc<dyn CopyLog>>,
     /// What this process is called in records.
     me: Uuid,
     /// Other processes make, change and do jobs too; what is in `state` is then true for whom holds the lease alone.
@@ -233,11 +233,6 @@ impl Exports {
         self.make(job).await
     }
 
-    /// The search store is a store of its own, and is copied to like this: told once, before the first job.
-    pub fn rebuild_with(&self, copying: Arc<dyn CopyLog>) {
-        let _ = self.0.copying.set(copying); // the first one stays
-    }
-
     /// Makes a job that copies the tenant's logs to the search store, as [`Exports::create`] does. Where the log of record is the search
     /// store the job has nothing to do.
     pub async fn rebuild(&self, scope: &TenantScope) -> Result<Job, ExportError> {
@@ -295,7 +290,6 @@ impl Exports {
 impl Inner {
     fn new(parts: Parts, settings: ExportSettings, shared: bool) -> Arc<Self> {
         Arc::new(Self {
-            copying: OnceLock::new(),
             me: Uuid::new_v4(),
             shared,
             parts,

@@ -33,7 +33,7 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, mut job: Job, mut version:
     }
     let (mut log, mut upto) = job.place.map_or((0, 0), |(log, upto)| (usize::try_from(log).unwrap_or(LOGS.len()), upto));
     let began = Instant::now();
-    while let (Some(copying), Some(which)) = (inner.copying.get(), LOGS.get(log)) {
+    while let (Some(copying), Some(which)) = (&inner.parts.copying, LOGS.get(log)) {
         let read = TenantScope::new(which.of(scope.tenant()));
         let from = Copied { upto, ..Copied::default() };
         let copied = unless(stop, async { Ok(copying.copy_span(&read, from).await?) }).await?;
@@ -46,7 +46,7 @@ pub async fn turn(inner: &Inner, scope: &TenantScope, mut job: Job, mut version:
             break;
         }
     }
-    let ended = inner.copying.get().is_none() || log >= LOGS.len();
+    let ended = inner.parts.copying.is_none() || log >= LOGS.len();
     job.place = Some((log as i64, upto));
     if ended {
         (job.status, job.expires_at) = (Status::Done, Some(inner.expiry()));

@@ -83,6 +83,7 @@ impl Bench {
             objects,
             authority: Arc::new(store.clone()),
             catalog,
+            copying: None,
             compile: Arc::new(compile),
             room: None,
             clock: || NOW,
@@ -195,7 +196,7 @@ async fn every_range_is_that_part_of_the_whole() {
     (bench.settings.chunk_bytes, bench.settings.portion) = (400 << 10, 8_192); // blocks of 256 KiB, a full and a short one
     let inner = bench.by_hand();
     let made = inner
-        .create(scope("acme").tenant().clone(), request(Format::Json, &[]), bench.head("acme"))
+        .create(Job::new(scope("acme").tenant().clone(), request(Format::Json, &[]), bench.head("acme"), NOW))
         .await
         .expect("made");
     let job = give_turns(&inner, "acme", made.id).await.expect("done");
@@ -233,7 +234,7 @@ async fn power_may_go_at_any_moment_and_the_export_is_the_same_to_the_byte() {
         let bench = Bench::on(bench.store.clone(), SimFs::new()).await;
         let before = bench.by_hand();
         let made = before
-            .create(scope("acme").tenant().clone(), request.clone(), bench.head("acme"))
+            .create(Job::new(scope("acme").tenant().clone(), request.clone(), bench.head("acme"), NOW))
             .await
             .expect("made");
         bench.disk.power_off_after(operations);
@@ -271,7 +272,7 @@ async fn a_stop_ends_a_job_at_a_chunk_and_the_next_start_goes_on_there() {
     let request = request(Format::Csv, &[]);
     let inner = bench.by_hand();
     let made = inner
-        .create(scope("acme").tenant().clone(), request.clone(), bench.head("acme"))
+        .create(Job::new(scope("acme").tenant().clone(), request.clone(), bench.head("acme"), NOW))
         .await
         .expect("made");
     for _ in 0..3 {
@@ -383,7 +384,7 @@ async fn a_job_holds_what_was_there_when_it_was_asked_for() {
     let as_of = bench.head("acme") / 2; // the others came later
     for query in [&[][..], &[("sort", "sequence:asc")]] {
         let made = inner
-            .create(scope("acme").tenant().clone(), request(Format::Ndjson, query), as_of)
+            .create(Job::new(scope("acme").tenant().clone(), request(Format::Ndjson, query), as_of, NOW))
             .await
             .expect("made");
         let job = give_turns(&inner, "acme", made.id).await.expect("done");
@@ -398,7 +399,10 @@ async fn a_job_that_goes_on_without_a_damaged_part_says_so() {
     bench.settings.portion = 500;
     let (inner, acme) = (bench.by_hand(), scope("acme"));
     let request = request(Format::Ndjson, &[("sort", "sequence:desc")]);
-    let made = inner.create(acme.tenant().clone(), request, bench.head("acme")).await.expect("made");
+    let made = inner
+        .create(Job::new(acme.tenant().clone(), request, bench.head("acme"), NOW))
+        .await
+        .expect("made");
     let record = async || job::read(&*bench.parts.objects, acme.tenant(), made.id).await.expect("read").expect("there").0;
     // The newest entries are in memory: the first turn does without the damaged part.
     assert!(matches!(turn(&inner, &acme, made.id, &CancellationToken::new()).await, Ok(Step::More)));
@@ -509,7 +513,7 @@ async fn a_flipped_bit_is_never_given_out() {
     let bench = Bench::new(100).await;
     let inner = bench.by_hand();
     let made = inner
-        .create(scope("acme").tenant().clone(), request(Format::Csv, &[]), bench.head("acme"))
+        .create(Job::new(scope("acme").tenant().clone(), request(Format::Csv, &[]), bench.head("acme"), NOW))
         .await
         .expect("made");
     let job = give_turns(&inner, "acme", made.id).await.expect("done");
@@ -517,7 +521,7 @@ async fn a_flipped_bit_is_never_given_out() {
         .disk
         .paths()
         .into_iter()
-        .find(|p| p.to_string_lossy().ends_with("000001.chunk"))
+        .find(|p| p.to_string_lossy().contains(".000001.") && p.to_string_lossy().ends_with(".chunk"))
         .expect("a chunk");
     bench.disk.flip(&path, 100, 1);
     let exports = Exports(inner);

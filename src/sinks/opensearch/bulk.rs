@@ -23,11 +23,17 @@ use serde::{
     Deserialize, Deserializer,
     de::{IgnoredAny, MapAccess, Visitor},
 };
-use std::{borrow::Cow, fmt, io::Write as _, ops::Range, sync::Arc};
+use std::{borrow::Cow, fmt, io::Write as _, ops::Range, sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 /// How often a request or an item is sent again here, before it is left to whoever follows the seals.
 const ATTEMPTS: u32 = 4;
+/// The pauses between: whoever follows the seals is more patient.
+const PAUSES: BackoffSettings = BackoffSettings {
+    first: Duration::from_millis(50),
+    busy: Duration::from_millis(250),
+    longest: Duration::from_secs(2),
+};
 /// What of the answers is read: of thousands of items nothing else is worth the way.
 const ANSWERED: &str = "items.*.status,items.*.error.type";
 
@@ -134,7 +140,7 @@ impl Chunk {
     /// Writes all of it, and gives back what was refused.
     pub async fn write(self, client: &Client, schema: &Schema) -> Result<Vec<Refusal>, Fault> {
         let mut refused = Vec::new();
-        let mut backoff = Backoff::new(BackoffSettings::default());
+        let mut backoff = Backoff::new(PAUSES);
         let lines = Bytes::from(self.lines);
         let mut groups = vec![self.items];
         while let Some(group) = groups.pop() {

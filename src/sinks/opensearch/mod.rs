@@ -240,7 +240,8 @@ impl OpenSearch {
 
     /// Whether it answers, lets us in, and is laid out by this version or an older one.
     pub async fn check(&self) -> Result<(), StoreError> {
-        self.0.lay_out().await.map_err(StoreError::from)
+        self.0.lay_out().await?;
+        self.0.asked().await.map(drop).map_err(StoreError::from)
     }
 
     /// Rows that the engine would not take.

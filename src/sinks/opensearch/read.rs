@@ -39,6 +39,8 @@ const ANSWER_BYTES: usize = 8 << 20;
 const MOST_STEPS: usize = 64;
 /// Numbers whose absence is looked for in one scan.
 const SPAN: u64 = 1 << 16;
+/// Rows that the engine passes over by itself; it has a window of twice as many.
+const MOST_SKIPPED: usize = 10_000;
 /// Names of rows in one answer.
 const MOST_NAMES: usize = 10_000;
 
@@ -368,13 +370,17 @@ pub async fn list(inner: &Inner, scope: &TenantScope, query: ListQuery, deadline
     let plan = Plan::new(inner, scope, query.filter, query.upto);
     let exact = plan.bounds.is_exact();
     // Where the engine knows what matches, it also passes over what is skipped.
-    let mut skip = if exact && query.after.is_none() { 0 } else { query.skip };
+    let mut skip = if exact && query.after.is_none() && query.skip <= MOST_SKIPPED {
+        0
+    } else {
+        query.skip
+    };
     let from = query.skip - skip;
     let wanted = query.limit.saturating_add(1);
     let mut stream = Stream::new(inner, &plan, &plan.bounds.upper, query.sort, query.after, deadline)
         .skipping(from)
         .wanting(if exact { wanted } else { FIRST_ROWS });
-    let (mut entries, mut bytes, mut more, mut reached) = (Vec::new(), 0usize, false, None);
+    let (mut entries, mut bytes, mut more, mut reached, mut paused) = (Vec::new(), 0usize, false, None, None);
     'page: while !plan.is_empty() {
         let rows = stream.next().await?;
         if rows.is_empty() {
@@ -401,14 +407,9 @@ pub async fn list(inner: &Inner, scope: &TenantScope, query: ListQuery, deadline
             reached = Some(place);
         }
         if query.may_pause && Instant::now() >= pause_at && !stream.done {
-            return Ok(ListPage {
-                entries,
-                total: None,
-                total_is_exact: false,
-                as_of: plan.upto,
-                more: true,
-                reached,
-            });
+            paused = reached;
+            more = true;
+            break;
         }
     }
     let total = total(inner, &plan, query.count, query.skip.saturating_add(query.limit), began, deadline).await?;
@@ -425,7 +426,7 @@ pub async fn list(inner: &Inner, scope: &TenantScope, query: ListQuery, deadline
         total_is_exact: total.is_some_and(|(_, exact)| exact),
         as_of: plan.upto,
         more,
-        reached: None,
+        reached: paused,
     })
 }
 

@@ -110,8 +110,10 @@ impl Schema {
             return Ok(());
         }
         let alias = self.alias(tenant);
-        create(client, index, json!({ "aliases": { alias: {} } })).await?;
+        create(client, index, json!({ "aliases": { &alias: {} } })).await?;
         self.check_mapping(client, index).await?;
+        // One that was there already may lack it: then its rows would be in no answer.
+        client.ask(Method::Put, &format!("/{index}/_alias/{alias}"), &[], Body::None, None).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST_KNOWN {
             known.clear();

@@ -304,7 +304,7 @@ fn what_is_erased_is_in_no_answer() {
 #[test]
 fn a_staircase_that_is_too_long_for_a_query_hides_all_the_same() {
     let Some(bench) = Bench::new(|_| ()) else { return };
-    suite::staircase(&bench, 70);
+    suite::staircase(&bench, 66);
 }
 
 #[test]

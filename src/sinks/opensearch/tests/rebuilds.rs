@@ -213,17 +213,17 @@ fn a_copy_makes_the_store_say_what_the_log_of_record_says() {
             .expect("writes");
     };
     put(&index, numbers[1], &source);
+    bench
+        .raw(
+            Method::Put,
+            &format!("/{prefix}-logs-1999.01"),
+            json!({ "aliases": { format!("{prefix}-logs"): {} } }),
+        )
+        .expect("makes");
     put(&format!("{prefix}-logs-1999.01"), numbers[2], &{
         let found = bench.raw(Method::Post, &format!("/{prefix}-logs/_search"), by(numbers[2])).expect("finds");
         found["hits"]["hits"][0]["_source"].clone()
     });
-    bench
-        .raw(
-            Method::Post,
-            "/_aliases",
-            json!({ "actions": [{ "add": { "index": format!("{prefix}-logs-1999.01"), "alias": format!("{prefix}-logs") } }] }),
-        )
-        .expect("adds");
     let copying = Copying::new(bench.search().clone(), Arc::new(bench.joined.embedded.clone()));
     let (mut told, mut at) = (0, Copied::default());
     while told == 0 || !at.is_done() {
