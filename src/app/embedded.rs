@@ -5,7 +5,7 @@ use super::{
     base::Base,
     beside::{Beside, Cursor, Follows, Searchable},
     blocking,
-    foreign::{self, Foreign},
+    foreign::Foreign,
     front::{self, Behind, Front},
     kept::{Keeping, Kept},
     monitor::{self, Look, Watched},
@@ -38,6 +38,7 @@ use crate::{
     seal::view::AppliedView,
     shutdown::Shutdown,
     sinks::{Authority, SealFollower, dead_letter::DeadLetters, embedded::EmbeddedStore, routed::Routed},
+    sources,
     telemetry::metrics::metrics,
 };
 use futures_util::FutureExt;
@@ -198,7 +199,13 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
         interval: settings.retention.interval,
     };
     retention.start();
-    let foreign = Foreign::start(&base, producer.clone(), dead_letters.clone(), alone(&base)?).await?;
+    let parts = sources::Parts {
+        producer: producer.clone(),
+        catalog: base.catalog.clone(),
+        dead_letters: dead_letters.clone(),
+        objects: base.objects.clone(),
+    };
+    let foreign = Foreign::start(settings, parts, |_| Ok(None)).await?; // no other process reads them
     let mut looks = vec![
         look_at_actors(&actors, settings.actors.memory_bytes),
         look_at_queue(queue.clone(), log.wal.clone()),
@@ -295,12 +302,6 @@ impl Embedded {
             }
         }
     }
-}
-
-/// Nobody else takes this lease.
-fn alone(base: &Base<'_>) -> Result<Lease, AppError> {
-    let lease = Lease::new(base.objects.clone(), foreign::LEASE, base.settings.seal.lease, std::process::id().to_string());
-    lease.map_err(AppError::failed)
 }
 
 /// Resolves when the store shows everything that the log holds.

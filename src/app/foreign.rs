@@ -1,132 +1,154 @@
-//! The foreign queues of the configuration (`[[sources]]`), read by the processes that decide. An SQS queue is read by all of them at once;
-//! a Kinesis stream by the one that holds a lease, since each of its readers would get every record.
+//! Foreign queues of this process: opened at the start, so that what is wrong in the configuration is said at once, then read until
+//! the process stops. One that does not answer holds up nothing else: it is opened later.
+//!
+//! Where several processes decide, each of them reads the queues; a stream is read by the one that holds its lease.
 
-use super::base::Base;
-use crate::{
-    error::AppError,
-    queue::{Producer, seals::Lease},
-    sinks::dead_letter::DeadLetters,
-};
-use std::sync::Arc;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-
-/// The name of the lease.
-pub const LEASE: &str = "sources";
-
-/// The sources at work. [`Foreign::stop`] them.
-#[derive(Default)]
-pub struct Foreign {
-    stop: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
-}
+#[cfg(not(any(feature = "sqs", feature = "kinesis")))]
+pub use nothing::Foreign;
+#[cfg(any(feature = "sqs", feature = "kinesis"))]
+pub use reading::Foreign;
 
 #[cfg(any(feature = "sqs", feature = "kinesis"))]
-mod work {
-    use super::*;
+mod reading {
     use crate::{
-        config::{self, SourceChoice},
-        sources::{AllowedTenants, Parts, Source, SourceKind, SourceSettings, Sources},
+        config::{Settings, SourceChoice},
+        error::AppError,
+        queue::seals::{Held, Lease},
+        sources::{AllowedTenants, Parts, Source, SourceKind, SourceSettings},
     };
+    use aws_config::SdkConfig;
     use std::time::Duration;
+    use tokio::task::JoinSet;
+    use tokio_util::sync::CancellationToken;
 
-    /// Between two tries to open a stream that cannot be opened now.
+    /// Between two attempts to open a queue that does not answer.
     const PAUSE: Duration = Duration::from_secs(10);
 
+    /// See the module.
+    #[derive(Default)]
+    pub struct Foreign {
+        stop: CancellationToken,
+        reading: JoinSet<()>,
+    }
+
     impl Foreign {
-        /// Opens all of them. `Err`: one is not there, or may not be read.
-        pub async fn start(base: &Base<'_>, producer: Arc<dyn Producer>, dead_letters: DeadLetters, lease: Lease) -> Result<Self, AppError> {
-            let all = &base.settings.engines.sources;
-            if all.is_empty() {
-                return Ok(Self::default());
-            }
-            let parts = Parts {
-                producer,
-                catalog: base.catalog.clone(),
-                dead_letters,
-                objects: base.objects.clone(),
-            };
-            let (config, mut queues, mut streams) = (super::super::engines::aws().await, Vec::new(), Vec::new());
-            for source in all {
-                let settings = settings(source)?;
-                // A stream is opened for a trial: what is wrong with it is to be said at the start.
-                let opened = Source::open(&settings, &config, &parts).await.map_err(AppError::failed)?;
-                match settings.kind {
-                    SourceKind::Sqs { .. } => queues.push(opened),
-                    SourceKind::Kinesis { .. } => streams.push(settings),
-                }
-            }
+        /// Opens what is configured and begins to read. `lease` gives the lease of this name, where there are other processes.
+        pub async fn start(settings: &Settings, parts: Parts, lease: impl Fn(&str) -> Result<Option<Lease>, AppError>) -> Result<Self, AppError> {
             let mut this = Self::default();
-            if !queues.is_empty() {
-                let (stop, sources) = (this.stop.clone(), Sources::start(queues));
-                this.tasks.push(tokio::spawn(async move {
-                    stop.cancelled().await;
-                    sources.stop().await;
-                }));
+            if settings.engines.sources.is_empty() {
+                return Ok(this);
             }
-            if !streams.is_empty() {
-                this.tasks.push(tokio::spawn(by_turns(streams, config, parts, lease, this.stop.clone())));
+            let config = crate::app::engines::aws().await;
+            for source in &settings.engines.sources {
+                let patterns: Vec<String> = source.tenants.texts().collect();
+                let source = SourceSettings {
+                    kind: match &source.from {
+                        SourceChoice::Sqs(url) => SourceKind::Sqs { url: url.clone() },
+                        SourceChoice::Kinesis(stream) => SourceKind::Kinesis { stream: stream.clone() },
+                    },
+                    tenants: AllowedTenants::parse(&patterns).map_err(AppError::usage)?,
+                    actor: source.actor.clone(),
+                };
+                let lease = match &source.kind {
+                    SourceKind::Sqs { .. } => None,
+                    SourceKind::Kinesis { stream } => lease(&format!("source-{:016x}", xxhash_rust::xxh3::xxh3_64(stream.as_bytes())))?,
+                };
+                match Source::open(&source, &config, &parts).await {
+                    Err(error) if error.lasting => return Err(AppError::failed(error)),
+                    Err(error) => tracing::warn!(%error, "it is opened later"),
+                    Ok(_) => {}
+                }
+                let reading = Reading {
+                    source,
+                    config: config.clone(),
+                    parts: parts.clone(),
+                    lease,
+                    stop: this.stop.clone(),
+                };
+                this.reading.spawn(reading.run());
             }
             Ok(this)
         }
-    }
 
-    /// Reads the streams while the lease is held.
-    async fn by_turns(streams: Vec<SourceSettings>, config: aws_config::SdkConfig, parts: Parts, mut lease: Lease, stop: CancellationToken) {
-        loop {
-            let held = tokio::select! {
-                () = stop.cancelled() => return,
-                held = lease.take() => held,
-            };
-            let (lost, mut opened) = (held.lost(), Vec::new());
-            for settings in &streams {
-                match Source::open(settings, &config, &parts).await {
-                    Ok(source) => opened.push(source),
-                    Err(error) => tracing::warn!(%error, "a foreign stream cannot be opened now; it is tried again"),
-                }
-            }
-            let all = opened.len() == streams.len();
-            let sources = Sources::start(opened);
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = lost.cancelled() => {}
-                () = tokio::time::sleep(PAUSE), if !all => {}
-            }
-            sources.stop().await;
-            held.release().await;
-            if stop.is_cancelled() {
-                return;
-            }
+        /// Receives nothing more; resolves when what is in hand is at its end or given back. The producer must still accept.
+        pub async fn stop(mut self) {
+            self.stop.cancel();
+            while self.reading.join_next().await.is_some() {}
         }
     }
 
-    fn settings(source: &config::SourceSettings) -> Result<SourceSettings, AppError> {
-        let tenants: Vec<_> = source.tenants.texts().collect();
-        Ok(SourceSettings {
-            kind: match &source.from {
-                SourceChoice::Sqs(url) => SourceKind::Sqs { url: url.clone() },
-                SourceChoice::Kinesis(stream) => SourceKind::Kinesis { stream: stream.clone() },
-            },
-            tenants: AllowedTenants::parse(&tenants).map_err(AppError::usage)?,
-            actor: source.actor.clone(),
-        })
+    struct Reading {
+        source: SourceSettings,
+        config: SdkConfig,
+        parts: Parts,
+        lease: Option<Lease>,
+        stop: CancellationToken,
+    }
+
+    impl Reading {
+        async fn run(mut self) {
+            while !self.stop.is_cancelled() {
+                let held = match &mut self.lease {
+                    None => None,
+                    Some(lease) => tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        held = lease.take() => Some(held),
+                    },
+                };
+                // Opened in this turn: how far others have read a stream is read here.
+                let opened = Source::open(&self.source, &self.config, &self.parts).await;
+                let failed = opened.is_err();
+                match opened {
+                    Ok(source) => self.turn(source, held.as_ref()).await,
+                    Err(error) => tracing::warn!(%error, "it is opened later"),
+                }
+                if let Some(held) = held {
+                    held.release().await;
+                }
+                if failed {
+                    tokio::select! {
+                        () = self.stop.cancelled() => {}
+                        () = tokio::time::sleep(PAUSE) => {}
+                    }
+                }
+            }
+        }
+
+        /// Reads until the process stops, or another holds the lease.
+        async fn turn(&self, source: Source, held: Option<&Held>) {
+            let turn = self.stop.child_token();
+            let lost = async {
+                match held {
+                    Some(held) => held.lost().cancelled().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let reading = source.run(turn.clone());
+            tokio::pin!(reading);
+            tokio::select! {
+                () = &mut reading => return,
+                () = lost => turn.cancel(),
+            }
+            reading.await;
+        }
     }
 }
 
-impl Foreign {
-    /// `config` refuses sources whose features are not built, so there are none.
-    #[cfg(not(any(feature = "sqs", feature = "kinesis")))]
-    pub async fn start(_: &Base<'_>, _: Arc<dyn Producer>, _: DeadLetters, _: Lease) -> Result<Self, AppError> {
-        Ok(Self::default())
-    }
+#[cfg(not(any(feature = "sqs", feature = "kinesis")))]
+mod nothing {
+    use crate::{config::Settings, error::AppError, queue::seals::Lease, sources::Parts};
 
-    /// Receives nothing more, and acknowledges what is decided. While the producer still accepts.
-    pub async fn stop(self) {
-        self.stop.cancel();
-        for task in self.tasks {
-            if task.await.is_err() {
-                tracing::error!("a task that reads foreign queues had panicked");
-            }
+    /// There are no clients: the configuration refuses sources.
+    #[derive(Default)]
+    pub struct Foreign;
+
+    impl Foreign {
+        /// Nothing.
+        pub async fn start(_: &Settings, _: Parts, _: impl Fn(&str) -> Result<Option<Lease>, AppError>) -> Result<Self, AppError> {
+            Ok(Self)
         }
+
+        /// Nothing.
+        pub async fn stop(self) {}
     }
 }

@@ -11,7 +11,7 @@
 use super::{
     Body, Running,
     base::Base,
-    foreign::{self, Foreign},
+    foreign::Foreign,
     front::{self, Behind, Front, Listening},
     monitor::{self, Look, Watched},
     partition::{Partition, PartitionParts, PartitionWatch, State},
@@ -43,6 +43,7 @@ use crate::{
         follow::{self, Progress},
         routed::Routed,
     },
+    sources,
     tail::{Tail, TailSettings, fresh::Fresh},
 };
 use futures_util::{FutureExt, future::join_all};
@@ -152,7 +153,13 @@ pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
             },
             interval: settings.retention.interval,
         };
-        foreign = Foreign::start(&base, Arc::new(producer.clone()), dead_letters.clone(), lease(foreign::LEASE)?).await?;
+        let parts = sources::Parts {
+            producer: Arc::new(producer.clone()),
+            catalog: base.catalog.clone(),
+            dead_letters: dead_letters.clone(),
+            objects: base.objects.clone(),
+        };
+        foreign = Foreign::start(settings, parts, |name| lease(name).map(Some)).await?;
         leader = Some(Leader::start(lease(leader::LEASE)?, retention, deletions.clone()));
     }
 

@@ -386,6 +386,8 @@ pub fn main() -> Exit {
 }
 
 fn run(cli: Cli) -> Result<Exit, AppError> {
+    // Before any client is made.
+    crate::auth::provider::install();
     let settings = |mut sources: Sources| {
         sources.file = cli.common.config;
         if let Some(data_dir) = cli.common.data_dir {

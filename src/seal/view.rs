@@ -139,18 +139,20 @@ impl Heads {
         }
     }
 
-    /// Takes every two neighbours together. What is left is at most half as many steps, and each tenant once in each.
+    /// Takes every two neighbours together, until half of the limit is free, or all is one step, in which each tenant is once.
     fn coarsen(&mut self) {
-        let mut pairs = std::mem::take(&mut self.waiting).into_iter();
-        while let Some(mut step) = pairs.next() {
-            if let Some(next) = pairs.next() {
-                step.n = next.n;
-                step.heads.extend(next.heads); // later heads are larger
+        while self.changes > self.limit / 2 && self.waiting.len() > 1 {
+            let mut pairs = std::mem::take(&mut self.waiting).into_iter();
+            while let Some(mut step) = pairs.next() {
+                if let Some(next) = pairs.next() {
+                    step.n = next.n;
+                    step.heads.extend(next.heads); // later heads are larger
+                }
+                self.waiting.push_back(step);
             }
-            self.waiting.push_back(step);
+            self.changes = self.waiting.iter().map(|step| step.heads.len()).sum();
         }
-        self.changes = self.waiting.iter().map(|step| step.heads.len()).sum();
-        self.bound = self.limit.max(2 * self.changes); // one step cannot be split: not again before it is worth it
+        self.bound = self.limit.max(2 * self.changes); // with very many tenants: not again before it is worth it
     }
 }
 

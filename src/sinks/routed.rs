@@ -65,6 +65,10 @@ impl Authority for Routed {
         self.authority.visible_head(scope)
     }
 
+    fn refreshed(&self, scope: &TenantScope) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.authority.refreshed(scope)
+    }
+
     fn degraded(&self) -> bool {
         self.authority.degraded() || self.search.degraded()
     }

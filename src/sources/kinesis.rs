@@ -11,7 +11,7 @@ use crate::{
     objects::{Key, ObjectError, Objects, Precondition},
     queue::{
         kinesis::{
-            Stream,
+            KinesisError, Stream,
             receive::{KinesisReceiver, KinesisSettings},
         },
         remote::{Receipt, Receive, ReceiveError},
@@ -96,11 +96,12 @@ pub(super) struct KinesisFeed {
 
 impl KinesisFeed {
     /// Connects, checks the stream, and reads how far it was read.
-    pub(super) async fn open(config: &SdkConfig, stream: &str, objects: Arc<dyn Objects>) -> Result<Self, String> {
+    pub(super) async fn open(config: &SdkConfig, stream: &str, objects: Arc<dyn Objects>) -> Result<Self, (bool, String)> {
         let stream = Stream::new(config, stream);
-        stream.check_exists().await.map_err(|error| error.to_string())?;
+        let lasting = |error: &KinesisError| matches!(error, KinesisError::NoSuchStream { .. });
+        stream.check_exists().await.map_err(|error| (lasting(&error), error.to_string()))?;
         let saved = Saved::new(objects, stream.name().clone());
-        let (checkpoints, _) = saved.load().await.map_err(|error| error.to_string())?;
+        let (checkpoints, _) = saved.load().await.map_err(|error| (false, error.to_string()))?;
         Ok(Self {
             receiver: KinesisReceiver::new(stream, checkpoints, KinesisSettings::default()),
             saved,

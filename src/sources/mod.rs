@@ -113,6 +113,8 @@ pub struct SourceError {
     pub source_name: String,
     /// Why.
     pub why: String,
+    /// Asking again does not help: somebody must put it right.
+    pub lasting: bool,
 }
 
 /// A message in hand.
@@ -153,15 +155,20 @@ impl Source {
         let (name, queue, feed): (String, String, Arc<dyn Feed>) = match &settings.kind {
             #[cfg(feature = "sqs")]
             SourceKind::Sqs { url } => {
-                let failed = |why| SourceError { source_name: url.clone(), why };
+                let failed = |(lasting, why)| SourceError {
+                    source_name: url.clone(),
+                    why,
+                    lasting,
+                };
                 let feed = sqs::SqsFeed::open(config, url).await.map_err(failed)?;
                 (url.clone(), sqs::name_of(url), Arc::new(feed))
             }
             #[cfg(feature = "kinesis")]
             SourceKind::Kinesis { stream } => {
-                let failed = |why| SourceError {
+                let failed = |(lasting, why)| SourceError {
                     source_name: stream.clone(),
                     why,
+                    lasting,
                 };
                 let feed = kinesis::KinesisFeed::open(config, stream, parts.objects.clone()).await.map_err(failed)?;
                 (stream.clone(), format!("kinesis:{stream}"), Arc::new(feed))
@@ -171,6 +178,7 @@ impl Source {
                 return Err(SourceError {
                     source_name: format!("{other:?}"),
                     why: "this build has no client for it".to_owned(),
+                    lasting: true,
                 });
             }
         };
@@ -243,31 +251,6 @@ impl Source {
         while groups.join_next().await.is_some() {}
         self.feed.close().await;
         tracing::info!(source = %self.name, "the foreign queue is no longer read");
-    }
-}
-
-/// The sources that this process reads.
-#[derive(Default)]
-pub struct Sources {
-    stop: CancellationToken,
-    reading: JoinSet<()>,
-}
-
-impl Sources {
-    /// Reads these from here on. Must be called inside a tokio runtime.
-    pub fn start(sources: Vec<Source>) -> Self {
-        let mut this = Self::default();
-        for source in sources {
-            this.reading.spawn(source.run(this.stop.clone()));
-        }
-        this
-    }
-
-    /// Receives nothing more; resolves when what is in hand is at its end or given back, and acknowledged. To be called while the
-    /// producer still accepts.
-    pub async fn stop(mut self) {
-        self.stop.cancel();
-        while self.reading.join_next().await.is_some() {}
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn name_of(url: &str) -> String {
 
 impl SqsFeed {
     /// Connects, and checks that the queue is there.
-    pub(super) async fn open(config: &SdkConfig, url: &str) -> Result<Self, String> {
+    pub(super) async fn open(config: &SdkConfig, url: &str) -> Result<Self, (bool, String)> {
         let client = Client::new(config);
         let asked = client
             .get_queue_attributes()
@@ -65,12 +65,13 @@ impl SqsFeed {
             Ok(Err(error)) => {
                 let failure = classify(&error);
                 return Err(if failure.code.ends_with("NonExistentQueue") || failure.code == "QueueDoesNotExist" {
-                    "there is no such SQS queue in this account and region; create it, or put `sources` right".to_owned()
+                    let why = "there is no such SQS queue in this account and region; create it, or put `sources` right";
+                    (true, why.to_owned())
                 } else {
-                    failure.text
+                    (failure.is_lasting(), failure.text)
                 });
             }
-            Err(_) => return Err("SQS does not answer".to_owned()),
+            Err(_) => return Err((false, "SQS does not answer".to_owned())),
         }
         Ok(Self {
             client,

@@ -3,6 +3,9 @@
 //! The view of a process that only reads the seals is always a little old. Without a bound, a process that cannot reach the objects would
 //! show for ever what was erased elsewhere. [`Fresh`] stands before a store of such a process: a read that finds the view
 //! older than [`fresh_for`](super::TailSettings::fresh_for) has it looked at again, and is refused with [`StoreError::Behind`] when that fails.
+//!
+//! A list that is pinned to a number (`upto`) which the store does not show here yet, because another process, or another store, gave
+//! the number, is looked at once more, and then refused too: rows that are left out would be missing in an answer that claims to have all of them.
 
 use super::Tail;
 use crate::{
@@ -48,6 +51,31 @@ impl<S: Send + Sync + ?Sized + 'static> Fresh<S> {
             read(&this.store, &scope).await
         })
     }
+
+    /// A list, which is whole up to the number that it is pinned to.
+    fn pinned<F>(
+        &self,
+        scope: &TenantScope,
+        query: ListQuery,
+        list: impl Fn(&S, &TenantScope, ListQuery) -> F + Send + 'static,
+    ) -> BoxFuture<'static, Result<ListPage, StoreError>>
+    where
+        F: Future<Output = Result<ListPage, StoreError>> + Send + 'static,
+    {
+        let (this, scope) = (self.clone(), scope.clone());
+        Box::pin(async move {
+            this.tail.fresh(scope.tenant()).await.map_err(|super::Behind| StoreError::Behind)?;
+            let upto = query.upto.unwrap_or(0);
+            let page = list(&this.store, &scope, query.clone());
+            let page = page.await?;
+            if page.as_of >= upto {
+                return Ok(page);
+            }
+            this.tail.refreshed(scope.tenant()).await.map_err(|super::Behind| StoreError::Behind)?;
+            let page = list(&this.store, &scope, query);
+            page.await.and_then(|page| if page.as_of >= upto { Ok(page) } else { Err(StoreError::Behind) })
+        })
+    }
 }
 
 impl<S: Authority + ?Sized> Authority for Fresh<S> {
@@ -56,7 +84,7 @@ impl<S: Authority + ?Sized> Authority for Fresh<S> {
     }
 
     fn list(&self, scope: &TenantScope, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>> {
-        self.read(scope, move |store, scope| store.list(scope, query))
+        self.pinned(scope, query, |store, scope, query| store.list(scope, query))
     }
 
     fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {
@@ -95,7 +123,7 @@ impl<S: Authority + ?Sized> Authority for Fresh<S> {
 
 impl<S: SearchStore + ?Sized> SearchStore for Fresh<S> {
     fn list(&self, scope: &TenantScope, query: ListQuery) -> BoxFuture<'static, Result<ListPage, StoreError>> {
-        self.read(scope, move |store, scope| store.list(scope, query))
+        self.pinned(scope, query, |store, scope, query| store.list(scope, query))
     }
 
     fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>> {

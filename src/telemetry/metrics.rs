@@ -177,12 +177,12 @@ pub struct Metrics {
     erased: [Counter; 2],
     http: [Histogram; 5],
     limited: [Counter; 5],
-    sink_behind: [Gauge; 2],
-    sink_faults: [[Counter; 5]; 2],
     stream_lag: Gauge,
     /// Lag by stream, milliseconds: the gauge is the largest.
     stream_lags: Mutex<BTreeMap<String, u64>>,
     foreign: [Counter; 3],
+    sink_behind: [Gauge; 2],
+    sink_faults: [[Counter; 5]; 2],
     queue_events: [Counter; 6],
     queue_calls: [Counter; 4],
     queue_in_flight: Gauge,
@@ -566,14 +566,14 @@ fn describe() {
         "How long the oldest message last received was in the queue."
     );
     describe_counter!("sluice_http_limited_total", "Requests that were refused because of a limit, by which.");
-    describe_gauge!("sluice_sink_behind_seals", "Seals that a store of its own has not applied yet.");
-    describe_counter!("sluice_sink_faults_total", "Faults of stores of their own, by what is done about them.");
     describe_gauge!(
         "sluice_stream_lag_seconds",
         Unit::Seconds,
         "Age of the oldest record of a Kinesis stream that is not decided, of all streams that this process reads."
     );
     describe_counter!("sluice_foreign_messages_total", "Messages of foreign queues by what became of them.");
+    describe_gauge!("sluice_sink_behind_seals", "Seals that a store of its own has not applied yet.");
+    describe_counter!("sluice_sink_faults_total", "Faults of stores of their own, by what is done about them.");
     describe_histogram!("sluice_http_request_seconds", Unit::Seconds, "Time of a request, by class of the answer.");
 }
 

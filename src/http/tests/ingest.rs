@@ -270,3 +270,13 @@ async fn a_tenant_setting_is_in_force_at_the_next_write() {
     let usage = bench.get("/tenants/acme/usage").await.json();
     assert_eq!((&usage["rejected"], &usage["accepted"]), (&json!(1), &json!(1)));
 }
+
+#[tokio::test]
+async fn what_is_pending_is_null_where_nobody_knows_it() {
+    let bench = Bench::new().await;
+    assert_eq!(bench.post("/logs", &entry(0)).await.status, 201);
+    assert_eq!(bench.get("/tenants/acme/usage").await.json()["pending"], json!(0));
+    bench.shelf.with(|state| state.split = true);
+    let usage = bench.get("/tenants/acme/usage").await.json();
+    assert_eq!((&usage["pending"], &usage["accepted"], &usage["stored"]), (&Value::Null, &json!(1), &json!(1)));
+}

@@ -91,6 +91,8 @@ struct State {
     poisons: bool,
     /// Packs are durable and stay undecided.
     holds: bool,
+    /// The queue is other machines': what is pending is not known.
+    split: bool,
     pending: Vec<(TenantId, StoredEntry)>,
     /// How many rows the last erasure took; `None`: it cannot be said.
     erased: Option<u64>,
@@ -269,6 +271,10 @@ impl Producer for Shelf {
             erased: 0,
             bytes: 7,
         })
+    }
+
+    fn knows_pending(&self) -> bool {
+        self.with(|state| !state.split)
     }
 }
 

@@ -184,6 +184,10 @@ impl SealLog for LogSeals {
         SealLog::applied(&self.0.queue, seal);
     }
 
+    fn known(&self, packs: &[Uuid]) {
+        self.0.queue.known(packs);
+    }
+
     fn copy_forward(&self) -> Result<(), SealLogError> {
         self.0.queue.copy_forward()
     }

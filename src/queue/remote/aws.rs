@@ -121,18 +121,14 @@ impl From<Failure> for SendError {
 
 /// Codes by which the services say "not now": nothing happened.
 fn is_throttling(code: &str) -> bool {
-    const PLAIN: [&str; 9] = [
-        "Throttling",
-        "ThrottlingException",
-        "ThrottledException",
-        "RequestThrottled",
-        "RequestThrottledException",
+    const OTHERS: [&str; 5] = [
         "TooManyRequestsException",
         "ProvisionedThroughputExceededException",
         "LimitExceededException",
+        "OverLimit",
         "SlowDown",
     ];
-    PLAIN.contains(&code) || code.ends_with("ThrottlingException") || code == "OverLimit"
+    code.contains("Throttl") || OTHERS.contains(&code)
 }
 
 /// What the error of a call means.
@@ -197,4 +193,27 @@ fn chain(error: &(dyn Error + 'static)) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_say_whether_something_happened_and_whether_to_try_again() {
+        for (code, fault, expected) in [
+            ("AWS.SimpleQueueService.RequestThrottled", true, (true, true)),
+            ("com.amazonaws.kinesis#ProvisionedThroughputExceededException", true, (true, true)),
+            ("KmsThrottled", false, (true, true)),
+            ("InternalFailure", false, (false, true)),
+            ("InternalError", false, (false, true)),
+            ("AccessDenied", true, (true, false)),
+            ("AWS.SimpleQueueService.NonExistentQueue", true, (true, false)),
+        ] {
+            let failure = Failure::of_code(code, None, fault);
+            assert_eq!((failure.definite, failure.retry), expected, "{code}");
+            assert!(!failure.code.contains(['.', '#']), "{}", failure.code);
+        }
+        assert!(!Failure::elapsed().definite && Failure::elapsed().retry);
+    }
 }

@@ -92,7 +92,7 @@ impl Default for ConsumerSettings {
         Self {
             partition: 0,
             credit: 64 << 20,
-            ack_linger: Duration::from_secs(1),
+            ack_linger: Duration::from_secs(2),
         }
     }
 }

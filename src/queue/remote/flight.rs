@@ -270,7 +270,7 @@ mod tests {
         };
         let items = [pack("a", 1), pack("b", 2), Item::Order(order.clone())];
         let admitted = flight.admit(receipt("m"), envelope(&items), now);
-        assert_eq!(admitted.orders, [order.clone()]);
+        assert_eq!(admitted.orders, std::slice::from_ref(&order));
         assert!(flight.bytes() > 0);
         let (first, second) = (flight.pop().expect("a pack"), flight.pop().expect("a pack"));
         assert_ne!(first.position, second.position);

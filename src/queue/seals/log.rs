@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// How often the keeper looks.
-const KEEPING: Duration = Duration::from_secs(2);
+const KEEPING: Duration = Duration::from_secs(5);
 /// How long a stop may take for the last cursor and checkpoint: late is harmless, lost too.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -237,6 +237,7 @@ impl SealLog for ObjectSealLog {
         let outcome = self.runtime.block_on(async {
             let attempt = tokio::time::timeout(self.seals().settings().put_timeout, self.writer.create(seal, &encoded, packs));
             tokio::select! {
+                biased;
                 () = self.closed.cancelled() => Err(SealLogError::Closed),
                 outcome = attempt => outcome.unwrap_or_else(|_| Err(SealLogError::Doubtful("no answer in time".into()))),
             }
@@ -267,6 +268,7 @@ impl SealLog for ObjectSealLog {
         let found = self.runtime.block_on(async {
             let read = tokio::time::timeout(self.seals().settings().put_timeout, self.seals().find(seal.n));
             tokio::select! {
+                biased;
                 () = self.closed.cancelled() => Err(SealLogError::Closed),
                 found = read => Ok(found),
             }

@@ -47,7 +47,7 @@ impl ObjectSealLog {
     /// Takes the partition over: whoever holds its lease calls this. If another owner is alive all the same, one of the two is
     /// fenced at its next seal. Must be called inside a tokio runtime.
     pub async fn take(seals: &Seals) -> Result<Taken, TakeError> {
-        let (after, start) = read(seals, now_ms()).await?;
+        let (after, start) = read(seals, &now_ms).await?;
         tracing::info!(
             partition = seals.partition(),
             seal = after.state.n,
@@ -60,8 +60,8 @@ impl ObjectSealLog {
     }
 }
 
-/// Where a partition stands; see the module. `now` was read before.
-pub(super) async fn read(seals: &Seals, now: i64) -> Result<(Checkpoint, Start), TakeError> {
+/// Where a partition stands; see the module. `now` is the clock.
+pub(super) async fn read(seals: &Seals, now: &(dyn Fn() -> i64 + Sync)) -> Result<(Checkpoint, Start), TakeError> {
     let mut tries = 0;
     loop {
         tries += 1;
@@ -72,12 +72,14 @@ pub(super) async fn read(seals: &Seals, now: i64) -> Result<(Checkpoint, Start),
     }
 }
 
-async fn attempt(seals: &Seals, now: i64) -> Result<(Checkpoint, Start), TakeError> {
+async fn attempt(seals: &Seals, now: &(dyn Fn() -> i64 + Sync)) -> Result<(Checkpoint, Start), TakeError> {
     // The cursors come first: a checkpoint, and seals, that are read later are at least as far.
     let (shown, settled) = (seals.cursor(ANALYTICS).await?, seals.settled().await?);
     let mut after = seals.checkpoint().await?;
     let base = after.state.n.min(settled);
-    let mut known = KnownPacks::since(now, seals.settings().clock_skew.as_millis() as i64);
+    // Only now: a pack of a seal up to `base` was received before this, however long the reading took until here.
+    let begin = now();
+    let mut known = KnownPacks::since(begin, seals.settings().clock_skew.as_millis() as i64);
     let (mut replay, mut window) = (Vec::new(), Vec::new());
     let mut at = base;
     'reading: loop {

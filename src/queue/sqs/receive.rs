@@ -28,7 +28,7 @@ const DEAD_LETTERS_EVERY: Duration = Duration::from_secs(60);
 /// Requests at a time that tell of messages.
 const TELLING: usize = 4;
 /// What arrives within it comes with one receive.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// One queue, with its dead-letter queue, as a source.
 pub struct SqsReceive {

@@ -262,7 +262,7 @@ fn texts(sql: &mut Sql, filter: &Filter) {
 
 fn one_of(sql: &mut Sql, column: &str, values: &[String], never_empty: bool) {
     // No stored text holds U+0000, and the server cannot take every text that does.
-    let good: Vec<&String> = values.iter().filter(|v| !v.contains('\0') && !(never_empty && v.is_empty())).collect();
+    let good: Vec<&String> = values.iter().filter(|v| !(v.contains('\0') || never_empty && v.is_empty())).collect();
     if good.is_empty() {
         sql.push(" AND 0");
         return;

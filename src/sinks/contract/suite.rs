@@ -132,8 +132,8 @@ pub(crate) fn isolation(subject: &dyn Subject) {
     }
     // All of them in one question, mixed.
     let keys: Vec<(TenantId, Uuid)> = models
-        .iter()
-        .flat_map(|(name, _)| (1_000_000..1_000_003).map(|id| (name.clone(), Uuid::from_u128(id))))
+        .keys()
+        .flat_map(|name| (1_000_000..1_000_003).map(|id| (name.clone(), Uuid::from_u128(id))))
         .collect();
     let expected: Vec<_> = keys
         .iter()

@@ -17,6 +17,7 @@ use crate::{
         pack::{Pack, PackBuilder, PackHeader},
         tenant::TenantScope,
         ticket::{Ticket, Verdict},
+        time::now_ms,
     },
     objects::{Key, ObjectError, Objects, Precondition, Version, memory::MemoryObjects},
     queue::{
@@ -49,7 +50,7 @@ pub(crate) fn scope(name: &str) -> TenantScope {
     TenantScope::new(tenant(name))
 }
 
-/// A pack of one plain entry with this content hash.
+/// A pack of one plain entry with this content hash, received now.
 pub(crate) fn pack_with_hash(name: &str, id: u128, hash: u128) -> Pack {
     let mut builder = PackBuilder::default();
     let mut fields = [None; Field::COUNT];
@@ -69,7 +70,7 @@ pub(crate) fn pack_with_hash(name: &str, id: u128, hash: u128) -> Pack {
         tenant: tenant(name),
         actor: "tester".into(),
         request_id: "r-1".into(),
-        received_at: 1_700_000_000_500,
+        received_at: now_ms(),
         part: (0, 1),
     };
     builder.finish(header).expect("an entry")
@@ -322,7 +323,10 @@ impl Site {
         Self {
             memory: MemoryObjects::default(),
             table: Arc::default(),
-            seals: SealsSettings::default(),
+            seals: SealsSettings {
+                followers: Vec::new(), // no search store
+                ..SealsSettings::default()
+            },
         }
     }
 

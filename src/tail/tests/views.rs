@@ -247,3 +247,33 @@ async fn a_quiet_process_looks_again_before_it_answers() {
     }
     owner.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_that_another_process_began_is_whole_or_refused() {
+    let site = Site::new();
+    let owner = site.owner(0).await;
+    let (one, two) = (site.reader(1), site.reader_with(1, quick_with(Duration::from_millis(300))));
+    owner.decide(pack_of("a", &[1, 2])).await;
+    for reader in [&one, &two] {
+        until("shown", || reader.shop.view.head(&tenant("a")) == 2).await;
+    }
+    let pinned = |upto| ListQuery {
+        upto: Some(upto),
+        ..ListQuery::default()
+    };
+    // The number that a cursor or an export of the other process names.
+    let page = two.fresh().list(&scope("a"), pinned(2)).await.expect("it reads");
+    assert_eq!((page.as_of, page.entries.len()), (2, 2));
+    assert!(
+        matches!(two.fresh().list(&scope("a"), pinned(3)).await, Err(StoreError::Behind)),
+        "the third is not shown here"
+    );
+    owner.decide(pack_of("a", &[3])).await;
+    until("shown", || one.shop.view.head(&tenant("a")) == 3).await;
+    let page = two.fresh().list(&scope("a"), pinned(3)).await.expect("it looks again");
+    assert_eq!((page.as_of, page.entries.len()), (3, 3));
+    assert!(two.fresh().refreshed(&scope("a")).await.is_ok());
+    two.reach.cut.store(true, Ordering::SeqCst);
+    assert!(matches!(two.fresh().refreshed(&scope("a")).await, Err(StoreError::Behind)));
+    owner.stop().await;
+}

@@ -145,7 +145,7 @@ pub async fn check_seals(engines: &Engines, name: &str, partitions: u32) -> usiz
                 let Some(sequence) = entry.sequence else { continue };
                 let tenant = entry.pack.header().tenant.as_str().to_owned();
                 let row = rows.get(&(tenant.clone(), sequence));
-                let want = (entry.entry.id, u64::from(p), n);
+                let want = (entry.entry.id(), u64::from(p), n);
                 assert_eq!(row, Some(&want), "{tenant} {sequence}");
                 compared += 1;
             }

@@ -22,7 +22,10 @@ pub async fn owner(world: World) {
     let (seals, blind) = world.connect();
     let (offset, name) = world.note(|inner| (inner.offset(), inner.uuid()));
     let now = || world.note(|inner| inner.clock(offset));
-    let Ok((after, mut start)) = take::read(&seals, now()).await else { return };
+    // Before anything is read, as this mistake has it.
+    let early = now();
+    let clock = || if world.plants(Mistake::MemoryBeginsEarly) { early } else { now() };
+    let Ok((after, mut start)) = take::read(&seals, &clock).await else { return };
     let checkpoint = seals.checkpoint().await.map_or(0, |checkpoint| checkpoint.state.n);
     if world.plants(Mistake::HeadsFromRows) {
         for (tenant, state) in &mut start.state.tenants {
@@ -61,6 +64,9 @@ pub async fn owner(world: World) {
         if got.is_empty() && orders.is_empty() {
             hand_back().await;
             let _ = keeper.turn(now(), world.chance(20)).await;
+            if world.is_quiet() && world.chance(5) {
+                return; // it has lost its lease: one that slept, and has nothing to seal, would not notice another owner
+            }
             continue;
         }
         let mut early = world.plants(Mistake::AckFirst);
