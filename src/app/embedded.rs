@@ -32,7 +32,7 @@ use crate::{
             EmbeddedQueue,
             seals::{LogSeals, Told},
         },
-        seals::{Lease, checkpoint},
+        seals::checkpoint,
         wal::Wal,
     },
     seal::view::AppliedView,

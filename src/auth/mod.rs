@@ -15,7 +15,7 @@ pub mod login;
 pub mod password;
 pub mod policy;
 mod presented;
-mod provider;
+pub(crate) mod provider;
 pub mod secret;
 pub mod settings;
 #[cfg(test)]
