@@ -327,6 +327,7 @@ pub struct RebuildArgs {
     #[arg(long, value_parser = tenant_id)]
     pub tenant: Vec<TenantId>,
     /// The server.
+    /// Where the server is
     #[command(flatten)]
     pub client: ClientArgs,
 }
