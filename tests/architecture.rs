@@ -6,7 +6,7 @@ use std::{
 };
 
 /// (what must not appear, the only places where it may)
-const ONLY_IN: [(&str, &[&str]); 11] = [
+const ONLY_IN: [(&str, &[&str]); 12] = [
     ("aws_sdk_sqs", &["src/queue/sqs/", "src/queue/remote/aws.rs", "src/sources/"]),
     ("aws_sdk_kinesis", &["src/queue/kinesis/", "src/queue/remote/aws.rs"]),
     ("actix::", &["src/actors/"]),
@@ -18,6 +18,7 @@ const ONLY_IN: [(&str, &[&str]); 11] = [
     ("memmap2::", &["src/fs/real.rs"]),
     ("clickhouse::Client", &["src/sinks/clickhouse/"]),
     ("opensearch::http", &["src/sinks/opensearch/"]),
+    ("use clickhouse::", &["src/sinks/clickhouse/"]),
 ];
 
 /// (folder, crate modules that it must not use)

@@ -17,6 +17,9 @@ use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+/// How long a lease that was given back may rest.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Form {
     nonce: Uuid,
@@ -65,7 +68,8 @@ impl Lease {
         })
     }
 
-    /// Waits until the lease is free, or its holder has been silent for its ttl, and takes it. Asks every sixth of `ttl`.
+    /// Waits until the lease is free, or its holder has been silent for its ttl, and takes it. Asks every sixth of `ttl`, and at least
+    /// every half second, so that one that is given back is taken at once.
     /// Errors of the engine are waited out. Dropping the future may leave it taken: it runs out.
     pub async fn take(&mut self) -> Held {
         loop {
@@ -74,7 +78,7 @@ impl Lease {
                 Ok(None) => {}
                 Err(error) => tracing::warn!(lease = %self.key, %error, "a lease cannot be asked for; it is tried again"),
             }
-            tokio::time::sleep(self.ttl / 6).await;
+            tokio::time::sleep((self.ttl / 6).min(ASK_EVERY)).await;
         }
     }
 
