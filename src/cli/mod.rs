@@ -326,7 +326,6 @@ pub struct RebuildArgs {
     /// Only this tenant's logs; may be repeated. Otherwise those of every tenant
     #[arg(long, value_parser = tenant_id)]
     pub tenant: Vec<TenantId>,
-    /// The server.
     /// Where the server is
     #[command(flatten)]
     pub client: ClientArgs,
