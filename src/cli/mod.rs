@@ -326,6 +326,7 @@ pub struct RebuildArgs {
     /// Only this tenant's logs; may be repeated. Otherwise those of every tenant
     #[arg(long, value_parser = tenant_id)]
     pub tenant: Vec<TenantId>,
+    /// Where the server is
     #[command(flatten)]
     pub client: ClientArgs,
 }

@@ -95,6 +95,8 @@ pub enum Body {
 impl Client {
     /// Connects to nothing yet.
     pub fn new(settings: &OpenSearchSettings) -> Result<Self, StoreError> {
+        // The library builds TLS for every client, and wants to know by what; somebody may have said it before, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let wrong = |what: String| StoreError::from(Fault::hold(what));
         let url = Url::parse(&settings.url).map_err(|e| wrong(format!("`opensearch.url` is no address: {e}")))?;
         let mut builder = TransportBuilder::new(SingleNodeConnectionPool::new(url)).disable_proxy();

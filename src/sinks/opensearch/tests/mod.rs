@@ -140,7 +140,6 @@ impl Bench {
     /// The same, with nothing laid out yet.
     pub(super) fn empty(change: impl FnOnce(&mut OpenSearchSettings)) -> Option<Self> {
         let address = engines::address("SLUICE_TEST_OPENSEARCH")?;
-        crate::auth::provider::install();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -334,7 +333,6 @@ fn a_store_that_cannot_be_reached_fails_fast_and_a_prefix_is_a_name() {
         timeout: Duration::from_secs(5),
         ..OpenSearchSettings::default()
     };
-    crate::auth::provider::install();
     let view = Arc::new(Seen::default());
     for (url, prefix) in [
         ("no address", "a"),
