@@ -42,8 +42,11 @@ use crate::{
     telemetry::metrics::metrics,
 };
 use futures_util::FutureExt;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::watch};
+
+/// How long a stop waits for a store that is elsewhere.
+const LAST_SEAL: Duration = Duration::from_secs(5);
 
 /// The pipeline from the log to the stores.
 pub struct Embedded {
@@ -274,7 +277,10 @@ impl Embedded {
         shutdown.phase("erasures", eraser.stop(), || "erasures".into()).await;
         queue.stop_accepting();
         queue.stop_delivery();
-        shutdown.phase("tenants", actors.stop(), || "tenant actors".into()).await;
+        // A store that is elsewhere may be down; what it has not applied is in the log.
+        let patience = if keeping.is_some() { LAST_SEAL } else { Duration::MAX };
+        let stopped = tokio::time::timeout(patience, actors.stop());
+        shutdown.phase("tenants", stopped, || "tenant actors".into()).await;
         shutdown.phase("sequencer", blocking(move || sequencer.stop()), || "the sequencer".into()).await;
         shutdown.phase("dead letters", dead_letters.drained(), || "dead letters".into()).await;
         if let Some(follows) = follows {

@@ -46,6 +46,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Between two tries to take over.
 const PAUSE: Duration = Duration::from_secs(2);
+/// How long a stopping owner tries to seal what it has in hand.
+const LAST_SEAL: Duration = Duration::from_secs(3);
 /// How long a stopping owner waits for dead letters that cannot be written; the next one writes them.
 const LAST_LETTERS: Duration = Duration::from_secs(5);
 
@@ -305,7 +307,8 @@ impl Worker {
         } = owned;
         consumer.stop_delivery();
         counting.stop().await;
-        actors.stop().await;
+        // While the ledger does not answer nothing is decided, and so nothing is settled: it is delivered to the next owner.
+        let _ = tokio::time::timeout(LAST_SEAL, actors.stop()).await;
         let stopping = tokio::spawn(blocking(move || sequencer.stop()));
         let over = |phase: &Phase| !matches!(phase, Phase::Replaying | Phase::Running);
         let _ = phase.wait_for(over).await; // an error: it has ended

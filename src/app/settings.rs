@@ -13,6 +13,7 @@ use crate::{
         seals::SealsSettings,
     },
 };
+use std::time::Duration;
 
 /// The export jobs.
 pub fn exports(settings: &Settings) -> ExportSettings {
@@ -140,16 +141,25 @@ pub fn producer(settings: &Settings) -> ProducerSettings {
     }
 }
 
+/// What a stop keeps for everything but a long poll in hand.
+const REST_OF_STOP: Duration = Duration::from_secs(8);
+
 /// The deciding side of a partition of a shared queue.
 pub fn consumer(settings: &Settings, partition: u32) -> ConsumerSettings {
     let usual = ConsumerSettings {
         partition,
         ..ConsumerSettings::default()
     };
-    let credit = match &settings.engines.queue {
-        QueueChoice::Wal => return usual,
-        QueueChoice::Sqs(sqs) => sqs.credit,
-        QueueChoice::Kinesis(kinesis) => kinesis.credit,
-    };
-    ConsumerSettings { credit, ..usual }
+    match &settings.engines.queue {
+        QueueChoice::Wal => usual,
+        QueueChoice::Sqs(sqs) => ConsumerSettings {
+            credit: sqs.credit,
+            last_call: (sqs.wait + usual.last_call).min(settings.shutdown.deadline.saturating_sub(REST_OF_STOP)),
+            ..usual
+        },
+        QueueChoice::Kinesis(kinesis) => ConsumerSettings {
+            credit: kinesis.credit,
+            ..usual
+        },
+    }
 }

@@ -200,3 +200,124 @@ impl SealLog for LogSeals {
         self.0.queue.load(seal)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        fs::sim::SimFs,
+        model::{pack::tests::pack_of, tenant::TenantId},
+        queue::{
+            Producer,
+            embedded::{QueueSettings, recover_keeping},
+            wal::WalSettings,
+        },
+        seal::{Decision, SealPack, SealTenant, state::SealState},
+    };
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use tokio::runtime::Handle;
+
+    /// A seal of one pack of two entries, as the sequencer would make it.
+    fn seal(n: u64, previous_crc: u32, pack: Uuid, positions: SmallVec<[Position; 1]>) -> Seal {
+        Seal {
+            n,
+            previous_crc,
+            owner: Uuid::nil(),
+            sealed_at: 1,
+            chain_break: false,
+            tenants: vec![SealTenant {
+                tenant: TenantId::parse("acme").expect("a tenant"),
+                head: 2 * n,
+                void: None,
+                stored: 2,
+                duplicate: 0,
+                dead_lettered: 0,
+                accepted: 2,
+                bytes: 10,
+            }],
+            packs: vec![SealPack {
+                pack_id: pack,
+                tenant: 0,
+                positions,
+                decisions: vec![Decision::New; 2],
+                refusal: None,
+                first_sequence: 2 * n - 1,
+            }],
+            erasures: vec![],
+            removed: vec![],
+            retired: vec![],
+            sources: vec![],
+        }
+    }
+
+    fn open(fs: &SimFs, above: u64) -> (EmbeddedQueue, BTreeMap<u64, Position>, u64, u64) {
+        let settings = WalSettings {
+            segment_bytes: 1 << 20,
+            ..WalSettings::default()
+        };
+        let found = recover_keeping(Arc::new(fs.clone()), "/wal".into(), settings, SealState::default(), 0, above).expect("the log opens");
+        let (state, first) = (found.folded.start.state.n, found.folded.first);
+        let queue = EmbeddedQueue::new(found.wal, found.folded.start, QueueSettings::default(), Handle::current());
+        (queue, found.folded.places, first.map_or(state, |first| first - 1), state)
+    }
+
+    async fn found(seals: &LogSeals, n: u64) -> Option<(u64, Vec<Uuid>)> {
+        match seals.read(n).await.expect("it can be read") {
+            Found::Seal(seal) => Some((seal.seal.n, seal.packs.iter().map(|pack| pack.id()).collect())),
+            Found::NotYet => None,
+            Found::Trimmed => panic!("seal {n} is gone"),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn seals_are_read_by_number_while_they_are_new_and_after_a_restart() {
+        let fs = SimFs::new();
+        let (mut crc, mut packs) = (0, Vec::new());
+        let told = Arc::new(AtomicU64::new(0));
+        {
+            let (queue, places, floor, tip) = open(&fs, 0);
+            let heard = told.clone();
+            let seals = LogSeals::new(
+                queue.clone(),
+                places,
+                floor,
+                tip,
+                Box::new(move |seal, _| heard.store(seal.n, Ordering::SeqCst)),
+            );
+            for n in 1..=3 {
+                let pack = pack_of("acme", &[u128::from(10 * n), u128::from(10 * n + 1)]);
+                let id = pack.id();
+                queue.accept(pack, None).await.expect("there is room");
+                let made = seal(n, crc, id, queue.positions(id));
+                let encoded = Bytes::from(codec::encode(&made));
+                crc = codec::crc_of(&encoded);
+                let (log, loaded) = (seals.clone(), queue.load(&made).expect("it stands there"));
+                let packs_of: Vec<_> = loaded.into_iter().flatten().collect();
+                let appended = tokio::task::spawn_blocking(move || log.append(&made, encoded, &packs_of))
+                    .await
+                    .expect("no panic");
+                appended.expect("durable");
+                assert_eq!(
+                    (told.load(Ordering::SeqCst), *seals.tip().borrow()),
+                    (n, n),
+                    "a view hears of it before anybody else"
+                );
+                packs.push(id);
+            }
+            assert_eq!(found(&seals, 2).await, Some((2, vec![packs[1]])));
+            assert_eq!(found(&seals, 4).await, None);
+            seals.applied(2);
+            assert!(matches!(seals.read(2).await, Ok(Found::Trimmed)), "nobody asks for it again");
+            assert_eq!(found(&seals, 3).await, Some((3, vec![packs[2]])));
+            tokio::task::spawn_blocking(move || queue.close()).await.expect("no panic");
+        }
+        // The other store has seal 1 only.
+        let (queue, places, floor, tip) = open(&fs, 1);
+        assert_eq!((places.keys().copied().collect::<Vec<_>>(), floor, tip), (vec![1, 2, 3], 0, 3));
+        let seals = LogSeals::new(queue.clone(), places, floor, tip, Box::new(|_, _| {}));
+        for n in 1..=3 {
+            assert_eq!(found(&seals, n).await, Some((n, vec![packs[n as usize - 1]])), "read from its segment");
+        }
+        tokio::task::spawn_blocking(move || queue.close()).await.expect("no panic");
+    }
+}

@@ -69,8 +69,6 @@ const LANE_SLOTS: usize = 256;
 const ACK_BATCH: usize = 10;
 /// An acknowledgement that fails so often is left: the message comes again, and is known.
 const ACK_TRIES: u32 = 8;
-/// How long a call in hand may still take when the consumer stops.
-const LAST_CALL: Duration = Duration::from_secs(1);
 /// How long tasks may take to end.
 const END: Duration = Duration::from_secs(5);
 /// How often a failure that a person must mend is tried.
@@ -85,6 +83,9 @@ pub struct ConsumerSettings {
     pub credit: usize,
     /// Acknowledgements gather for so long.
     pub ack_linger: Duration,
+    /// How long a call in hand may still take when the consumer ends: a long poll that is abandoned takes messages all the same, and
+    /// they rest until their hold has run out.
+    pub last_call: Duration,
 }
 
 impl Default for ConsumerSettings {
@@ -93,6 +94,7 @@ impl Default for ConsumerSettings {
             partition: 0,
             credit: 64 << 20,
             ack_linger: Duration::from_secs(2),
+            last_call: Duration::from_secs(1),
         }
     }
 }
@@ -135,6 +137,7 @@ struct Shared {
     stop: CancellationToken,
     /// Nothing is held or acknowledged from here on.
     end: CancellationToken,
+    pulling: TaskTracker,
     hearing: TaskTracker,
     tasks: TaskTracker,
 }
@@ -181,6 +184,7 @@ impl RemoteConsumer {
             acks,
             stop: CancellationToken::new(),
             end: CancellationToken::new(),
+            pulling: TaskTracker::new(),
             hearing: TaskTracker::new(),
             tasks: TaskTracker::new(),
         });
@@ -194,7 +198,8 @@ impl RemoteConsumer {
             }
         };
         let (stop, end) = (&shared.stop, &shared.end);
-        shared.tasks.spawn_on(pull(shared.clone()), &shared.runtime);
+        shared.pulling.spawn_on(pull(shared.clone()), &shared.runtime);
+        shared.pulling.close();
         let feed = until(stop, Box::pin(feed(shared.clone(), lane, under_way)));
         shared.tasks.spawn_on(feed, &shared.runtime);
         shared.hearing.spawn_on(until(end, Box::pin(hear(shared.clone(), verdicts))), &shared.runtime);
@@ -232,6 +237,7 @@ impl RemoteConsumer {
         if !receipts.is_empty() {
             let _ = timeout(END, shared.source.give_back(receipts)).await;
         }
+        shared.pulling.wait().await;
         shared.end.cancel();
         shared.tasks.close();
         let _ = timeout(END, shared.tasks.wait()).await;
@@ -317,8 +323,8 @@ async fn pull(shared: Arc<Shared>) {
             () = shared.room.notified() => {}
         }
     }
-    // What a call brings now is given back with the rest.
-    let _ = timeout(LAST_CALL, async { while calls.next().await.is_some() {} }).await;
+    // What a call brings now is given back.
+    let _ = timeout(shared.settings.last_call, async { while calls.next().await.is_some() {} }).await;
 }
 
 /// One call; whether it came back as full as it could.
@@ -329,6 +335,10 @@ async fn call(shared: Arc<Shared>, messages: usize) -> Result<bool, ReceiveError
     let received = received?;
     let full = received.len() >= messages;
     if received.is_empty() {
+        return Ok(false);
+    }
+    if shared.stop.is_cancelled() {
+        shared.source.give_back(received.into_iter().map(|message| message.receipt).collect()).await;
         return Ok(false);
     }
     metrics().queue_events(QueueEvent::Received, received.len() as u64);

@@ -81,6 +81,9 @@ impl Owner {
     }
 }
 
+/// Names and ranges that were read.
+type Reads = Arc<Mutex<Vec<(String, Range<u64>)>>>;
+
 /// Objects that fail when they are told to.
 #[derive(Clone, Default)]
 struct Flaky {
@@ -89,7 +92,7 @@ struct Flaky {
     lost: Arc<AtomicUsize>,
     /// So many of the next puts do not arrive.
     refused: Arc<AtomicUsize>,
-    reads: Arc<Mutex<Vec<(String, Range<u64>)>>>,
+    reads: Reads,
 }
 
 fn due(count: &AtomicUsize) -> bool {
@@ -169,7 +172,7 @@ async fn a_restart_reads_only_the_heads_of_seals_after_the_checkpoint_and_the_cu
     let mut owner = Owner::take(&seals).await;
     for n in 1..=5 {
         // Large packs that do not shrink, so that they lie beyond what is read of a seal at first.
-        let ids: Vec<u128> = (0..3000).map(|i| u128::from(Uuid::new_v4().as_u128()) ^ i).collect();
+        let ids: Vec<u128> = (0..3000).map(|i| Uuid::new_v4().as_u128() ^ i).collect();
         assert_eq!(owner.seal(&ids).await.expect("sealed").seal.n, n);
         if n == 2 {
             owner.keeper.turn(0, true).await.expect("kept");

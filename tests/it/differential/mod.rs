@@ -24,6 +24,7 @@ struct Side {
     entries: Arc<Vec<Entry>>,
     /// Numbers given out, those of erased entries too.
     head: u64,
+    is_embedded: bool,
 }
 
 struct Story {
@@ -112,6 +113,7 @@ impl Story {
                 token: server.tenant(tenant).await,
                 entries: Arc::default(),
                 head: 0,
+                is_embedded,
             });
         }
         Self {
@@ -247,7 +249,8 @@ async fn page(server: &Server, side: &Side, random: &mut Generator, conditions: 
         (&json!(page), &json!(size), &json!(side.head)),
         "{path}"
     );
-    assert!(meta.get("degraded").is_none(), "{path}: {meta}");
+    // A store on its own may be late for other logs than this one; this one's head is told by `as_of`.
+    assert!(!side.is_embedded || meta.get("degraded").is_none(), "{path}: {meta}");
     match total {
         "&total=false" => assert_eq!((&meta["total"], &meta["pages"]), (&Value::Null, &Value::Null), "{path}"),
         // The bound of counting is time or 10,000 matches, of which there are fewer.

@@ -31,6 +31,10 @@ fn cluster(stage: &Stage) -> &Cluster {
 
 /// Entries of a feed, until there are `n`.
 async fn feed(server: &Server, token: &str, n: usize) -> Vec<Value> {
+    // Another process made the tenant a moment ago.
+    server
+        .until(|| async { server.get(token, "/logs?page_size=1").await.0 == 200 }, "the tenant is known")
+        .await;
     let request = server.client.get(server.url("/logs/stream?after=0")).bearer_auth(token);
     let answer = request.header("accept", "text/event-stream").send().await.expect("a feed");
     assert_eq!(answer.status(), 200);

@@ -135,6 +135,10 @@ async fn nothing_is_lost_or_doubled_whatever_is_killed() {
     for tenant in TENANTS {
         let token = processes.apis[0].as_ref().expect("it runs").tenant(tenant).await;
         tokens.insert(tenant, token.clone());
+        for api in processes.apis.iter().flatten() {
+            api.until(|| async { api.get(&token, "/logs?page_size=1").await.0 == 200 }, "the tenant is known")
+                .await;
+        }
         // Each look at the counters would be an entry more.
         let quiet = serde_json::json!({"settings": {"audit_reads": false}}).to_string();
         let api = processes.apis[0].as_ref().expect("it runs");

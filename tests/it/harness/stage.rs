@@ -102,6 +102,8 @@ impl Cluster {
             site.set("OPENSEARCH__URL", engines.address("OPENSEARCH"))
                 .set("OPENSEARCH__INDEX_PREFIX", &name);
             site.set("OBJECTS__URL", &format!("s3://sluice/{name}")).set("SEAL__INTERVAL", "250ms");
+            // After `kill -9` the next owner waits for it.
+            site.set("SEAL__LEASE", "3s");
             site.set("SOURCES", &sources.to_string());
             for (key, engine) in [("AWS_ENDPOINT_URL_SQS", "SQS"), ("AWS_ENDPOINT_URL_S3", "S3")] {
                 site.settings.insert(key.to_owned(), engines.address(engine).to_owned());
