@@ -62,7 +62,7 @@ pub enum Mistake {
     TrimByAuthority,
     /// Reads do not hide what is erased.
     NoStaircase,
-    /// The floor is not read after a seal was read.
+    /// Readers never look at the floor.
     ReadBelowFloor,
     /// A seal in doubt is taken for durable.
     DoubtIsDone,
@@ -76,8 +76,6 @@ pub enum Mistake {
     ForgetOrders,
     /// Deciding goes on while the store does not show an erasure yet.
     DecideBeforeErasureShows,
-    /// The clocks of all processes are taken for one.
-    NoSkew,
     /// The memory of an owner is said to begin before it has read where it goes on.
     MemoryBeginsEarly,
 }
@@ -194,7 +192,7 @@ impl World {
             keep: self.dice(|dice| dice.below(3)),
             trim_seals: 1,
             cache_bytes: self.dice(|dice| dice.below(3) * 1000) as usize,
-            clock_skew: Duration::from_millis(if self.plants(Mistake::NoSkew) { 0 } else { SKEW_MS as u64 }),
+            clock_skew: Duration::from_millis(SKEW_MS as u64),
             ..SealsSettings::default()
         };
         (Seals::open(Arc::new(objects), 0, settings), blind)
@@ -519,7 +517,6 @@ fn every_planted_mistake_between_processes_is_found() {
         Mistake::CursorGoesBack,
         Mistake::ForgetOrders,
         Mistake::DecideBeforeErasureShows,
-        Mistake::NoSkew,
         Mistake::MemoryBeginsEarly,
     ];
     let mut missed = Vec::new();
