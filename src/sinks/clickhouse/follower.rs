@@ -11,7 +11,8 @@
 //! last and no erasure touches it, so all of its rows mean that all of the seal is there, whatever was erased of it since.
 //!
 //! The ledger obeys erasures: this follower holds the staircases of its partition's tenants, as the table has them, since an erasure is
-//! recorded before its seal counts as applied, and nothing is decided in between.
+//! recorded before its seal counts as applied, and nothing is decided in between. It reads them when it is first asked, and what
+//! others may have added whenever it does not know that it alone applies seals.
 
 use super::{
     db::{ClickHouseError, ClickHouseSettings, Db, SEND_AT},
@@ -44,8 +45,8 @@ use uuid::Uuid;
 
 /// Ids of one ledger query: its parameters stay below what a server takes for one.
 const KEYS_AT_ONCE: usize = 1_500;
-/// How long it is believed that nobody else has applied seals.
-const BELIEVED: Duration = Duration::from_secs(20);
+/// How long it is believed that nobody else has applied seals: less than a lease lasts.
+const BELIEVED: Duration = Duration::from_secs(10);
 /// How far clocks of owners may differ, milliseconds: seals are looked for by the time of their making, too.
 const SKEW_MS: i64 = 600_000;
 
@@ -62,7 +63,7 @@ pub struct ClickHouseFollower {
     partition: u32,
     runtime: Handle,
     state: Mutex<State>,
-    erasures: Mutex<HashMap<TenantId, Erasures>>,
+    erasures: Mutex<Hidden>,
     applied: watch::Sender<u64>,
     sweep: Sweep,
 }
@@ -75,6 +76,16 @@ struct State {
     asked: Option<Instant>,
     /// Seals below this one are known to be applied.
     done: u64,
+}
+
+/// What is erased of the partition's tenants.
+#[derive(Default)]
+struct Hidden {
+    all: HashMap<TenantId, Erasures>,
+    /// The largest seal of which the table's erasures were read.
+    upto: u64,
+    /// When the table was asked.
+    asked: Option<Instant>,
 }
 
 /// A table as a seal fills it.
@@ -124,6 +135,7 @@ struct Step {
     retention: bool,
     cutoff: i64,
     head: u64,
+    seal: u64,
 }
 
 #[derive(Row, Deserialize)]
@@ -138,29 +150,19 @@ struct Known {
 }
 
 impl ClickHouseFollower {
-    /// Connects as [`ClickHouse::connect`](super::ClickHouse::connect) does, and reads what is erased of the partition's tenants. The
+    /// Connects as [`ClickHouse::connect`](super::ClickHouse::connect) does. The
     /// other methods run their requests on `runtime` and must not be called from one of its tasks. Rows that are erased
     /// and counted are deleted in the background until this is dropped.
     pub async fn start(settings: &ClickHouseSettings, partition: u32, runtime: Handle) -> Result<Self, ClickHouseError> {
         let db = Db::new(settings)?;
         schema::migrate(&db).await?;
-        let mut sql = Sql::new(
-            "SELECT CAST(tenant_id, 'String') AS tenant, kind = 'retention' AS retention, cutoff, head FROM erasures WHERE what = 'erased' AND `partition` = ",
-        );
-        sql.number(u64::from(partition)).push(" ORDER BY seal");
-        let mut erasures: HashMap<TenantId, Erasures> = HashMap::new();
-        for step in db.all::<Step>(&sql).await? {
-            let Ok(tenant) = tenant_of(&step.tenant) else { continue };
-            let kind = if step.retention { ErasureKind::Retention } else { ErasureKind::Cleanup };
-            hide(erasures.entry(tenant).or_default(), kind, step.cutoff, step.head);
-        }
         Ok(Self {
             sweep: Sweep::start(db.clone(), partition, &runtime),
             db,
             partition,
             runtime,
             state: Mutex::default(),
-            erasures: Mutex::new(erasures),
+            erasures: Mutex::default(),
             applied: watch::Sender::new(0),
         })
     }
@@ -169,8 +171,34 @@ impl ClickHouseFollower {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn erasures(&self) -> MutexGuard<'_, HashMap<TenantId, Erasures>> {
+    fn erasures(&self) -> MutexGuard<'_, Hidden> {
         self.erasures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the erasures that the table has and this follower may not have seen.
+    async fn refresh(&self) -> Result<(), StoreError> {
+        let (asked, upto) = {
+            let hidden = self.erasures();
+            (hidden.asked, hidden.upto)
+        };
+        if asked.is_some_and(|asked| asked.elapsed() < BELIEVED) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let mut sql = Sql::new(
+            "SELECT CAST(tenant_id, 'String') AS tenant, kind = 'retention' AS retention, cutoff, head, seal FROM erasures WHERE what = 'erased' AND `partition` = ",
+        );
+        sql.number(u64::from(self.partition)).push(" AND seal > ").number(upto).push(" ORDER BY seal");
+        let steps: Vec<Step> = self.db.all(&sql).await.map_err(|error| fault::read_failed(&error))?;
+        let mut hidden = self.erasures();
+        for step in steps {
+            let tenant = tenant_of(&step.tenant)?;
+            let kind = if step.retention { ErasureKind::Retention } else { ErasureKind::Cleanup };
+            hide(hidden.all.entry(tenant).or_default(), kind, step.cutoff, step.head);
+            hidden.upto = hidden.upto.max(step.seal);
+        }
+        hidden.asked = Some(now);
+        Ok(())
     }
 
     /// The seal in every table that it has rows of.
@@ -264,6 +292,7 @@ impl ClickHouseFollower {
 
     /// What of the keys has a row, by its place among them. Several rows of an id are there if earlier ones are erased.
     async fn known(&self, keys: &[(TenantId, Uuid)]) -> Result<Vec<Option<ContentHash>>, StoreError> {
+        self.refresh().await?;
         let mut tenants: Vec<&TenantId> = keys.iter().map(|(tenant, _)| tenant).collect();
         tenants.sort_unstable();
         tenants.dedup();
@@ -297,7 +326,7 @@ impl ClickHouseFollower {
             let Some(tenant) = (row.at as usize).checked_sub(1).and_then(|at| tenants.get(at)) else {
                 continue;
             };
-            let gone = erasures.get(*tenant).is_some_and(|all| all.covers(row.time, row.received, row.sequence));
+            let gone = erasures.all.get(*tenant).is_some_and(|all| all.covers(row.time, row.received, row.sequence));
             if !gone {
                 hashes.insert((tenant, row.id), row.content_hash);
             }
@@ -307,11 +336,11 @@ impl ClickHouseFollower {
 
     /// Notes what the seal erases, once the table has it.
     fn note(&self, sealed: &DecidedSeal) {
-        let mut all = self.erasures();
+        let mut hidden = self.erasures();
         for erased in &sealed.seal.erasures {
             let Erasure { kind, cutoff, head, .. } = erased.erasure;
             let tenant = sealed.seal.tenants[erased.tenant as usize].tenant.clone();
-            hide(all.entry(tenant).or_default(), kind, cutoff, head);
+            hide(hidden.all.entry(tenant).or_default(), kind, cutoff, head);
         }
     }
 }

@@ -128,9 +128,10 @@ impl DeadLetters {
 
     async fn delete(&self, tenant: &TenantId, key: Key) -> Result<(), ObjectError> {
         let shared = &self.0.shared;
+        let writes = shared.shelves.writes();
         let done = shared.objects.delete(&key).await;
         match done {
-            Ok(()) => shared.shelves.take(tenant, key),
+            Ok(()) => shared.shelves.take(tenant, key, writes),
             Err(_) => shared.shelves.forget(tenant),
         }
         done

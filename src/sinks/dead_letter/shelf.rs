@@ -36,6 +36,8 @@ struct Inner {
     clock: u64,
     /// Counts names that were taken away, of all tenants.
     removals: u64,
+    /// Counts objects that were written, of all tenants.
+    writes: u64,
 }
 
 #[derive(Default)]
@@ -116,6 +118,7 @@ impl Shelves {
     /// An object was written, since `removals` were counted. If there were more since, one of them may have deleted it again.
     pub(super) fn written(&self, tenant: &TenantId, key: Key, removals: u64) {
         let mut inner = self.lock();
+        inner.writes += 1;
         let is_alone = inner.removals == removals;
         let Some(shelf) = inner.shelves.get_mut(tenant) else { return };
         if is_alone {
@@ -125,13 +128,22 @@ impl Shelves {
         }
     }
 
-    /// An object was deleted.
-    pub(super) fn take(&self, tenant: &TenantId, key: Key) {
+    /// How many objects were written so far: to be asked before a deletion, for [`Shelves::take`].
+    pub(super) fn writes(&self) -> u64 {
+        self.lock().writes
+    }
+
+    /// An object was deleted, since `writes` were counted. If there were more since, one of them may have written it again.
+    pub(super) fn take(&self, tenant: &TenantId, key: Key, writes: u64) {
         let mut inner = self.lock();
         inner.removals += 1;
-        if let Some(shelf) = inner.shelves.get_mut(tenant) {
+        let is_alone = inner.writes == writes;
+        let Some(shelf) = inner.shelves.get_mut(tenant) else { return };
+        if is_alone {
             Bundle::change(&mut shelf.bundles, key, Change::Take);
             shelf.taken += 1;
+        } else {
+            shelf.forget();
         }
     }
 
