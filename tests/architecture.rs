@@ -7,8 +7,8 @@ use std::{
 
 /// (what must not appear, the only places where it may)
 const ONLY_IN: [(&str, &[&str]); 12] = [
-    ("aws_sdk_sqs", &["src/queue/sqs/", "src/queue/remote/aws.rs", "src/sources/"]),
-    ("aws_sdk_kinesis", &["src/queue/kinesis/", "src/queue/remote/aws.rs"]),
+    ("aws_sdk_sqs", &["src/queue/sqs/", "src/queue/remote/aws/", "src/sources/"]),
+    ("aws_sdk_kinesis", &["src/queue/kinesis/", "src/queue/remote/aws/"]),
     ("actix::", &["src/actors/"]),
     ("axum::", &["src/http/"]),
     ("parquet::", &["src/sinks/embedded/part/"]),

@@ -63,12 +63,17 @@ pub async fn objects(settings: &Settings, fs: &Arc<dyn Fs>) -> Result<Arc<dyn Ob
 /// A bucket that answers, and that decides conditional writes.
 #[cfg(feature = "s3")]
 async fn s3(bucket: &str, prefix: &str) -> Result<Arc<dyn Objects>, AppError> {
-    use crate::objects::s3::{S3Location, S3Objects};
+    use crate::objects::{
+        ObjectError,
+        s3::{S3Location, S3Objects},
+    };
     let at = S3Location {
         bucket: bucket.to_owned(),
         prefix: prefix.to_owned(),
     };
-    let wrong = |e| AppError::failed(format!("`objects.url` is `s3://{bucket}/{prefix}`: {e}"));
+    // Of what a server says, often a page of XML, the first line.
+    let line = |e: ObjectError| e.to_string().lines().next().unwrap_or_default().to_owned();
+    let wrong = |e| AppError::failed(format!("`objects.url` is `s3://{bucket}/{prefix}`: {}", line(e)));
     let objects = S3Objects::connect(&at, &aws().await).map_err(wrong)?;
     objects.check().await.map_err(wrong)?;
     Ok(Arc::new(objects))

@@ -1,5 +1,6 @@
 //! The shared queue of the configuration: the way in (a transport for each partition), and the way out, opened by whoever owns a partition.
 
+#[cfg(any(feature = "sqs", feature = "kinesis"))]
 use super::stores::Trouble;
 use crate::{
     config::{KinesisSettings, QueueChoice, Settings, SqsSettings},
@@ -7,7 +8,9 @@ use crate::{
     queue::remote::{Receive, Transport},
     seal::{source::SourceProgress, state::SealState},
 };
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+#[cfg(any(feature = "sqs", feature = "kinesis"))]
+use std::time::Duration;
 
 /// Both ways, by partition.
 pub struct Queues {
@@ -32,7 +35,9 @@ pub struct Open {
 }
 
 /// How long a start waits for a queue that does not answer.
+#[cfg(any(feature = "sqs", feature = "kinesis"))]
 const PATIENCE: Duration = Duration::from_secs(60);
+#[cfg(any(feature = "sqs", feature = "kinesis"))]
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Reaches the queues and checks what a queue must be like.

@@ -36,6 +36,7 @@ const FIRST_PROBE: Duration = Duration::from_secs(10);
 
 /// Why a store cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(any(feature = "sqs", feature = "kinesis", feature = "clickhouse", feature = "opensearch")), allow(dead_code))]
 pub enum Trouble {
     /// It does not answer, or cannot do it now.
     Down(String),
@@ -166,7 +167,8 @@ async fn migrate_opensearch(_: &Settings, _: &OpenSearchSettings, _: &Passwords)
 }
 
 /// How many partitions the configuration has; the log is one.
-pub fn partitions(settings: &Settings) -> u32 {
+#[cfg(feature = "opensearch")]
+fn partitions(settings: &Settings) -> u32 {
     use crate::config::QueueChoice;
     match &settings.engines.queue {
         QueueChoice::Wal => 1,

@@ -94,8 +94,7 @@ async fn ask<T: DeserializeOwned>(client: &Client, method: Method, path: &str, w
     if !matches!(answer.status(), StatusCode::OK | StatusCode::ACCEPTED) {
         return Err(problem(&format!("{what}:"), answer).await);
     }
-    answer
-        .json()
-        .await
-        .map_err(|_| AppError::failed(format!("{what}: the answer is not one of Sluice")))
+    let strange = || AppError::failed(format!("{what}: the answer is not one of Sluice"));
+    let body = answer.bytes().await.map_err(|_| strange())?;
+    serde_json::from_slice(&body).map_err(|_| strange())
 }

@@ -19,7 +19,8 @@
 //!
 //! Not here: limits of intake (rates, quotas), which are answers to clients; a source that is too fast waits in its queue.
 
-#![cfg_attr(not(any(feature = "sqs", feature = "kinesis")), allow(dead_code))] // nobody reads then
+// Without a client of any queue there is nothing to read, and nobody who asks.
+#![cfg_attr(not(any(feature = "sqs", feature = "kinesis")), allow(dead_code, unused_imports))]
 
 mod allowed;
 mod decode;

@@ -12,7 +12,7 @@
 //!
 //! The engines say how messages travel and nothing else: neither of them knows packs, seals or tenants.
 
-#[cfg(any(feature = "sqs", feature = "kinesis"))]
+#[cfg(any(feature = "sqs", feature = "kinesis", feature = "s3"))]
 pub mod aws;
 pub mod consumer;
 pub mod envelope;
