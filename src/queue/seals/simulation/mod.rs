@@ -38,7 +38,7 @@ use store::{Row, Store};
 use uuid::Uuid;
 
 const START: i64 = 1_700_000_000_000;
-const TICK_MS: i64 = 20_000;
+const TICK_MS: i64 = 1_000;
 const SKEW_MS: i64 = 60_000;
 
 /// What goes wrong on purpose.
@@ -76,6 +76,8 @@ pub enum Mistake {
     ForgetOrders,
     /// Deciding goes on while the store does not show an erasure yet.
     DecideBeforeErasureShows,
+    /// The clocks of all processes are taken for one.
+    NoSkew,
     /// The memory of an owner is said to begin before it has read where it goes on.
     MemoryBeginsEarly,
 }
@@ -192,7 +194,7 @@ impl World {
             keep: self.dice(|dice| dice.below(3)),
             trim_seals: 1,
             cache_bytes: self.dice(|dice| dice.below(3) * 1000) as usize,
-            clock_skew: Duration::from_millis(SKEW_MS as u64),
+            clock_skew: Duration::from_millis(if self.plants(Mistake::NoSkew) { 0 } else { SKEW_MS as u64 }),
             ..SealsSettings::default()
         };
         (Seals::open(Arc::new(objects), 0, settings), blind)
@@ -206,7 +208,7 @@ impl Inner {
     }
 
     fn offset(&mut self) -> i64 {
-        (self.dice.below(3) as i64 - 1) * TICK_MS
+        (self.dice.below(3) as i64 - 1) * SKEW_MS / 3
     }
 
     fn uuid(&mut self) -> Uuid {
@@ -517,6 +519,7 @@ fn every_planted_mistake_between_processes_is_found() {
         Mistake::CursorGoesBack,
         Mistake::ForgetOrders,
         Mistake::DecideBeforeErasureShows,
+        Mistake::NoSkew,
         Mistake::MemoryBeginsEarly,
     ];
     let mut missed = Vec::new();
