@@ -175,6 +175,11 @@ impl Changes {
         state.good = state.good.max(at);
     }
 
+    /// Whether a look that began after this time was good.
+    pub fn was_good_since(&self, time: Instant) -> bool {
+        self.state().good > time
+    }
+
     /// Whether memory was compared with the objects within the last five minutes.
     pub fn is_fresh(&self) -> bool {
         self.state().good.elapsed() < STALE

@@ -196,6 +196,12 @@ impl Catalog {
         self.0.catch_up(CATCH_UP_EVERY).await
     }
 
+    /// Looks at the objects now: what another process had written before this call is known when it returns. For whoever decides for good by
+    /// what memory does not know. Calls at the same time share a look. An error changes nothing. Cancel-safe.
+    pub async fn look(&self) -> Result<(), CatalogError> {
+        self.0.look_now().await
+    }
+
     /// Whether what memory says was compared with the objects within the last five minutes. If not, nobody may be let in by it:
     /// a key that it shows may have been revoked elsewhere.
     pub fn fresh(&self) -> bool {
@@ -330,6 +336,22 @@ impl Inner {
             return Ok(());
         }
         *last = Some(now);
+        self.look(now).await
+    }
+
+    /// Looks at the objects, unless a look that began after this call is done by somebody else meanwhile.
+    async fn look_now(self: &Arc<Self>) -> Result<(), CatalogError> {
+        let asked = Instant::now();
+        let mut last = self.look.lock().await;
+        if self.changes.was_good_since(asked) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        *last = Some(now);
+        self.look(now).await
+    }
+
+    async fn look(self: &Arc<Self>, now: Instant) -> Result<(), CatalogError> {
         let due = self.changes.due(&*self.objects, now).await?;
         match due.everything {
             true => self.read_everything().await?,

@@ -71,13 +71,14 @@ impl Forwarder {
         Fate::Done
     }
 
-    /// A tenant that is not known may have been made by another process a moment ago, so the catalog is read first.
+    /// A tenant that is not known may have been made by another process a moment ago, so the catalog is read first:
+    /// a look of before the message came would not do, because the message is acknowledged by what it says.
     async fn decode(&self, message: &Message) -> Decoded {
         let look_up = |id: &TenantId| self.catalog.get(id);
         let mut decoded = decode(message, &self.rules, &look_up);
         let mut pause = FIRST_PAUSE;
         while decoded.unknown_tenant {
-            match self.catalog.catch_up().await {
+            match self.catalog.look().await {
                 Ok(()) => return decode(message, &self.rules, &look_up),
                 Err(error) => {
                     tracing::warn!(%error, "whether a tenant exists cannot be found out; the message waits");

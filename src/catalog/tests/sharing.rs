@@ -207,6 +207,26 @@ async fn a_write_that_takes_its_time_is_seen_whether_its_writer_lives_or_dies() 
     }
 }
 
+/// Who acts for good on what memory does not know looks anew, however short ago the last look was, and hears when it could not.
+#[tokio::test(start_paused = true)]
+async fn a_look_shows_what_was_written_before_it_however_soon_it_comes() {
+    let fs = SimFs::new();
+    let here = with_tenants(&fs).await;
+    let faulty = Faulty::over(&fs);
+    let there = Catalog::open(Arc::new(faulty.clone())).await.expect("opened");
+    for round in 0..3 {
+        let tenant = id(&format!("just-made-{round}"));
+        there.catch_up().await.expect("looked");
+        here.create(new(tenant.as_str())).await.expect("made");
+        there.look().await.expect("looked");
+        assert!(there.get(&tenant).is_some(), "round {round}");
+    }
+    faulty.set_dead(true);
+    for _ in 0..2 {
+        assert!(there.look().await.is_err(), "a look that failed is none");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_the_objects_memory_goes_stale_after_five_minutes_and_recovers() {
     let (fs, acme) = (SimFs::new(), id("acme"));

@@ -405,8 +405,8 @@ async fn export(server: &Server, side: &Side, conditions: &[Condition], query: &
     let mut expected = model::list(&side.entries, conditions, "sequence:asc");
     let path = format!("/logs/export?format=ndjson{query}");
     let answer = server.client.get(server.url(&path)).bearer_auth(&side.token).send().await.expect("it answers");
-    assert_eq!(answer.status(), 200, "{path}");
-    let text = answer.text().await.expect("the whole body");
+    let (status, text) = (answer.status(), answer.text().await.expect("the whole body"));
+    assert_eq!(status, 200, "{path}: {text} {}", server.stderr());
     let mut got: Vec<Value> = text.lines().map(|line| known(&serde_json::from_str(line).expect("a line is JSON"))).collect();
     got.sort_by_key(|e| e["sequence"].as_u64());
     expected.sort_by_key(|e| e.sequence);
