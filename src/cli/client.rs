@@ -52,7 +52,9 @@ fn builder(trusted: Option<Vec<Certificate>>) -> reqwest::ClientBuilder {
         Some(certificates) => reqwest::Client::builder().tls_certs_only(certificates),
         None => reqwest::Client::builder(),
     };
+    // An engine's client brings compression into the build; the same is asked for whichever are built.
     builder
+        .no_gzip()
         .connect_timeout(CONNECT)
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")))

@@ -258,6 +258,7 @@ fn client(source: &Source, timeout: Duration) -> Result<reqwest::Client, String>
     // Fails when somebody installed one before, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
+        .no_gzip() // an engine's client brings it into the build, and a few bytes could become many
         .timeout(timeout)
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("sluice/", env!("CARGO_PKG_VERSION")));
