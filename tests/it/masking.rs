@@ -244,7 +244,11 @@ async fn ask(server: &Server, questions: usize, seed: u64) {
         for (tenant, token) in &viewers {
             let (status, answer) = server.get(token, &path).await;
             assert!(matches!(status, 200 | 403 | 422), "{path}: {status} {answer}");
-            let text = answer.to_string();
+            let mut shown = answer.clone();
+            if let Some(meta) = shown["meta"].as_object_mut() {
+                meta.remove("next_cursor"); // hexadecimal digits: four of them are sometimes those of a card
+            }
+            let text = shown.to_string();
             // What was asked for may be named: a path, as it was written.
             let leak = OWN.iter().find(|own| text.contains(**own) && !path.replace("%40", "@").contains(**own));
             assert!(status != 200 || leak.is_none(), "{path}: {leak:?} in {text}");

@@ -112,6 +112,7 @@ async fn each_fault_does_what_it_says() {
     proxy.down();
     assert_eq!(send(&proxy, "END").await, None);
     proxy.mend();
+    let before = proxy.seen();
     assert_eq!(send(&proxy, "END").await, done);
-    assert_eq!(proxy.seen(), 11);
+    assert_eq!(proxy.seen(), before + 1);
 }
