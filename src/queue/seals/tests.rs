@@ -3,7 +3,9 @@
 
 mod contract;
 mod format;
+mod late;
 mod lease;
+pub(crate) mod owners;
 mod pipeline;
 
 use super::*;

@@ -10,6 +10,7 @@ use crate::{
             envelope::Item,
             producer::{ProducerSettings, RemoteProducer},
             testing::{MemoryQueue, Noted, SendFault, until},
+            trials,
         },
     },
 };
@@ -23,8 +24,15 @@ struct Bench {
     deliveries: mpsc::Receiver<Delivery>,
 }
 
+fn memory() -> Arc<dyn Objects> {
+    Arc::new(FolderObjects::open(Arc::new(SimFs::new()), PathBuf::from("/objects")).expect("a folder"))
+}
+
 fn start_with(queue: Arc<MemoryQueue>, settings: ConsumerSettings) -> Bench {
-    let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(Arc::new(SimFs::new()), PathBuf::from("/objects")).expect("a folder"));
+    start_on(queue, memory(), settings)
+}
+
+fn start_on(queue: Arc<MemoryQueue>, objects: Arc<dyn Objects>, settings: ConsumerSettings) -> Bench {
     let noted = Arc::new(Noted::default());
     let quarantine = Quarantine::new(objects.clone(), settings.partition);
     let (consumer, deliveries) = RemoteConsumer::start(queue.clone(), noted.clone(), quarantine, settings, Handle::current());
@@ -119,6 +127,73 @@ async fn what_cannot_be_read_goes_to_the_quarantine_and_stops_nobody() {
     let key = Key::parse("quarantine/0/1.bin").expect("a name");
     let (found, _) = bench.objects.get(&key).await.expect("readable").expect("kept");
     assert_eq!(found, json, "as it came");
+}
+
+/// The process that has this in hand ends: what it held is handed out again.
+async fn dies(bench: Bench) {
+    bench.consumer.0.end.cancel(); // nothing is acknowledged, held or given back from here on
+    bench.consumer.stop_delivery();
+    bench.consumer.0.pulling.wait().await;
+    bench.queue.hand_out_again();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_the_dead_letter_queue_that_ends_five_processes_is_kept_unopened_and_its_neighbours_are_decided() {
+    let (queue, objects) = (MemoryQueue::new(), memory());
+    queue.is_of_dead_letters();
+    let (bad, good) = (message(0, &[pack("a", 1)]), message(0, &[pack("a", 2)]));
+    queue.put(bad.clone());
+    queue.put(good);
+    let mut opened = 0;
+    for _ in 0..40 {
+        let mut bench = start_on(queue.clone(), objects.clone(), ConsumerSettings::default());
+        let settled = async {
+            until("both are done", || bench.queue.counts().2 == 2).await;
+            None
+        };
+        let delivered = async {
+            loop {
+                let delivery = bench.deliveries.recv().await.expect("the lane is open");
+                if delivery.pack.entry(0).id() == Uuid::from_u128(1) {
+                    return Some(delivery); // whoever decides it ends
+                }
+                delivery.ticket.settle(Verdict::Done);
+            }
+        };
+        let outcome = tokio::select! {
+            none = settled => none,
+            delivery = delivered => delivery,
+        };
+        let Some(deadly) = outcome else { break };
+        opened += 1;
+        drop(deadly);
+        dies(bench).await;
+    }
+    assert_eq!((opened, queue.counts()), (trials::NEVER, (0, 0, 2)));
+    let kept = objects.list("quarantine/0").await.expect("readable");
+    let (found, _) = objects.get(&kept[0]).await.expect("readable").expect("kept");
+    assert_eq!((kept.len(), found), (1, bad), "as it came");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_dead_letter_queue_holds_after_outages_and_restarts_is_decided_however_often_it_came() {
+    let (queue, objects) = (MemoryQueue::new(), memory());
+    queue.is_of_dead_letters();
+    let mut newer = message(0, &[pack("a", 9)]).to_vec();
+    newer[4] = 9;
+    queue.put(newer.into());
+    queue.put(message(0, &[pack("a", 1)]));
+    for _ in 0..3 * trials::NEVER {
+        let mut bench = start_on(queue.clone(), objects.clone(), ConsumerSettings::default());
+        drop(bench.next().await);
+        bench.consumer.close().await; // a stop in order, while a store is down
+        queue.hand_out_again();
+    }
+    let mut bench = start_on(queue.clone(), objects.clone(), ConsumerSettings::default());
+    bench.next().await.ticket.settle(Verdict::Done);
+    until("it is done", || bench.queue.counts().2 == 1).await;
+    assert!(objects.list("quarantine").await.expect("readable").is_empty());
+    assert_eq!(bench.queue.counts().1, 1, "and what a newer build has sent is left to it");
 }
 
 #[tokio::test(start_paused = true)]
