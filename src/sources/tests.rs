@@ -298,7 +298,8 @@ async fn whatever_a_foreign_queue_answers_everything_comes_once_and_leaves_it() 
         })),
     };
     let (mut receives, mut deletes, partly) = (0, 0, Arc::new(AtomicBool::new(false)));
-    let noted = partly.clone();
+    let (noted, told) = (partly.clone(), Arc::<Mutex<BTreeSet<String>>>::default());
+    let handles = told.clone();
     proxy.script(move |request| match request.header("x-amz-target") {
         "AmazonSQS.ReceiveMessage" => {
             receives += 1;
@@ -310,7 +311,11 @@ async fn whatever_a_foreign_queue_answers_everything_comes_once_and_leaves_it() 
         }
         "AmazonSQS.DeleteMessageBatch" => {
             deletes += 1;
-            let many = serde_json::from_slice::<serde_json::Value>(&request.body).is_ok_and(|json| json["Entries"].as_array().is_some_and(|all| all.len() > 1));
+            let body: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
+            let entries = body["Entries"].as_array().expect("a batch");
+            let many = entries.len() > 1;
+            let all = entries.iter().map(|entry| entry["ReceiptHandle"].as_str().expect("a handle").to_owned());
+            handles.lock().expect("no panic").extend(all);
             match deletes {
                 1 => Fault::Answer(503, Vec::new(), "{}".into()),
                 2 => Fault::Swallow,
@@ -327,6 +332,11 @@ async fn whatever_a_foreign_queue_answers_everything_comes_once_and_leaves_it() 
     world.read_until(&kind, || queue.is_empty()).await;
     assert_eq!(world.producer.entries(), 30);
     assert!(partly.load(Ordering::SeqCst), "a part of a batch failed");
+    assert_eq!(
+        told.lock().expect("no panic").len(),
+        30,
+        "what was not taken was told again: nothing had to come again for that"
+    );
     queue.drop().await;
 }
 

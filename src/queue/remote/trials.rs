@@ -61,6 +61,7 @@ impl Book {
         let mut alone = open.iter().any(|message| self.times(message) > ALONE);
         let mut others = !open.is_empty() || messages.iter().any(|message| self.times(message) < ALONE);
         let decide = |message: &Arc<str>| match self.times(message) {
+            _ if open.contains(message) => Trial::Open, // it slipped away and came again: no process has ended
             NEVER.. => Trial::Never,
             ALONE.. if alone || others => Trial::Later,
             ALONE.. => {
@@ -71,7 +72,8 @@ impl Book {
             _ => Trial::Open,
         };
         let trials: Vec<_> = messages.iter().map(decide).collect();
-        for (message, _) in messages.iter().zip(&trials).filter(|(_, trial)| **trial == Trial::Open) {
+        let opened = |(message, trial): &(&Arc<str>, &Trial)| **trial == Trial::Open && !open.contains(message);
+        for (message, _) in messages.iter().zip(&trials).filter(opened) {
             let times = self.times(message) + 1;
             self.opened.insert(message.clone(), Tried { times, at: now });
         }
@@ -99,7 +101,7 @@ impl Trials {
 
     /// They came to an end in order: nothing is held against them any more.
     pub async fn end(&self, messages: &[Arc<str>]) -> Result<(), ObjectError> {
-        self.change(|book| messages.iter().for_each(|message| drop(book.opened.remove(message)))).await
+        self.change(|book| book.opened.retain(|message, _| !messages.contains(message))).await
     }
 
     async fn change<T>(&self, change: impl Fn(&mut Book) -> T) -> Result<T, ObjectError> {
@@ -161,6 +163,11 @@ mod tests {
             assert_eq!(ends_a_process(&mut book, &["bad"]), [Open]);
         }
         assert_eq!(ends_a_process(&mut book, &["bad", "good"]), [Never, Open]);
+        let good = names(&["good"]);
+        for _ in 0..NEVER {
+            assert_eq!(book.begin(&good, &good, 0), [Open], "the same process has it in hand already");
+        }
+        assert_eq!(book.times("good"), 1);
         book.begin(&[], &[], KEPT);
         assert!(book.opened.is_empty(), "what no queue keeps any more is forgotten");
     }

@@ -168,8 +168,13 @@ fn producer(partition: &SqsPartition) -> RemoteProducer {
     RemoteProducer::start(vec![transport], Arc::new(Nothing), ProducerSettings::default(), &Handle::current())
 }
 
-/// Receives and decides until these entries are decided and the queue is empty; how many packs came more than once.
+/// Receives and decides until these entries are decided and the queue is empty.
 async fn decide(queue: &Queue, partition: &SqsPartition, expected: &HashSet<Uuid>) {
+    let decided = decide_all(queue, partition, expected);
+    tokio::time::timeout(Duration::from_secs(120), decided).await.expect("everything comes");
+}
+
+async fn decide_all(queue: &Queue, partition: &SqsPartition, expected: &HashSet<Uuid>) {
     let objects = Arc::new(FolderObjects::open(Arc::new(SimFs::new()), PathBuf::from("/o")).expect("a folder"));
     let settings = ConsumerSettings {
         ack_linger: Duration::from_millis(100),
@@ -303,7 +308,10 @@ async fn every_item_of_a_batch_is_read_and_what_failed_is_told_again() {
     };
     proxy.next(1, calls("SendMessageBatch"), forgets);
     let results = partition.transport.send(messages()).await;
-    assert!(results[0].as_ref().is_err_and(|error| !error.definite && error.retry), "what an answer does not name is in doubt");
+    assert!(
+        results[0].as_ref().is_err_and(|error| !error.definite && error.retry),
+        "what an answer does not name is in doubt"
+    );
     assert!(results[1].is_ok() && results[2].is_ok());
     let mut received = Vec::new();
     while received.len() < 9 {
@@ -437,6 +445,9 @@ async fn the_dead_letter_queue_is_found_and_decided_like_the_queue() {
         let _ = raw.receive_message().queue_url(&queue.url).visibility_timeout(0).send().await; // only for its effect
     }
     assert_eq!(queue.len().await, 0);
+    let found = partition.receive.receive(10).await.expect("received");
+    assert!(found.len() == 1 && found[0].set_aside, "it is known where it comes from: {found:?}");
+    partition.receive.give_back(vec![found[0].receipt.clone()]).await;
     decide(&letters, &partition, &expected).await;
     queue.delete().await;
     letters.delete().await;

@@ -12,6 +12,7 @@ use crate::{
             testing::{MemoryQueue, Noted, SendFault, until},
             trials,
         },
+        seals::tests::Flaky,
     },
 };
 use std::{collections::HashSet, path::PathBuf};
@@ -59,7 +60,8 @@ fn pack(tenant: &str, id: u128) -> Item {
 
 impl Bench {
     async fn next(&mut self) -> Delivery {
-        self.deliveries.recv().await.expect("the lane is open")
+        let next = timeout(Duration::from_secs(3600), self.deliveries.recv()).await;
+        next.expect("something is delivered").expect("the lane is open")
     }
 
     fn done(&self) -> usize {
@@ -192,8 +194,42 @@ async fn what_the_dead_letter_queue_holds_after_outages_and_restarts_is_decided_
     let mut bench = start_on(queue.clone(), objects.clone(), ConsumerSettings::default());
     bench.next().await.ticket.settle(Verdict::Done);
     until("it is done", || bench.queue.counts().2 == 1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (book, _) = objects
+        .get(&Key::parse("trials/0.json").expect("a name"))
+        .await
+        .expect("readable")
+        .expect("there");
+    let book: serde_json::Value = serde_json::from_slice(&book).expect("JSON");
+    assert_eq!(book["opened"], serde_json::json!({}), "nothing is held against any of them");
     assert!(objects.list("quarantine").await.expect("readable").is_empty());
     assert_eq!(bench.queue.counts().1, 1, "and what a newer build has sent is left to it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_kept_now_stays_in_the_queue_and_what_cannot_be_noted_now_is_not_opened() {
+    for of_dead_letters in [false, true] {
+        let (queue, flaky) = (MemoryQueue::new(), Flaky::default());
+        flaky.refused.store(usize::MAX, Ordering::SeqCst);
+        let body = match of_dead_letters {
+            false => Bytes::from_static(b"what is it"),
+            true => message(0, &[pack("a", 1)]),
+        };
+        if of_dead_letters {
+            queue.is_of_dead_letters();
+        }
+        queue.put(body);
+        let mut bench = start_on(queue, Arc::new(flaky.clone()), ConsumerSettings::default());
+        until("it was received", || bench.queue.counts().1 == 1).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(bench.done(), 0, "it comes again and again");
+        assert!(bench.deliveries.try_recv().is_err());
+        flaky.refused.store(0, Ordering::SeqCst);
+        if of_dead_letters {
+            bench.next().await.ticket.settle(Verdict::Done);
+        }
+        until("it is done", || bench.done() == 1).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -309,6 +345,24 @@ async fn a_stop_acknowledges_what_is_sealed_and_gives_the_rest_back_at_once() {
     bench.queue.put(message(0, &[pack("a", 9)]));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.queue.counts().0, 3, "nothing is received any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_call_in_hand_brings_when_it_stops_is_given_back_at_once() {
+    let settings = ConsumerSettings {
+        last_call: Duration::from_secs(21),
+        ..ConsumerSettings::default()
+    };
+    let bench = start_with(MemoryQueue::new(), settings);
+    until("a call waits", || bench.queue.calls().receive == 1).await;
+    bench.consumer.stop_delivery();
+    bench.queue.put(message(0, &[pack("a", 1)]));
+    bench.consumer.close().await;
+    assert_eq!(
+        (bench.queue.counts(), bench.queue.calls().give_back),
+        ((1, 0, 0), 1),
+        "the next owner has it now"
+    );
 }
 
 /// Knows nothing.

@@ -252,9 +252,9 @@ async fn a_log_in_a_folder_keeps_the_contract() {
 async fn in_s3() -> Option<(crate::testing::proxy::Proxy, Arc<dyn Objects>)> {
     use crate::objects::s3::{S3Location, S3Objects};
     let endpoint = crate::testing::engines::address("SLUICE_TEST_S3")?;
-    let bucket = crate::testing::aws::make_bucket(&endpoint).await;
     let proxy = crate::testing::proxy::Proxy::start(&endpoint).await;
     let config = crate::testing::aws::config(&proxy.url()).await;
+    let bucket = crate::testing::aws::make_bucket(&endpoint).await;
     let location = S3Location::parse(&format!("s3://{bucket}/log")).expect("a location");
     let objects = Arc::new(S3Objects::connect(&location, &config).expect("connected"));
     Some((proxy, objects))

@@ -7,15 +7,12 @@ use super::{
 use crate::{
     actors::sequencer::{Phase, SequencerSettings},
     model::batch::{Batch, Work},
-    queue::{
-        Decider,
-        remote::{
-            Message, Receive, Transport,
-            consumer::{ConsumerSettings, RemoteConsumer},
-            envelope::{self, Item},
-            quarantine::Quarantine,
-            testing::{Made, MemoryQueue},
-        },
+    queue::remote::{
+        Message, Receive, Transport,
+        consumer::{ConsumerSettings, RemoteConsumer},
+        envelope::{self, Item},
+        quarantine::Quarantine,
+        testing::{Made, MemoryQueue},
     },
     seal::state::SealState,
 };
@@ -86,7 +83,7 @@ async fn put(transport: &dyn Transport) -> HashSet<Uuid> {
         .map(|i| Arc::new(pack_of(["a", "b"][i as usize % 2], &[2 * i, 2 * i + 1])))
         .collect();
     let twice = packs.iter().step_by(3);
-    let messages: Vec<_> = packs.iter().chain(twice).map(|pack| Message {
+    let messages = packs.iter().chain(twice).map(|pack| Message {
         key: 0,
         body: envelope::encode(0, &[Item::Pack(pack.clone())]),
     });
