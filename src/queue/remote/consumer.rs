@@ -25,7 +25,7 @@ use super::{
     flight::Flight,
     producer::pause,
     quarantine::Quarantine,
-    trials::Trial,
+    trials::{Trial, Trials},
 };
 use crate::{
     model::{
@@ -35,6 +35,7 @@ use crate::{
         ticket::{Ticket, Verdict},
         time::now_ms,
     },
+    objects::ObjectError,
     queue::{
         PackReadError, PackReader, Position,
         embedded::delivery::{MAX_ATTEMPTS, poison},
@@ -125,8 +126,11 @@ struct Shared {
     reception: Reception,
     runtime: Handle,
     flight: Mutex<Flight>,
-    /// Messages of the dead-letter queue in hand, by their names.
-    on_trial: Mutex<HashMap<Receipt, Arc<str>>>,
+    trials: Trials,
+    /// Messages of the dead-letter queue in hand, by their names; `None` before there was one.
+    on_trial: Mutex<Option<HashMap<Receipt, Arc<str>>>>,
+    /// One call at a time decides which of them it opens.
+    opening: tokio::sync::Mutex<()>,
     /// Reserved by calls under way, bytes.
     reserved: AtomicUsize,
     unreadable: AtomicU64,
@@ -179,7 +183,9 @@ impl RemoteConsumer {
             settings,
             runtime,
             flight: Mutex::default(),
+            trials: quarantine.trials(),
             on_trial: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
             reserved: AtomicUsize::new(0),
             unreadable: AtomicU64::new(0),
             failing: Mutex::default(),
@@ -241,12 +247,14 @@ impl RemoteConsumer {
         if !receipts.is_empty() {
             let _ = timeout(END, shared.source.give_back(receipts)).await;
         }
-        let on_trial: Vec<_> = std::mem::take(&mut *shared.on_trial()).into_values().collect();
-        acquit(shared, on_trial).await;
         shared.pulling.wait().await;
         shared.end.cancel();
         shared.tasks.close();
         let _ = timeout(END, shared.tasks.wait()).await;
+        let had_some = shared.on_trial().take().is_some();
+        if had_some {
+            crossed_out(timeout(END, shared.trials.leave()).await);
+        }
     }
 
     /// How it is doing.
@@ -280,7 +288,7 @@ impl Shared {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn on_trial(&self) -> MutexGuard<'_, HashMap<Receipt, Arc<str>>> {
+    fn on_trial(&self) -> MutexGuard<'_, Option<HashMap<Receipt, Arc<str>>>> {
         self.on_trial.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -301,12 +309,14 @@ impl Shared {
 
     /// These messages were opened, and nothing happened.
     fn survived(self: &Arc<Self>, receipts: &[Receipt]) {
-        let mut on_trial = self.on_trial();
-        let survived: Vec<_> = receipts.iter().filter_map(|receipt| on_trial.remove(receipt)).collect();
-        drop(on_trial);
+        let survived: Vec<_> = match &mut *self.on_trial() {
+            None => return,
+            Some(on_trial) => receipts.iter().filter_map(|receipt| on_trial.remove(receipt)).collect(),
+        };
         if !survived.is_empty() {
             let this = self.clone();
-            self.tasks.spawn_on(async move { acquit(&this, survived).await }, &self.runtime);
+            let end = async move { crossed_out(timeout(END, this.trials.end(&survived)).await) };
+            self.tasks.spawn_on(end, &self.runtime);
         }
     }
 
@@ -384,9 +394,10 @@ async fn try_carefully(shared: &Arc<Shared>, received: Vec<Received>) -> Vec<Rec
     if suspects.is_empty() {
         return may;
     }
+    let _alone = shared.opening.lock().await;
     let names: Vec<_> = suspects.iter().map(|message| message.id.clone()).collect();
-    let open: Vec<_> = shared.on_trial().values().cloned().collect();
-    let trials = match shared.quarantine.trials().begin(&names, &open).await {
+    let open: Vec<_> = shared.on_trial().get_or_insert_default().values().cloned().collect();
+    let trials = match shared.trials.begin(&names, &open).await {
         Ok(trials) => trials,
         Err(error) => {
             tracing::warn!(%error, "messages of the dead-letter queue are left for later");
@@ -396,7 +407,8 @@ async fn try_carefully(shared: &Arc<Shared>, received: Vec<Received>) -> Vec<Rec
     for (message, trial) in suspects.into_iter().zip(trials) {
         match trial {
             Trial::Open => {
-                shared.on_trial().insert(message.receipt.clone(), message.id.clone());
+                let (receipt, name) = (message.receipt.clone(), message.id.clone());
+                shared.on_trial().get_or_insert_default().insert(receipt, name);
                 may.push(message);
             }
             Trial::Later => {}
@@ -410,17 +422,9 @@ async fn try_carefully(shared: &Arc<Shared>, received: Vec<Received>) -> Vec<Rec
     may
 }
 
-/// Crosses out what was written down about these messages of the dead-letter queue.
-async fn acquit(shared: &Shared, messages: Vec<Arc<str>>) {
-    if messages.is_empty() {
-        return;
-    }
-    let ended = timeout(END, shared.quarantine.trials().end(&messages)).await;
-    if !matches!(ended, Ok(Ok(()))) {
-        tracing::warn!(
-            messages = messages.len(),
-            "it was not noted that messages of the dead-letter queue came to their end"
-        );
+fn crossed_out(outcome: Result<Result<(), ObjectError>, tokio::time::error::Elapsed>) {
+    if !matches!(outcome, Ok(Ok(()))) {
+        tracing::warn!(?outcome, "it was not noted that messages of the dead-letter queue came to their end");
     }
 }
 

@@ -24,7 +24,7 @@ impl Quarantine {
         Self { objects, partition }
     }
 
-    /// Which messages of the partition are not to be opened.
+    /// Which messages of the partition are not to be opened, for a consumer that begins.
     pub fn trials(&self) -> Trials {
         Trials::new(self.objects.clone(), self.partition)
     }
