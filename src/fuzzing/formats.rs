@@ -197,8 +197,7 @@ pub mod seal_object {
         let len = head.first_chunk().map_or(0, |len| u32::from_le_bytes(*len) as usize);
         if let Some(seal) = head.get(4..4usize.saturating_add(len)) {
             let seal = mended(seal, b"SLSE");
-            head.truncate(4);
-            head.extend_from_slice(&seal);
+            head.splice(4..4 + len, seal);
         }
         let pack = |section: &[u8]| zstd::bulk::compress(section, 1).expect("memory takes what is written to it");
         let field = |from: usize, to: usize| head.get(4 + from..4 + to).unwrap_or_default().to_vec();
