@@ -24,7 +24,7 @@
 mod commit;
 mod compact;
 mod flush;
-pub(crate) mod manifest;
+mod manifest;
 mod memtable;
 mod open;
 pub mod part;
