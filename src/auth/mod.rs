@@ -22,7 +22,7 @@ pub mod settings;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-pub(crate) mod token;
+mod token;
 
 pub use authenticator::{Authenticator, Fetching};
 pub use error::AuthError;
