@@ -310,16 +310,17 @@ async fn whatever_a_foreign_queue_answers_everything_comes_once_and_leaves_it() 
             }
         }
         "AmazonSQS.DeleteMessageBatch" => {
-            deletes += 1;
             let body: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
             let entries = body["Entries"].as_array().expect("a batch");
-            let many = entries.len() > 1;
             let all = entries.iter().map(|entry| entry["ReceiptHandle"].as_str().expect("a handle").to_owned());
             handles.lock().expect("no panic").extend(all);
+            if entries.len() > 1 && !noted.swap(true, Ordering::SeqCst) {
+                return one_fails.clone();
+            }
+            deletes += 1;
             match deletes {
                 1 => Fault::Answer(503, Vec::new(), "{}".into()),
                 2 => Fault::Swallow,
-                _ if many && !noted.swap(true, Ordering::SeqCst) => one_fails.clone(),
                 _ => Fault::Pass,
             }
         }
