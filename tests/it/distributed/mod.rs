@@ -3,3 +3,4 @@
 mod across_processes;
 mod faults;
 mod kill_everything;
+mod refusals;
