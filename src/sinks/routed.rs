@@ -6,7 +6,7 @@
 //! Whoever reads sees one [`Authority`]. Each answer is one store's, as of that store's own cursor (`as_of`): nothing is
 //! merged, so that nothing can be half of one state and half of another.
 
-use super::{Authority, ListPage, ListQuery, Scan, SearchStore, Stats, StatsQuery, StoreError, VisibleHead};
+use super::{Authority, Condition, ListPage, ListQuery, Scan, SearchStore, Stats, StatsQuery, StoreError, VisibleHead};
 use crate::{
     model::{entry::StoredEntry, filter::Filter, tenant::TenantScope},
     seal::erasure::ErasureKind,
@@ -69,8 +69,11 @@ impl Authority for Routed {
         self.authority.refreshed(scope)
     }
 
-    fn degraded(&self) -> bool {
-        self.authority.degraded() || self.search.degraded()
+    fn condition(&self, searched: bool) -> Condition {
+        match searched {
+            true => self.search.condition(),
+            false => self.authority.condition(false),
+        }
     }
 
     fn visible(&self) -> watch::Receiver<u64> {

@@ -182,6 +182,7 @@ pub struct Metrics {
     stream_lags: Mutex<BTreeMap<String, u64>>,
     foreign: [Counter; 3],
     sink_behind: [Gauge; 2],
+    view_lag: [Gauge; 2],
     sink_faults: [[Counter; 5]; 2],
     queue_events: [Counter; 6],
     queue_calls: [Counter; 4],
@@ -349,6 +350,11 @@ impl Metrics {
         self.sink_behind[sink_index(sink)].set(seals as f64);
     }
 
+    /// How long the oldest seal waits that a store does not show, as this process sees it.
+    pub fn view_lag(&self, sink: &str, lag: Duration) {
+        self.view_lag[sink_index(sink)].set(lag.as_secs_f64());
+    }
+
     /// A store met a fault, and what is done about it.
     pub fn sink_fault(&self, sink: &str, remedy: Remedy) {
         self.sink_faults[sink_index(sink)][remedy as usize].increment(1);
@@ -479,6 +485,7 @@ fn register() -> (Metrics, PrometheusHandle) {
             foreign: ["forwarded", "refused", "known"].map(|outcome| counter!("sluice_foreign_messages_total", "outcome" => outcome)),
             limited: Limit::ALL.map(|limit| counter!("sluice_http_limited_total", "limit" => limit.as_str())),
             sink_behind: SINKS.map(|sink| gauge!("sluice_sink_behind_seals", "sink" => sink)),
+            view_lag: SINKS.map(|sink| gauge!("sluice_view_lag_seconds", "sink" => sink)),
             sink_faults: SINKS.map(|sink| Remedy::ALL.map(|fault| counter!("sluice_sink_faults_total", "sink" => sink, "fault" => fault.as_str()))),
             queue_events: ["sent", "not_sent", "received", "redelivered", "unreadable", "done"]
                 .map(|event| counter!("sluice_queue_messages_total", "event" => event)),
@@ -573,6 +580,11 @@ fn describe() {
     );
     describe_counter!("sluice_foreign_messages_total", "Messages of foreign queues by what became of them.");
     describe_gauge!("sluice_sink_behind_seals", "Seals that a store of its own has not applied yet.");
+    describe_gauge!(
+        "sluice_view_lag_seconds",
+        Unit::Seconds,
+        "How long the oldest seal waits that a store does not show, as this process sees it."
+    );
     describe_counter!("sluice_sink_faults_total", "Faults of stores of their own, by what is done about them.");
     describe_histogram!("sluice_http_request_seconds", Unit::Seconds, "Time of a request, by class of the answer.");
 }

@@ -49,7 +49,7 @@ use self::{
     turns::Turns,
     view::{TenantView, View},
 };
-use super::{Authority, ListPage, ListQuery, Scan, SealFollower, Stats, StatsQuery, StoreError, VisibleHead};
+use super::{Authority, Condition, ListPage, ListQuery, Scan, SealFollower, Stats, StatsQuery, StoreError, VisibleHead};
 use crate::{
     fs::Fs,
     model::{
@@ -529,8 +529,11 @@ impl Authority for EmbeddedStore {
         })
     }
 
-    fn degraded(&self) -> bool {
-        self.0.inner.degraded.load(Ordering::Acquire)
+    fn condition(&self, _: bool) -> Condition {
+        Condition {
+            lacks_rows: self.0.inner.degraded.load(Ordering::Acquire),
+            lag: Duration::ZERO,
+        }
     }
 
     fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {

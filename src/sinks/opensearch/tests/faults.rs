@@ -391,7 +391,7 @@ fn one_poison_row_among_ten_thousand_is_written_down_and_the_others_are_found() 
     let seal = sequencer.seal_of(packs, |_, _| false);
     bench.apply(&seal).expect("applies");
     assert_eq!(bench.runtime.block_on(bench.search().refused()).expect("asks"), 1);
-    assert!(SearchStore::degraded(bench.search()), "readers are told");
+    assert!(bench.search().condition().lacks_rows, "readers are told");
     let query = ListQuery {
         sort: Sort::SequenceDesc,
         limit: 1,
