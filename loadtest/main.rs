@@ -2,13 +2,14 @@
 //! acknowledged id back, and prints a line of figures. See `loadtest/README.md`.
 //!
 //! ```text
-//! cargo run --release --example loadtest -- bulk|single|lag|reads|tenants|answers [--seconds N] [--entries N] [--server PATH]
+//! cargo run --release --example loadtest -- bulk|single|lag|reads|tenants|answers|soak [--seconds N | --minutes N] [--entries N] [--server PATH]
 //! ```
 
 mod answers;
 mod http;
 mod measure;
 mod server;
+mod soak;
 
 use http::Connection;
 use measure::{Latencies, RawSync};
@@ -49,9 +50,10 @@ fn options() -> anyhow::Result<Options> {
         let value = args.next().ok_or_else(|| anyhow::anyhow!("`{name}` needs a value"))?;
         match name.as_str() {
             "--seconds" => options.seconds = value.parse()?,
+            "--minutes" => options.seconds = (60.0 * value.parse::<f64>()?) as u64,
             "--server" => options.server = value,
             "--entries" => options.entries = value.parse()?,
-            _ => anyhow::bail!("unknown option `{name}`; known are --seconds, --entries and --server"),
+            _ => anyhow::bail!("unknown option `{name}`; known are --seconds, --minutes, --entries and --server"),
         }
     }
     Ok(options)
@@ -67,7 +69,8 @@ async fn main() -> anyhow::Result<()> {
         "reads" => reads(&options).await,
         "tenants" => tenants(&options).await,
         "answers" => answers::run(&options).await,
-        other => anyhow::bail!("unknown scenario `{other}`; known are bulk, single, lag, reads, tenants, answers"),
+        "soak" => soak::run(&options).await,
+        other => anyhow::bail!("unknown scenario `{other}`; known are bulk, single, lag, reads, tenants, answers, soak"),
     }
 }
 

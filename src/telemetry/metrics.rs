@@ -171,6 +171,7 @@ pub struct Metrics {
     credit_free: Gauge,
     backpressure: [Histogram; 4],
     feed_sessions: Gauge,
+    tasks: Gauge,
     feed_gaps: Counter,
     feed_kicks: Counter,
     erasures: [Counter; 2],
@@ -318,6 +319,11 @@ impl Metrics {
     /// Somebody waited for room.
     pub fn backpressure(&self, lane: Lane, waited: Duration) {
         self.backpressure[lane as usize].record(waited);
+    }
+
+    /// Tasks of the runtime that have not ended.
+    pub fn tasks(&self, n: usize) {
+        self.tasks.set(n as f64);
     }
 
     /// Live-feed sessions that are open.
@@ -475,6 +481,7 @@ fn register() -> (Metrics, PrometheusHandle) {
             credit_free: gauge!("sluice_credit_free_bytes"),
             backpressure: ["tenant", "sequencer", "store", "dead_letters"].map(|lane| histogram!("sluice_backpressure_seconds", "lane" => lane)),
             feed_sessions: gauge!("sluice_feed_sessions"),
+            tasks: gauge!("sluice_tasks"),
             feed_gaps: counter!("sluice_feed_gaps_total"),
             feed_kicks: counter!("sluice_feed_kicks_total"),
             erasures: ["cleanup", "retention"].map(|kind| counter!("sluice_erasures_total", "kind" => kind)),
@@ -560,6 +567,7 @@ fn describe() {
     describe_gauge!("sluice_credit_free_bytes", Unit::Bytes, "Free memory in the budget of the actors.");
     describe_histogram!("sluice_backpressure_seconds", Unit::Seconds, "Time that somebody waited for room, by where.");
     describe_gauge!("sluice_feed_sessions", "Open sessions of the live feed.");
+    describe_gauge!("sluice_tasks", "Tasks of the runtime that have not ended.");
     describe_counter!("sluice_feed_gaps_total", "Gaps that slow readers of the live feed were told of.");
     describe_counter!("sluice_feed_kicks_total", "Slow readers of the live feed that were sent away.");
     describe_counter!("sluice_erasures_total", "Erasures that were applied and counted, by kind.");

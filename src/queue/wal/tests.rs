@@ -689,7 +689,7 @@ fn live(seed: u64) {
 
 #[test]
 fn every_acknowledged_record_survives_whatever_happens() {
-    (0..150).for_each(live);
+    crate::testing::seeds(150).for_each(live);
 }
 
 #[test]

@@ -85,6 +85,20 @@ impl Site {
             .unwrap_or_else(|(code, stderr)| panic!("the server ended with {code:?}: {stderr}"))
     }
 
+    /// Starts `sluice serve` and kills it after so long, wherever it is then.
+    pub async fn start_and_kill(&self, after: Duration) {
+        let mut child = self
+            .command(&["serve"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        tokio::time::sleep(after).await;
+        // An error means that it has ended already.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
     /// As [`Site::start`]; an early end gives the exit code and what it said.
     pub fn try_start(&self) -> Result<Server, (Option<i32>, String)> {
         let log = self.folder.path().join("stderr.log");
