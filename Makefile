@@ -4,6 +4,10 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(HOME)/.cache/sluice/target
 ARGS ?=
 
+# The target folder is shared by every checkout, and cargo tells what is fresh by time alone: what another checkout built last must not pass for ours.
+$(shell mkdir -p "$(CARGO_TARGET_DIR)"; [ "$$(cat "$(CARGO_TARGET_DIR)/checkout" 2>/dev/null)" = "$(CURDIR)" ] || { \
+	find src tests benches loadtest fuzz -name '*.rs' -exec touch {} + ; echo "$(CURDIR)" >"$(CARGO_TARGET_DIR)/checkout"; })
+
 .PHONY: demo demo-distributed build test test-engines fmt lint unit smoke doc check-deploy test-browser coverage bench loadtest kill-everything crash simulate fuzz soak
 
 demo: ## entries of several tenants arrive, are stored, found, counted and shown live

@@ -182,6 +182,7 @@ mod tests {
             linger: Duration::ZERO,
             wait: Duration::ZERO,
             visibility: Duration::ZERO,
+            min_retention: Duration::ZERO,
             receivers: 1,
             credit: 1,
         })

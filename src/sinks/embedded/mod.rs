@@ -605,11 +605,13 @@ impl SealFollower for EmbeddedStore {
     fn lookup(&self, keys: &[(TenantId, Uuid)]) -> Result<Vec<Option<ContentHash>>, StoreError> {
         let inner = &self.0.inner;
         let view = inner.view();
-        let hash = |(tenant, id): &(TenantId, Uuid)| {
+        let mut hashes = Vec::with_capacity(keys.len());
+        for of_tenant in keys.chunk_by(|a, b| a.0 == b.0) {
+            let ids: Vec<Uuid> = of_tenant.iter().map(|(_, id)| *id).collect();
             let unreadable = |error| inner.ledger_row_unreadable(&error);
-            query::get::content_hash(&view, &TenantScope::new(tenant.clone()), *id, unreadable)
-        };
-        Ok(keys.iter().map(hash).collect())
+            hashes.extend(query::get::content_hashes(&view, &TenantScope::new(of_tenant[0].0.clone()), &ids, unreadable));
+        }
+        Ok(hashes)
     }
 
     fn trimmable(&self) -> watch::Receiver<u64> {

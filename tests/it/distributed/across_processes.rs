@@ -18,11 +18,12 @@ async fn stage(partitions: usize) -> Option<Stage> {
         apis: 2,
         consumers: 2,
         partitions,
+        ..Form::default()
     };
     Cluster::here(form).await.map(|cluster| Stage::Distributed(Box::new(cluster)))
 }
 
-fn cluster(stage: &Stage) -> &Cluster {
+pub(super) fn cluster(stage: &Stage) -> &Cluster {
     match stage {
         Stage::Distributed(cluster) => cluster,
         Stage::Embedded(_) => panic!("there is no cluster"),
@@ -151,7 +152,7 @@ async fn what_one_process_takes_every_other_one_shows() {
 }
 
 /// The rows in the stores themselves, against what clients were told. Waits for the slower of both stores.
-async fn books(running: &Running, stage: &Stage, tenant: &str, token: &str, sent: &Sent) {
+pub(super) async fn books(running: &Running, stage: &Stage, tenant: &str, token: &str, sent: &Sent) {
     let cluster = cluster(stage);
     let equal = || async {
         let clickhouse = checker::in_clickhouse(&cluster.engines, &cluster.name).await.expect("it answers");

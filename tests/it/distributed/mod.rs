@@ -3,3 +3,6 @@
 mod across_processes;
 mod faults;
 mod kill_everything;
+mod kinesis;
+mod writing;
+mod zombies;

@@ -5,6 +5,7 @@ pub mod data;
 pub mod engines;
 pub mod proxy;
 pub mod stage;
+pub mod streams;
 
 use serde_json::Value;
 use sluice::{
@@ -168,6 +169,16 @@ impl Server {
             assert!(Instant::now() < deadline, "the server did not stop: {}", self.stderr());
             std::thread::yield_now();
         }
+    }
+
+    /// Its process stands still, as in a virtual machine that was paused, until [`Server::go_on`].
+    pub fn stand_still(&self) {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::STOP).expect("it runs");
+    }
+
+    /// Ends [`Server::stand_still`].
+    pub fn go_on(&self) {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::CONT).expect("it runs");
     }
 
     /// Whether its process has ended by itself.

@@ -564,6 +564,7 @@ impl<'f> Writer<'f> {
             let severity = severities.get(i).and_then(Severity::parse).ok_or_else(|| odd("a severity does not parse"))?;
             block.severities[severity as usize] += 1;
             let id = Uuid::from_slice(ids.value(i)).map_err(|_| odd("an id is no id"))?;
+            block.ids.add(&id);
             self.sidecar.ids.push(((Shape::DEFAULT.id_key)(tenant.as_str(), &id), self.rows + i as u32));
         }
         if with_filter {

@@ -39,7 +39,7 @@ mod tests;
 pub use merge::{Interrupted, Keep, Limits, Merge};
 pub use prune::MemoryFilter;
 pub use read::{Found, Part, RowTimes, Rows, TenantRows};
-pub use sidecar::Block;
+pub use sidecar::{Block, IdRange};
 pub use strings::{BatchError, StatBatch, StatColumn};
 pub use write::write;
 

@@ -93,8 +93,10 @@ const OBJECTS: [&str; 8] = [
 ];
 const AGENTS: [&str; 4] = ["Mozilla/5.0 (X11; Linux)", "curl/8.5.0", "", "MOZILLA straße"];
 
+/// Of odd numbers it is of version 7, in their order; of others of version 4.
 fn id_of(n: u64) -> Uuid {
-    Uuid::from_u128(u128::from(n) << 64 | 0x8000_0000_0000_0000)
+    let version = if n % 2 == 1 { 7 } else { 4 };
+    Uuid::from_u64_pair(n << 16 | version << 12, 0x8000_0000_0000_0000)
 }
 
 fn random_row(dice: &mut Dice, tenant: &str, sequence: u64) -> Row {
@@ -591,6 +593,35 @@ fn every_id_is_found_whatever_collides_and_only_by_its_tenant() {
         assert_eq!(selected.len(), 1);
         assert_eq!(rows[selected[0] as usize].entry().id(), id_of(120));
     }
+}
+
+#[test]
+fn ids_are_asked_of_a_part_only_within_its_bounds() {
+    let rows = random_rows(4, &[("a", 90), ("b", 150)]);
+    for id_key in ID_KEYS {
+        let part = write_part(&rows, Shape { id_key, ..SMALL }).part;
+        let asked = |tenant: &str, ids: &[Uuid]| part.may_have(&scope(tenant), ids, &IdRange::of(ids.iter().copied())).to_vec();
+        for (tenant, last) in [("a", 90), ("b", 150)] {
+            let (all, one): (Vec<Uuid>, Vec<Uuid>) = ((1..=last).map(id_of).collect(), (1..=last).step_by(7).map(id_of).collect());
+            assert_eq!(asked(tenant, &all), Vec::from_iter(0..all.len()));
+            assert!(one.iter().all(|id| asked(tenant, &[*id]) == [0]));
+            let mut mixed: Vec<Uuid> = (1_000..1_100).map(id_of).collect();
+            mixed[77] = id_of(last);
+            assert!(asked(tenant, &mixed).contains(&77));
+        }
+    }
+    // Every key is the same: what is not passed over is found.
+    let part = write_part(&rows, Shape { id_key: |_, _| 7, ..SMALL }).part;
+    let asked = |tenant: &str, numbers: &[u64]| {
+        let ids: Vec<Uuid> = numbers.iter().copied().map(id_of).collect();
+        part.may_have(&scope(tenant), &ids, &IdRange::of(ids.iter().copied())).len()
+    };
+    let odd = |from: u64| Vec::from_iter((from..from + 20).filter(|n| n % 2 == 1));
+    assert_eq!(asked("a", &odd(1_001)), 0, "later than everything");
+    assert_eq!(asked("a", &[1_000]), 1, "of no time");
+    assert_eq!(asked("a", &odd(101)), 0, "b has such ones, a has not");
+    assert_eq!(asked("b", &odd(101)), 10);
+    assert_eq!(asked("nobody", &odd(1)), 0);
 }
 
 /// Keeps what is not older than this, and of `a` only even numbers.

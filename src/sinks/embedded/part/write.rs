@@ -9,7 +9,7 @@ use super::{
     data_file, fuse,
     keys::KeySet,
     schema::{self, Column},
-    sidecar::{BLOCK_ROWS, Block, ID_KEY, IdKey, SidecarBuilder},
+    sidecar::{BLOCK_ROWS, Block, ID_KEY, IdKey, IdRange, SidecarBuilder},
     sidecar_file,
 };
 use crate::{
@@ -209,6 +209,7 @@ impl<'f, 'a> PartWriter<'f, 'a> {
         block.sequences = widen(block.sequences, row.sequence);
         block.received = widen(block.received, row.received_at);
         block.severities[entry.severity() as usize] += 1;
+        block.ids.add(&entry.id());
         *bytes += len;
         self.times = widen(self.times, order.0);
         let texts = entry.texts();
@@ -271,6 +272,7 @@ pub(super) fn empty_block(row: u32) -> Block {
         sequences: (u64::MAX, u64::MIN),
         received: (i64::MAX, i64::MIN),
         severities: [0; 4],
+        ids: IdRange::EMPTY,
         overflow: false,
         filter: 0..0,
     }
