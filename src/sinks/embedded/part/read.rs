@@ -21,13 +21,17 @@ use arrow_array::{
     cast::AsArray,
     types::{Int32Type, TimestampMillisecondType, UInt64Type},
 };
+use bytes::Bytes;
 use parquet::{
     arrow::{
         ProjectionMask,
         arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector},
     },
     errors::ParquetError,
-    file::metadata::PageIndexPolicy,
+    file::{
+        metadata::{PageIndexPolicy, ParquetMetaData},
+        reader::ChunkReader,
+    },
 };
 use smallvec::SmallVec;
 use std::{net::IpAddr, ops::Range, path::Path, sync::Arc};
@@ -355,6 +359,31 @@ impl Part {
             .build()
     }
 
+    /// The row group that holds a row.
+    pub(super) fn group_of(&self, row: u32) -> usize {
+        self.groups.partition_point(|start| *start <= row).saturating_sub(1)
+    }
+
+    /// The blocks of these rows, which begin and end with some.
+    pub(super) fn blocks_within<'a>(&'a self, rows: &Range<u32>) -> impl Iterator<Item = Block> + use<'a> {
+        let (start, end) = (self.sidecar.block_at(rows.start), rows.end);
+        (start..).map_while(move |at| {
+            (at < self.sidecar.blocks())
+                .then(|| self.sidecar.block(at))
+                .filter(|block| block.rows.start < end)
+        })
+    }
+
+    /// What Parquet says about the data file.
+    pub(super) fn footer(&self) -> &ParquetMetaData {
+        self.footer.metadata()
+    }
+
+    /// Bytes of the data file, after they were checked.
+    pub(super) fn checked(&self, start: u64, len: usize) -> Result<Bytes, ParquetError> {
+        self.data.get_bytes(start, len)
+    }
+
     /// What could not be decoded, as an error of this part.
     pub(super) fn undecodable(&self, error: &ParquetError) -> PartError {
         damaged(data_file(&self.meta.name), error.to_string())
@@ -420,7 +449,7 @@ pub struct TenantRows<'a> {
 }
 
 impl TenantRows<'_> {
-    /// Its blocks in row order, i.e. by (timestamp, sequence).
+    /// Its blocks in row order.
     pub fn blocks(&self) -> impl DoubleEndedIterator<Item = Block> + ExactSizeIterator + '_ {
         let blocks = self.blocks.start as usize..self.blocks.end as usize;
         blocks.map(|block| self.part.sidecar.block(block as u32))
@@ -431,16 +460,7 @@ impl TenantRows<'_> {
         if !self.rows.contains(&row) {
             return None;
         }
-        let (mut low, mut high) = (self.blocks.start, self.blocks.end);
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if self.part.sidecar.block(middle).rows.start <= row {
-                low = middle
-            } else {
-                high = middle
-            }
-        }
-        Some(self.part.sidecar.block(low))
+        Some(self.part.sidecar.block(self.part.sidecar.block_at(row)))
     }
 
     /// Timestamp and sequence of each of the rows.

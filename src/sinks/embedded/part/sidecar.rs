@@ -378,6 +378,7 @@ impl Sidecar {
         (self.sections[1].len() / TENANT_LEN) as u32
     }
 
+    /// Number of blocks.
     pub(super) fn blocks(&self) -> u32 {
         (self.sections[3].len() / BLOCK_LEN) as u32
     }
@@ -450,6 +451,20 @@ impl Sidecar {
             overflow: u32_at(bytes, 4) & OVERFLOW != 0,
             filter: filter..filter.saturating_add(u32_at(bytes, 80) as usize),
         }
+    }
+
+    /// The place of the block that holds a row.
+    pub(super) fn block_at(&self, row: u32) -> u32 {
+        let (mut low, mut high) = (0, self.blocks());
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if u32_at(self.section(3), middle as usize * BLOCK_LEN) <= row {
+                low = middle
+            } else {
+                high = middle
+            }
+        }
+        low
     }
 
     /// The filter of a block; empty: it has none.
