@@ -89,13 +89,23 @@ fn ask(c: &mut Criterion, smoke: bool) {
             BatchSize::PerIteration,
         );
     });
-    group.bench_function("look up 200 unknown ids", |b| {
-        b.iter_batched(
-            || (0..200).map(|_| (sealer.tenants[next()].clone(), Uuid::new_v4())).collect::<Vec<_>>(),
-            |keys| store.lookup(&keys).expect("looks up"),
-            BatchSize::PerIteration,
-        );
-    });
+    let made: [(&str, fn() -> Uuid); 2] = [("in order of time", Uuid::now_v7), ("at random", Uuid::new_v4)];
+    for (how, id) in made {
+        group.bench_function(BenchmarkId::new("look up 200 unknown ids of 200 tenants, made", how), |b| {
+            b.iter_batched(
+                || (0..200).map(|_| (sealer.tenants[next()].clone(), id())).collect::<Vec<_>>(),
+                |keys| store.lookup(&keys).expect("looks up"),
+                BatchSize::PerIteration,
+            );
+        });
+        group.bench_function(BenchmarkId::new("look up 200 unknown ids of one tenant, made", how), |b| {
+            b.iter_batched(
+                || (0..200).map(|_| (sealer.tenants[0].clone(), id())).collect::<Vec<_>>(),
+                |keys| store.lookup(&keys).expect("looks up"),
+                BatchSize::PerIteration,
+            );
+        });
+    }
     let filters = [
         ("newest 50", Filter::default(), false),
         ("newest 50 and the total", Filter::default(), true),

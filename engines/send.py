@@ -3,7 +3,7 @@
     send.py --make-queue NAME                       makes a queue with 14 days of retention, prints its URL
     send.py --queue URL --tenant acme [FILE.gz]     sends a file of records, one JSON object per line (gzip); without a file, made-up ones
 
-Each message is an array of entries; the last line says how many there were: `entries=3003 errors=12 messages=…`. A second run doubles
+Each message is an array of entries; the last line says how many there were: `entries=3003 severity_error=60 messages=…`. A second run doubles
 nothing: `id` is the record's own `eventID`. Where SQS is, and with which credentials: the ordinary environment of AWS.
 """
 import argparse
@@ -85,7 +85,7 @@ def main():
     if chunk:
         bodies.append(json.dumps(chunk))
     flush(last=True)
-    print(f"entries={entries} errors={errors} messages={messages}")
+    print(f"entries={entries} severity_error={errors} messages={messages}")
 
 
 main()

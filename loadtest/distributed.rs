@@ -25,6 +25,8 @@ use uuid::Uuid;
 /// Acknowledged ids by tenant.
 type Acked = HashMap<String, Vec<Uuid>>;
 
+/// Connections that send as fast as they can. Messages gather for up to 250 ms before they go into the queue, so it takes many to fill them.
+const CONNECTIONS: usize = 256;
 /// Entries a second that come in before, during and after an outage.
 const INTAKE: u64 = 10_000;
 
@@ -249,7 +251,7 @@ pub async fn pipeline(binary: &str, seconds: u64) -> anyhow::Result<()> {
 async fn flat_out(scenario: &str, site: &Site, seconds: u64) -> anyhow::Result<()> {
     let queue_before = site.holes.seen(site.holes.sqs).await?;
     let (before, started) = (site.cpu()?, Instant::now());
-    let acked = flood(site, 32, started + Duration::from_secs(seconds), u64::MAX).await?;
+    let acked = flood(site, started + Duration::from_secs(seconds), u64::MAX).await?;
     let (accepted_in, count) = (started.elapsed(), count(&acked));
     site.holes.stored(count).await?;
     let (stored_in, after, memory) = (started.elapsed(), site.cpu()?, site.memory()?);
@@ -279,10 +281,10 @@ async fn flat_out(scenario: &str, site: &Site, seconds: u64) -> anyhow::Result<(
 }
 
 /// Bulks of 100 until the deadline, or until so many entries are acknowledged.
-async fn flood(site: &Site, connections: usize, deadline: Instant, entries: u64) -> anyhow::Result<Acked> {
+async fn flood(site: &Site, deadline: Instant, entries: u64) -> anyhow::Result<Acked> {
     let taken = std::sync::Arc::new(AtomicU64::new(0));
     let mut clients = JoinSet::new();
-    for i in 0..connections {
+    for i in 0..CONNECTIONS {
         let (tenants, taken) = (site.tenants.clone(), taken.clone());
         let mut connection = Connection::open(site.api.http).await?;
         let mut generator = Generator::new(i as u64);
@@ -290,7 +292,7 @@ async fn flood(site: &Site, connections: usize, deadline: Instant, entries: u64)
         clients.spawn(async move {
             let (mut acked, mut turn) = (Acked::new(), 0);
             while Instant::now() < deadline && taken.fetch_add(100, Ordering::Relaxed) < entries {
-                let (tenant, token) = &tenants[(i + turn * connections) % tenants.len()];
+                let (tenant, token) = &tenants[(i + turn * CONNECTIONS) % tenants.len()];
                 let template = &mut templates[turn % 8];
                 turn += 1;
                 let ids = acked.entry(tenant.clone()).or_default();
@@ -409,7 +411,7 @@ pub async fn outage(binary: &str, seconds: u64) -> anyhow::Result<()> {
         anyhow::Ok(largest)
     };
     let down = async {
-        let more = flood(&site, 32, Instant::now() + Duration::from_secs(3600), missed).await?;
+        let more = flood(&site, Instant::now() + Duration::from_secs(3600), missed).await?;
         sleep(still).await;
         ended.store(true, Ordering::Relaxed);
         anyhow::Ok(more)

@@ -2,7 +2,8 @@
 //! acknowledged id back, and prints a line of figures. See `loadtest/README.md`.
 //!
 //! ```text
-//! cargo run --release --example loadtest -- bulk|single|lag|reads|tenants|answers|distributed|pipeline|thin|outage [--seconds N] [--entries N] [--server PATH]
+//! cargo run --release --example loadtest -- SCENARIO [--seconds N | --minutes N] [--entries N] [--server PATH]
+//!     bulk|single|lag|reads|tenants|answers|soak|distributed|pipeline|thin|outage
 //! ```
 
 mod answers;
@@ -11,6 +12,7 @@ mod distributed;
 mod http;
 mod measure;
 mod server;
+mod soak;
 
 use http::Connection;
 use measure::{Latencies, RawSync};
@@ -51,9 +53,10 @@ fn options() -> anyhow::Result<Options> {
         let value = args.next().ok_or_else(|| anyhow::anyhow!("`{name}` needs a value"))?;
         match name.as_str() {
             "--seconds" => options.seconds = value.parse()?,
+            "--minutes" => options.seconds = (60.0 * value.parse::<f64>()?) as u64,
             "--server" => options.server = value,
             "--entries" => options.entries = value.parse()?,
-            _ => anyhow::bail!("unknown option `{name}`; known are --seconds, --entries and --server"),
+            _ => anyhow::bail!("unknown option `{name}`; known are --seconds, --minutes, --entries and --server"),
         }
     }
     Ok(options)
@@ -75,11 +78,12 @@ async fn main() -> anyhow::Result<()> {
         "reads" => reads(&options).await,
         "tenants" => tenants(&options).await,
         "answers" => answers::run(&options).await,
+        "soak" => soak::run(&options).await,
         "distributed" => distributed::bulk(&options.server, options.seconds).await,
         "pipeline" => distributed::pipeline(&options.server, options.seconds).await,
         "thin" => distributed::thin(&options.server, options.seconds).await,
         "outage" => distributed::outage(&options.server, options.seconds).await,
-        other => anyhow::bail!("unknown scenario `{other}`; known are bulk, single, lag, reads, tenants, answers, distributed, pipeline, thin, outage"),
+        other => anyhow::bail!("unknown scenario `{other}`; known are bulk, single, lag, reads, tenants, answers, soak, distributed, pipeline, thin, outage"),
     }
 }
 

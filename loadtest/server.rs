@@ -203,6 +203,13 @@ impl Server {
         Ok(line.split_whitespace().nth(1).context("a number")?.parse::<f64>()? / 1024.0)
     }
 
+    /// Handles that it holds open, and its threads.
+    pub fn handles_and_threads(&self) -> anyhow::Result<(usize, usize)> {
+        let process = format!("/proc/{}", self.child.id());
+        let count = |what: &str| anyhow::Ok(std::fs::read_dir(format!("{process}/{what}"))?.count());
+        Ok((count("fd")?, count("task")?))
+    }
+
     /// Number of part files.
     pub fn parts(&self) -> anyhow::Result<usize> {
         Ok(std::fs::read_dir(self.folder.path().join("parts"))?

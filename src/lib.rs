@@ -13,6 +13,8 @@ pub mod config;
 pub mod error;
 pub mod export;
 pub mod fs;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod http;
 pub mod lifecycle;
 pub mod limits;

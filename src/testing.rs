@@ -3,6 +3,22 @@
 #[path = "../tests/it/harness/proxy.rs"]
 pub mod proxy;
 
+/// The seeds of a test that tells many stories: 0 to `usual` − 1, or as many as `SLUICE_SEEDS` says; `SLUICE_SEED` tells one again.
+///
+/// # Panics
+/// If one of them is set to something that is no number.
+pub fn seeds(usual: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .map(|text| text.parse::<u64>().unwrap_or_else(|_| panic!("`{name}` is no number")))
+    };
+    match number("SLUICE_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SLUICE_SEEDS").unwrap_or(usual),
+    }
+}
+
 /// Addresses of the real engines that `make test-engines` starts.
 pub mod engines {
     /// The address in the environment variable `name` (`SLUICE_TEST_CLICKHOUSE`, `SLUICE_TEST_SQS` …). `None`, with a word on

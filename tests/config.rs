@@ -162,6 +162,12 @@ fn every_bad_value_is_named_with_its_rule() {
         ("SLUICE__QUEUE__SQS__URLS", r#"["http://q/1", "http://q/1"]"#, "queue.sqs.urls", "twice"),
         ("SLUICE__QUEUE__SQS__VISIBILITY", "1s", "queue.sqs.visibility", "must be a time from 10s"),
         (
+            "SLUICE__QUEUE__SQS__MIN_RETENTION",
+            "15d",
+            "queue.sqs.min_retention",
+            "must be a time from 1h to 14d",
+        ),
+        (
             "SLUICE__QUEUE__KINESIS__STREAMS",
             r#"["a stream"]"#,
             "queue.kinesis.streams",

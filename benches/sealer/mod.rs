@@ -13,6 +13,8 @@ use uuid::Uuid;
 
 /// Entries of a pack; a seal has eight packs.
 pub const PACK: u64 = 25;
+/// Time in the first ids, milliseconds.
+const FIRST_ID_MS: u64 = 1_700_000_000_000;
 
 /// Makes seals of eight packs of eight tenants.
 pub struct Sealer {
@@ -135,8 +137,8 @@ impl Sealer {
     }
 }
 
-/// The id of row `i` of a tenant: as random as a UUIDv4, and known again.
+/// The id of row `i` of a tenant: of version 7, made a millisecond after the one before, and known again.
 pub fn id(tenant: usize, i: u64) -> Uuid {
-    let high = (tenant as u64 + 1).wrapping_mul(0xD6E8_FEB8_6659_FD93) ^ i.wrapping_mul(0xA076_1D64_78BD_642F);
-    Uuid::from_u64_pair(high, i)
+    let low = (tenant as u64 + 1).wrapping_mul(0xD6E8_FEB8_6659_FD93) ^ i.wrapping_mul(0xA076_1D64_78BD_642F);
+    Uuid::from_u64_pair((FIRST_ID_MS + i) << 16 | 7 << 12, 1 << 63 | low >> 2)
 }

@@ -8,7 +8,7 @@ use crate::{
         secret::{self, LocalSecret},
     },
     catalog::Catalog,
-    config::{ConfigError, Settings, TlsSettings},
+    config::{ConfigError, ObjectsChoice, Settings, TlsSettings},
     error::AppError,
     fs::{Fs, real::RealFs},
     http::{
@@ -66,8 +66,11 @@ impl<'a> Base<'a> {
             tls.look(&health, now_ms());
         }
         let objects = engines::objects(settings, &fs).await?;
+        if !shared && matches!(settings.engines.objects, ObjectsChoice::S3 { .. }) {
+            let folder = folder::name(&settings.data_dir)?;
+            cluster::same_log(&*objects, folder).await?;
+        }
         if shared {
-            cluster::same_partitions(&*objects, &settings.engines.queue).await?;
             secret = Some(cluster::shared_secret(&*objects, &settings.data_dir).await?);
         }
         let catalog = Catalog::open(objects.clone()).await.map_err(AppError::failed)?;

@@ -80,22 +80,8 @@ impl Beside {
             rebuild: Some(Arc::new(refill)),
             follower: self.search.follower,
         };
-        let following = Following::start(parts, FollowSettings::default());
-        let (tell, both) = watch::channel(0);
         let most_segments = (settings.seal.max_backlog / settings.wal.segment_bytes).max(1);
-        let link = Link {
-            state: following.state(),
-            view: self.view.clone(),
-            seals,
-            authority: trimmable,
-            most_segments,
-            tell,
-        };
-        Follows {
-            following,
-            trimmable: both,
-            link: tokio::spawn(link.run()),
-        }
+        Follows::start(parts, seals, self.view, trimmable, most_segments)
     }
 }
 
@@ -108,6 +94,25 @@ pub struct Follows {
 }
 
 impl Follows {
+    /// Follows `seals`, tells `view` of what is applied, and cuts `authority`, what that lets be trimmed, while the search store needs it.
+    fn start(parts: FollowParts, seals: LogSeals, view: Arc<AppliedView>, authority: watch::Receiver<u64>, most_segments: u64) -> Self {
+        let following = Following::start(parts, FollowSettings::default());
+        let (tell, both) = watch::channel(0);
+        let link = Link {
+            state: following.state(),
+            view,
+            seals,
+            authority,
+            most_segments,
+            tell,
+        };
+        Self {
+            following,
+            trimmable: both,
+            link: tokio::spawn(link.run()),
+        }
+    }
+
     /// Saves its cursor and ends.
     pub async fn stop(self) {
         self.following.stop().await;
@@ -189,3 +194,6 @@ impl Producer for Searchable {
         self.queue.counters(scope)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,12 @@
 //! | object | holds |
 //! |---|---|
 //! | `cluster/secret.json` | `{"version": 1, "secret": "…"}`: the text of the file `secret` of every data folder |
-//! | `cluster/partitions.json` | `{"version": 1, "kind": "sqs", "partitions": ["/123/audit"]}`: the queues in their order, without their hosts |
+//! | `cluster/partitions.json` | `{"version": 1, "kind": "sqs", "partitions": ["/123/audit"]}`: the queues in their order, without their hosts; of a `wal` the name of its data folder |
 //!
 //! Both are created once, if absent, by whichever process starts first. A data folder without a `secret` takes the shared one, so that
 //! `sluice token` makes tokens in any process's folder which all of them accept; one that differs is refused, and so is another list:
 //! a tenant's partition follows from its place in the list, and its numbers come from one partition only. (ADR 0027)
+//! So two logs, each in a data folder of its own, cannot share a bucket and prefix either: both would number the same tenants.
 
 use crate::{
     auth::secret::{self, LocalSecret, SecretError},
@@ -18,6 +19,7 @@ use crate::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{io, path::Path};
+use uuid::Uuid;
 
 const VERSION: u32 = 1;
 const SECRET: &str = "cluster/secret.json";
@@ -75,15 +77,36 @@ pub async fn same_partitions(objects: &dyn Objects, queue: &QueueChoice) -> Resu
         kind: queue.name().to_owned(),
         partitions: given.iter().map(|name| place(name)).collect(),
     };
-    let recorded = agree(objects, PARTITIONS, &mine).await?;
-    if recorded == mine {
-        return Ok(());
+    match agree(objects, PARTITIONS, &mine).await? {
+        recorded if recorded == mine => Ok(()),
+        recorded => Err(another(key, &mine, &recorded)),
     }
-    Err(AppError::usage(format!(
+}
+
+/// Records the data folder, by its [name](super::folder::name), whose log has these objects for itself, and refuses another ever after.
+pub async fn same_log(objects: &dyn Objects, folder: Uuid) -> Result<(), AppError> {
+    let mine = Partitions {
+        version: VERSION,
+        kind: QueueChoice::Wal.name().to_owned(),
+        partitions: vec![folder.to_string()],
+    };
+    match agree(objects, PARTITIONS, &mine).await? {
+        recorded if recorded == mine => Ok(()),
+        recorded if recorded.kind == mine.kind => Err(AppError::usage(format!(
+            "configuration: `objects.url` belongs to the log of another data folder ({:?}): two logs would number the same tenants, so each needs a prefix of its \
+             own; if that folder is gone for good, with whatever it had not stored, delete the object `{PARTITIONS}` there",
+            recorded.partitions
+        ))),
+        recorded => Err(another("queue.kind", &mine, &recorded)),
+    }
+}
+
+fn another(key: &str, mine: &Partitions, recorded: &Partitions) -> AppError {
+    AppError::usage(format!(
         "configuration: `{key}` names the partitions {:?} of kind `{}`, but `objects.url` was first used with {:?} of kind `{}`: a tenant's partition follows from \
          its place in the list, so the list must stay as it is",
         mine.partitions, mine.kind, recorded.partitions, recorded.kind
-    )))
+    ))
 }
 
 /// A queue's name without the host, which may change (a proxy, another endpoint); a stream's name without its account.
@@ -182,6 +205,7 @@ mod tests {
             linger: Duration::ZERO,
             wait: Duration::ZERO,
             visibility: Duration::ZERO,
+            min_retention: Duration::ZERO,
             receivers: 1,
             credit: 1,
         })
@@ -206,5 +230,23 @@ mod tests {
             let refused = same_partitions(&objects, &sqs(other)).await.expect_err("another list");
             assert!(refused.exit == Exit::Usage && refused.message.contains("`queue.sqs.urls`"), "{refused}");
         }
+        let refused = same_log(&objects, Uuid::from_u128(1)).await.expect_err("a log after a queue");
+        assert!(refused.exit == Exit::Usage && refused.message.contains("`queue.kind`"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn the_log_of_one_folder_has_the_objects_for_itself() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let objects = objects(&dir);
+        for _ in 0..2 {
+            same_log(&objects, Uuid::from_u128(1)).await.expect("its own");
+        }
+        let refused = same_log(&objects, Uuid::from_u128(2)).await.expect_err("another log");
+        assert!(
+            refused.exit == Exit::Usage && refused.message.contains("another data folder") && refused.message.contains("delete the object"),
+            "{refused}"
+        );
+        let refused = same_partitions(&objects, &sqs(&["http://here/1/a"])).await.expect_err("a queue after a log");
+        assert_eq!(refused.exit, Exit::Usage, "{refused}");
     }
 }

@@ -1,11 +1,18 @@
-//! The data folder: made when missing, and locked for as long as the process lives.
+//! The data folder: made when missing, locked for as long as the process lives, and known by a name of its own.
+//!
+//! The name (file `folder`, a UUID) is made when it is first asked for and stays. It tells a log apart from another one where several
+//! could write to one place.
 
 use crate::error::AppError;
 use std::{
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
+    io::{self, Write},
     path::Path,
     sync::Arc,
 };
+use uuid::Uuid;
+
+const NAME: &str = "folder";
 
 /// The lock on a data folder; the operating system lets go of it when the last clone is dropped, or the process ends, however it ends.
 #[derive(Debug, Clone)]
@@ -38,6 +45,30 @@ pub fn lock(data_dir: &Path) -> Result<FolderLock, AppError> {
     }
 }
 
+/// The folder's name, made if it has none yet. To be called under its lock. Blocks.
+pub fn name(data_dir: &Path) -> Result<Uuid, AppError> {
+    let path = data_dir.join(NAME);
+    let wrong = |why: &dyn std::fmt::Display| AppError::cannot_start(format!("`{}` cannot be used: {why}", path.display()));
+    match fs::read_to_string(&path) {
+        Ok(text) => Uuid::try_parse(text.trim()).map_err(|_| wrong(&"it is not the name that was written there")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let new = Uuid::new_v4();
+            write(data_dir, &path, new).map_err(|error| wrong(&error))?;
+            Ok(new)
+        }
+        Err(error) => Err(wrong(&error)),
+    }
+}
+
+/// Written aside and named in one step: half of it is never read.
+fn write(data_dir: &Path, path: &Path, name: Uuid) -> io::Result<()> {
+    let mut file = tempfile::Builder::new().prefix(".folder-").tempfile_in(data_dir)?;
+    writeln!(file, "{name}")?;
+    file.as_file().sync_all()?;
+    file.persist_noclobber(path).map_err(|e| e.error)?;
+    File::open(data_dir)?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,5 +83,16 @@ mod tests {
         assert!(refused.message.contains("locked"), "{refused}");
         drop(held);
         assert!(lock(&dir.path().join("data")).is_ok());
+    }
+
+    #[test]
+    fn a_folder_keeps_its_name_and_no_other_has_it() {
+        let dirs = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+        let [one, other] = dirs.each_ref().map(|dir| name(dir.path()).expect("made"));
+        assert_ne!(one, other);
+        assert_eq!(name(dirs[0].path()).expect("read"), one);
+        std::fs::write(dirs[0].path().join(NAME), "half").expect("written");
+        let refused = name(dirs[0].path()).expect_err("damaged");
+        assert!(refused.message.contains("folder` cannot be used"), "{refused}");
     }
 }

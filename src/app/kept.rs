@@ -24,6 +24,8 @@ use uuid::Uuid;
 const SEALS: u64 = 1024;
 /// or this time after the last, if there is a new seal.
 const EVERY: Duration = Duration::from_secs(30);
+/// After one that could not be written, before the next try.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long the last one may take at a stop.
 const LAST: Duration = Duration::from_secs(5);
 
@@ -80,25 +82,34 @@ impl Kept {
                 () = due => {}
             }
             let last = stop.is_cancelled();
-            if timeout(LAST, self.save(&*objects, &mut dead_letters)).await.is_err() {
+            let written = timeout(LAST, self.save(&*objects, &mut dead_letters)).await;
+            if written.is_err() {
                 tracing::warn!("a checkpoint could not be written in time; the log is kept until one is");
             }
             if last {
                 return;
             }
+            if written != Ok(true) {
+                let _stopped = timeout(PAUSE, stop.cancelled()).await;
+            }
         }
     }
 
-    async fn save(&self, objects: &dyn Objects, dead_letters: &mut watch::Receiver<u64>) {
+    /// Whether there was anything to write, and it was written.
+    async fn save(&self, objects: &dyn Objects, dead_letters: &mut watch::Receiver<u64>) -> bool {
         let state = self.state().clone();
         let n = state.n;
         if n <= *self.trimmable.borrow() || dead_letters.wait_for(|settled| *settled >= n).await.is_err() {
-            return;
+            return false;
         }
         match checkpoint::save(objects, 0, &Checkpoint { state, bytes: 0 }).await {
             Ok(()) => drop(self.trimmable.send_replace(n)),
-            Err(error) => tracing::warn!(seal = n, %error, "a checkpoint was not written; the log is kept until one is"),
+            Err(error) => {
+                tracing::warn!(seal = n, %error, "a checkpoint was not written; the log is kept until one is");
+                return false;
+            }
         }
+        true
     }
 }
 
@@ -138,3 +149,6 @@ impl SealFollower for Kept {
         self.trimmable.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -63,6 +63,7 @@ async fn look_for_ever(mut watched: Watched) -> String {
             look_at_issuers(auth.fetching(), &watched.health);
         }
         look_at_catalog(&watched.catalog, &watched.health);
+        metrics().tasks(tokio::runtime::Handle::current().metrics().num_alive_tasks());
         metrics::upkeep();
     }
 }

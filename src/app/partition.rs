@@ -341,3 +341,6 @@ impl Publisher for Silent {
         false
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,8 @@
 //! group that was synced, so the log calls it damage and numbers may jump (docs/adr/0007). Without a torn write there is
 //! no damage, and without damage no number is skipped.
 
+mod calls;
+
 use super::{
     recovered::{self, Log, Opened},
     settings,
@@ -33,7 +35,7 @@ use crate::{
         tenant::{TenantId, TenantScope},
     },
     objects::{Objects, folder::FolderObjects},
-    queue::{Producer, embedded::EmbeddedQueue},
+    queue::{Producer, embedded::EmbeddedQueue, wal::Wal},
     seal::{DecidedSeal, erasure::ErasureKind},
     sinks::{
         Authority, ListQuery, SealFollower, Sort,
@@ -72,6 +74,7 @@ struct Life {
     eraser: Eraser,
     dead_letters: DeadLetters,
     health: Health,
+    wal: Wal,
 }
 
 fn settings(memtable_bytes: &str) -> Settings {
@@ -98,7 +101,7 @@ impl Life {
         let Opened { store, log } = recovered::open(fs, settings, &catalog, dead_letters.settled(), &health, u64::MAX).await?;
         let Log { wal, book, sequencer, .. } = log;
         dead_letters.forget(sequencer.state.retired.iter().cloned());
-        let queue = EmbeddedQueue::new(wal, book, settings::queue(settings), Handle::current());
+        let queue = EmbeddedQueue::new(wal.clone(), book, settings::queue(settings), Handle::current());
         let parts = Parts {
             log: Arc::new(queue.clone()),
             follower: Arc::new(store.clone()),
@@ -132,7 +135,13 @@ impl Life {
             eraser,
             dead_letters,
             health,
+            wal,
         })
+    }
+
+    /// Whether the process would have ended itself, because log or sequencer cannot go on.
+    fn has_ended(&self) -> bool {
+        self.wal.failed().now_or_never().is_some() || matches!(*self.sequencer.phase().borrow(), Phase::Halted(_))
     }
 
     /// The process is gone; its threads only must not outlive the test.
@@ -169,6 +178,7 @@ impl Life {
 }
 
 /// What one tenant's client sent and was told.
+#[derive(Clone)]
 struct Client {
     tenant: TenantId,
     dice: Dice,
@@ -463,7 +473,8 @@ fn judge(life: &Life, mode: CrashMode, known: &mut Vec<Damage>, seed: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_was_acknowledged_survives_a_power_cut_at_any_file_operation() {
     let mut all = Told::default();
-    for seed in 0..SEEDS {
+    let seeds = crate::testing::seeds(SEEDS);
+    for seed in seeds.clone() {
         let told = live_and_lose_power(seed).await;
         all = Told {
             acked: all.acked + told.acked,
@@ -472,6 +483,9 @@ async fn what_was_acknowledged_survives_a_power_cut_at_any_file_operation() {
             erasures: all.erasures + told.erasures,
             deletions: all.deletions + told.deletions,
         };
+    }
+    if seeds.end < SEEDS || seeds.start > 0 {
+        return; // some of them, told again
     }
     assert!(
         all.acked > 10_000 && all.flushed > 100 && all.erasures > 40 && all.deletions > 10,

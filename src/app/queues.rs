@@ -67,6 +67,7 @@ async fn sqs(settings: &Settings, sqs: &SqsSettings) -> Result<Queues, AppError>
         wait: sqs.wait,
         visibility: sqs.visibility,
         receivers: sqs.receivers,
+        retention: sqs.min_retention,
         ..Default::default()
     };
     let role = Role {
@@ -101,7 +102,7 @@ async fn sqs(_: &Settings, _: &SqsSettings) -> Result<Queues, AppError> {
 
 #[cfg(feature = "kinesis")]
 async fn kinesis(kinesis: &KinesisSettings) -> Result<Queues, AppError> {
-    use crate::queue::kinesis::{KinesisError, Stream, receive, send::KinesisTransport};
+    use crate::queue::kinesis::{Stream, receive, send::KinesisTransport};
     struct Kinesis(Stream, Duration);
     impl OpenQueue for Kinesis {
         fn open(&self, state: &SealState) -> Open {
@@ -117,9 +118,9 @@ async fn kinesis(kinesis: &KinesisSettings) -> Result<Queues, AppError> {
     let streams: Vec<_> = kinesis.streams.iter().map(|name| Stream::new(&config, name)).collect();
     until_reached(|| async {
         for stream in &streams {
-            stream.check().await.map_err(|error| match &error {
-                KinesisError::Failed { .. } | KinesisError::NotActive { .. } => Trouble::Down(error.to_string()),
-                _ => Trouble::Refused(error.to_string()),
+            stream.check().await.map_err(|error| match error.may_pass() {
+                true => Trouble::Down(error.to_string()),
+                false => Trouble::Refused(error.to_string()),
             })?;
         }
         Ok(())

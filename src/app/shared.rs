@@ -11,6 +11,7 @@
 use super::{
     Body, Running,
     base::Base,
+    cluster,
     foreign::Foreign,
     front::{self, Behind, Front, Listening},
     monitor::{self, Look, Watched},
@@ -45,6 +46,7 @@ use crate::{
     },
     sources,
     tail::{Tail, TailSettings, fresh::Fresh},
+    telemetry::metrics::metrics,
 };
 use futures_util::{FutureExt, future::join_all};
 use std::{
@@ -74,6 +76,8 @@ pub struct Shared {
 pub async fn start(base: Base<'_>) -> Result<Running, AppError> {
     let (settings, role, health) = (base.settings, base.settings.role, base.health.clone());
     let Queues { transports, openers } = queues::open(settings).await?;
+    // After it is known that they are there: a name that was mistyped must not be what the deployment has for ever.
+    cluster::same_partitions(&*base.objects, &settings.engines.queue).await?;
     let seals: Vec<Seals> = (0..transports.len())
         .map(|p| Seals::open(base.objects.clone(), p as u32, settings::seals(settings)))
         .collect();
@@ -300,7 +304,8 @@ fn look_at_queue(producer: RemoteProducer) -> Look {
 fn look_at_tail(tail: Tail) -> Look {
     Box::new(move |health: &Health| {
         let (lag, searched) = (tail.lag(ANALYTICS), tail.lag(SEARCH));
-        health.set_lag(lag);
+        metrics().view_lag(ANALYTICS, lag);
+        metrics().view_lag(SEARCH, searched);
         let seconds = |lag: Duration| lag.as_secs();
         match tail.is_loaded() {
             false => health.set_dependency("seals", false, "they were not read yet; the log says why"),

@@ -256,12 +256,16 @@ fn opensearch(settings: &Settings, opensearch: &OpenSearchSettings, passwords: &
     use crate::sinks::opensearch::{OpenSearch, rebuild::Copying};
     let store = OpenSearch::connect(opensearch_settings(settings, opensearch, passwords), view).map_err(AppError::failed)?;
     let (asked, filled, copied_to) = (store.clone(), store.clone(), store.clone());
+    let url = opensearch.url.as_str().trim_end_matches('/').to_owned();
     let probe: Probe = Arc::new(move || {
-        let asked = asked.clone();
+        let (asked, url) = (asked.clone(), url.clone());
         Box::pin(async move {
-            asked.check().await.map_err(|error| match error.remedy() {
-                Remedy::Hold => Trouble::Refused(error.to_string()),
-                _ => Trouble::Down(error.to_string()),
+            asked.check().await.map_err(|error| {
+                let told = format!("OpenSearch at `{url}`: {error}");
+                match error.remedy() {
+                    Remedy::Hold => Trouble::Refused(told),
+                    _ => Trouble::Down(told),
+                }
             })
         })
     });

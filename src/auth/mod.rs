@@ -22,7 +22,7 @@ pub mod settings;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
-mod token;
+pub(crate) mod token;
 
 pub use authenticator::{Authenticator, Fetching};
 pub use error::AuthError;

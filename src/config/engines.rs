@@ -131,6 +131,7 @@ pub struct SqsSettings {
     pub linger: Duration,
     pub wait: Duration,
     pub visibility: Duration,
+    pub min_retention: Duration,
     pub receivers: usize,
     pub credit: usize,
 }
@@ -358,6 +359,7 @@ fn sqs(r: &mut Reader) -> SqsSettings {
         linger: r.span("queue.sqs.linger", Duration::ZERO..=SECOND),
         wait: r.span("queue.sqs.wait", Duration::ZERO..=20 * SECOND),
         visibility: r.span("queue.sqs.visibility", 10 * SECOND..=12 * HOUR),
+        min_retention: r.span("queue.sqs.min_retention", HOUR..=14 * DAY),
         receivers: r.count("queue.sqs.receivers", 1..=64),
         credit: r.size("queue.sqs.credit", 4 * MIB..=16 * GIB) as usize,
     }

@@ -29,7 +29,7 @@ impl Source {
     /// From the first match on; the first portion fixes up to which number.
     pub fn new(authority: Arc<dyn Authority>, scope: TenantScope, filter: Filter, sort: Sort) -> Self {
         Self {
-            degraded: authority.degraded(),
+            degraded: authority.condition(filter.search.is_some()).lacks_rows,
             authority,
             scope,
             filter,
@@ -95,7 +95,8 @@ impl Source {
             may_pause: true,
         };
         let page = self.authority.list(&self.scope, query).await?;
-        if self.authority.degraded() && !self.degraded {
+        // That it is late is no lack: the export is as of a number that it shows.
+        if !self.degraded && self.authority.condition(self.filter.search.is_some()).lacks_rows {
             return Err(StoreError::Damaged("a part was left out while it was exported".into()));
         }
         self.upto.get_or_insert(page.as_of);

@@ -2,7 +2,7 @@
 //! can drop unsynced writes, fail a sync or fill the disk (`sim`). Everything here blocks.
 
 pub mod real;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub mod sim;
 
 use bytes::Bytes;

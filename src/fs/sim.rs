@@ -9,7 +9,8 @@
 //! What it models: bytes count as durable after [`File::sync`], names after [`Fs::sync_dir`] (changes of one folder survive in
 //! order, as with a journal); a power cut keeps any subset of the unsynced 512-byte sectors; a failed sync marks the pages
 //! clean, so that they still read well and a later sync does not write them (as Linux does); a full disk writes what fits,
-//! then answers `StorageFull`. Folders are durable at once. What it does not: reordering across a sync, sparse files.
+//! then answers `StorageFull`; any kind of [`Call`] fails on demand, at any index ([`SimFs::fail`]). Folders are durable at once.
+//! What it does not: reordering across a sync, sparse files.
 //!
 //! Deterministic: the same calls and seeds give the same disk.
 
@@ -198,25 +199,83 @@ impl NameChange {
     }
 }
 
-/// A fault that strikes `count` operations after letting `after` pass.
+/// A kind of call that may fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Call {
+    /// [`Fs::create`].
+    Create,
+    /// [`File::write_at`].
+    Write,
+    /// [`File::sync`].
+    Sync,
+    /// [`Fs::rename`].
+    Rename,
+    /// [`Fs::remove`].
+    Remove,
+    /// [`Fs::sync_dir`].
+    SyncDir,
+    /// [`File::read_at`] and [`Fs::map`].
+    Read,
+}
+
+impl Call {
+    /// Every kind.
+    pub const ALL: [Self; 7] = [Self::Create, Self::Write, Self::Sync, Self::Rename, Self::Remove, Self::SyncDir, Self::Read];
+}
+
+/// How calls of one kind fail: `count` of them, after letting `after` pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Fault {
+    /// Calls that still work.
+    pub after: usize,
+    /// Calls that then fail.
+    pub count: usize,
+    /// With which error.
+    pub error: io::ErrorKind,
+    /// Eighths of its bytes that a failing write has written.
+    pub kept: usize,
+}
+
+impl Fault {
+    /// One input/output error that leaves a write half done.
+    pub fn once(after: usize) -> Self {
+        Self {
+            after,
+            count: 1,
+            error: io::ErrorKind::Other,
+            kept: 4,
+        }
+    }
+}
+
+/// The calls of one kind: how many there were, and which fail.
 #[derive(Clone, Copy, Default)]
 struct Script {
-    after: usize,
-    count: usize,
+    calls: usize,
+    fault: Option<Fault>,
 }
 
 impl Script {
-    fn strikes(&mut self) -> bool {
-        if self.count == 0 {
-            return false;
+    /// Counts a call; the fault if it strikes.
+    fn strikes(&mut self) -> Option<Fault> {
+        self.calls += 1;
+        let fault = self.fault.as_mut()?;
+        if fault.after > 0 {
+            fault.after -= 1;
+            return None;
         }
-        if self.after > 0 {
-            self.after -= 1;
-            return false;
+        let struck = *fault;
+        fault.count -= 1;
+        if fault.count == 0 {
+            self.fault = None;
         }
-        self.count -= 1;
-        true
+        Some(struck)
     }
+}
+
+/// What a struck call answers.
+fn struck(call: Call, fault: Fault) -> io::Error {
+    io::Error::new(fault.error, format!("simulated error of {call:?}"))
 }
 
 struct State {
@@ -227,8 +286,7 @@ struct State {
     changes: BTreeMap<PathBuf, Vec<NameChange>>, // by folder, not yet durable
     dirs: BTreeSet<PathBuf>,
     capacity: u64,
-    sync_faults: Script,
-    write_faults: Script,
+    scripts: [Script; Call::ALL.len()],
     power: Option<usize>, // changing operations left before everything fails
     syncs_held: bool,
     syncs_waiting: usize,
@@ -251,6 +309,11 @@ impl State {
             }
             None => Ok(()),
         }
+    }
+
+    /// Counts a call, which fails if it is struck.
+    fn call(&mut self, call: Call) -> io::Result<()> {
+        self.scripts[call as usize].strikes().map_or(Ok(()), |fault| Err(struck(call, fault)))
     }
 
     fn find(&self, path: &Path) -> io::Result<u64> {
@@ -299,8 +362,7 @@ impl SimFs {
             changes: BTreeMap::new(),
             dirs,
             capacity,
-            sync_faults: Script::default(),
-            write_faults: Script::default(),
+            scripts: Default::default(),
             power: None,
             syncs_held: false,
             syncs_waiting: 0,
@@ -340,15 +402,30 @@ impl SimFs {
         Self::from_state(inodes, names, state.dirs.clone(), state.capacity)
     }
 
-    /// After `after` more syncs of files, `count` syncs fail: what they should have written stays readable, is not durable,
-    /// and a later sync does not write it.
+    /// From now on calls of this kind fail as `fault` says, instead of as was said before. A file whose sync failed stays readable, is not
+    /// durable, and a later sync does not write it; other calls that fail have no effect, but for [`Fault::kept`].
+    pub fn fail(&self, call: Call, fault: Fault) {
+        self.lock().scripts[call as usize].fault = (fault.count > 0).then_some(fault);
+    }
+
+    /// No call fails any more.
+    pub fn heal(&self) {
+        self.lock().scripts.iter_mut().for_each(|script| script.fault = None);
+    }
+
+    /// How many calls of this kind there were, failed ones included.
+    pub fn calls(&self, call: Call) -> usize {
+        self.lock().scripts[call as usize].calls
+    }
+
+    /// After `after` more syncs of files, `count` syncs fail.
     pub fn fail_syncs(&self, after: usize, count: usize) {
-        self.lock().sync_faults = Script { after, count };
+        self.fail(Call::Sync, Fault { count, ..Fault::once(after) });
     }
 
     /// After `after` more writes, `count` writes fail half-way.
     pub fn fail_writes(&self, after: usize, count: usize) {
-        self.lock().write_faults = Script { after, count };
+        self.fail(Call::Write, Fault { count, ..Fault::once(after) });
     }
 
     /// After `operations` more changes (writes, syncs, creations, renames, deletions) every change fails without effect, for
@@ -439,7 +516,8 @@ impl SimFs {
 
 impl File for SimFile {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.fs.lock();
+        let mut state = self.fs.lock();
+        state.call(Call::Read)?;
         let content = &state.inodes[&self.inode].live;
         if offset.saturating_add(into.len() as u64) > content.len {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -453,9 +531,9 @@ impl File for SimFile {
         state.change()?;
         let mut fits = bytes;
         let mut outcome = Ok(());
-        if state.write_faults.strikes() {
-            fits = &bytes[..bytes.len() / 2];
-            outcome = Err(io::Error::other("simulated write error"));
+        if let Some(fault) = state.scripts[Call::Write as usize].strikes() {
+            fits = &bytes[..bytes.len() * fault.kept / 8];
+            outcome = Err(struck(Call::Write, fault));
         }
         let room = state.capacity.saturating_sub(state.allocated());
         let inode = state.inodes.get_mut(&self.inode).expect("an inode lives as long as its file is open");
@@ -485,12 +563,12 @@ impl File for SimFile {
             }
             state.syncs_waiting -= 1;
         }
-        let fails = state.sync_faults.strikes();
+        let fails = state.call(Call::Sync);
         let inode = state.inodes.get_mut(&self.inode).expect("an inode lives as long as its file is open");
-        if fails {
+        if fails.is_err() {
             let mut dirty = std::mem::take(&mut inode.dirty);
             inode.dropped.append(&mut dirty);
-            return Err(io::Error::other("simulated sync error"));
+            return fails;
         }
         inode.sync();
         state.syncs += 1;
@@ -506,6 +584,7 @@ impl Fs for SimFs {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let mut state = self.lock();
         state.change()?;
+        state.call(Call::Create)?;
         if !state.dirs.contains(&parent(path)) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -526,7 +605,8 @@ impl Fs for SimFs {
     }
 
     fn map(&self, path: &Path) -> io::Result<Bytes> {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.call(Call::Read)?;
         let inode = state.find(path)?;
         Ok(Bytes::from(state.inodes[&inode].live.all()))
     }
@@ -534,6 +614,7 @@ impl Fs for SimFs {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut state = self.lock();
         state.change()?;
+        state.call(Call::Rename)?;
         let inode = state.find(from)?;
         state.renamed(&parent(to), NameChange::Rename(from.to_owned(), to.to_owned(), inode));
         Ok(())
@@ -543,6 +624,7 @@ impl Fs for SimFs {
         let mut state = self.lock();
         state.change()?;
         state.find(path)?;
+        state.call(Call::Remove)?;
         state.renamed(&parent(path), NameChange::Unlink(path.to_owned()));
         Ok(())
     }
@@ -566,6 +648,7 @@ impl Fs for SimFs {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.lock();
         state.change()?;
+        state.call(Call::SyncDir)?;
         if !state.dirs.contains(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }

@@ -11,11 +11,7 @@ use axum::{
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
-    sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+    sync::{Mutex, MutexGuard},
 };
 
 /// Where the process is in its life.
@@ -53,7 +49,6 @@ pub struct Damage {
 #[derive(Debug)]
 pub struct Health {
     state: Mutex<State>,
-    lag_ms: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -89,7 +84,6 @@ impl Health {
                 damage: Vec::new(),
                 degraded_tenants: 0,
             }),
-            lag_ms: AtomicU64::new(0),
         }
     }
 
@@ -131,16 +125,6 @@ impl Health {
     /// How many tenants are degraded.
     pub fn set_degraded_tenants(&self, tenants: usize) {
         self.state().degraded_tenants = tenants;
-    }
-
-    /// How far the store of record is behind what was accepted.
-    pub fn set_lag(&self, lag: Duration) {
-        self.lag_ms.store(lag.as_millis().min(u128::from(u64::MAX)) as u64, Ordering::Relaxed);
-    }
-
-    /// Whether the store of record lags so far that answers must say so (`meta.degraded`).
-    pub fn is_lagging(&self) -> bool {
-        self.lag_ms.load(Ordering::Relaxed) > 5_000
     }
 
     /// The answer to one of the health paths.

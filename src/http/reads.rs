@@ -106,7 +106,7 @@ async fn page(app: &App, reading: &access::Reading, query: &Query, who: &Who) ->
         exact: found.total_is_exact,
         next,
         as_of: found.as_of,
-        degraded: app.services.health.is_lagging() || app.services.authority.degraded(),
+        degraded: app.services.authority.condition(filter.search.is_some()).is_degraded(),
     };
     Ok(pieces(scope.tenant().clone(), found.entries, meta.render()))
 }

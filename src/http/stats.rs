@@ -46,7 +46,7 @@ pub async fn stats(call: Call) -> Answer {
     if let Some(mask) = &reading.mask {
         more.shown_by(mask)?;
     }
-    let (from, to) = (filter.from, filter.to);
+    let (from, to, searched) = (filter.from, filter.to, filter.search.is_some());
     let query = StatsQuery {
         filter,
         series: more.series,
@@ -55,7 +55,7 @@ pub async fn stats(call: Call) -> Answer {
     let stats = call.app.services.authority.stats(&reading.scope, query).await?;
     let event = recording::read("sluice.stats", reading.log, &call.query).number("rows", stats.total);
     recording::tell(&call.app, &reading.scope, &*call.who()?, &event);
-    let degraded = call.app.services.health.is_lagging() || call.app.services.authority.degraded();
+    let degraded = call.app.services.authority.condition(searched).is_degraded();
     Ok(json(render(&stats, from, to, &more.names, degraded)))
 }
 

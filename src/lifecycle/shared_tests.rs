@@ -9,6 +9,7 @@ use super::{
     retention::Retention,
 };
 use crate::{
+    actors::sequencer::core::Order,
     catalog::{Catalog, NewTenant, SettingsPatch},
     export::Format,
     model::{
@@ -48,14 +49,7 @@ fn time(i: i64) -> i64 {
 }
 
 async fn shown(reader: &Reader, name: &str, rows: u64) {
-    until("rows", || reader.shop_head(name) >= rows).await;
-}
-
-impl Reader {
-    fn shop_head(&self, name: &str) -> u64 {
-        use crate::sinks::Authority;
-        self.shop.visible_head(&scope(name)).head
-    }
+    until("rows", || reader.head(name) >= rows).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -120,6 +114,34 @@ async fn what_an_owner_left_uncounted_is_counted_by_the_next_one() {
     eraser.stop().await;
     counting.stop().await;
     next.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_is_counted_when_the_store_has_the_rows_before_it() {
+    let site = Site::new();
+    let owner = site.owner(0).await;
+    let reader = site.reader(1);
+    let counting = owner.count(&reader);
+    site.table.block(true);
+    owner.decide(pack_of("a", &[1, 2, 3])).await;
+    let order = Order::Erase {
+        tenant: tenant("a"),
+        kind: ErasureKind::Cleanup,
+        cutoff: time(9),
+        job: uuid::Uuid::from_u128(1),
+    };
+    let ordered = tokio::spawn(owner.handle.order_durably(order));
+    let a = tenant("a");
+    let pending = reader
+        .tail
+        .until(&a, |state| state.erasures_of(&a).is_some_and(|all| !all.pending().is_empty()));
+    in_time("the erasure", pending).await;
+    assert!(reader.tail.countable(0).is_empty(), "the store has none of its rows");
+    site.table.block(false);
+    in_time("the order", ordered).await.expect("no panic").expect("durable");
+    until("counted", || reader.tail.counters(&scope("a")).erased == 3).await;
+    counting.stop().await;
+    owner.stop().await;
 }
 
 async fn catalog(site: &Site, tenants: &[&str]) -> Catalog {

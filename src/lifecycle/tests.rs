@@ -25,7 +25,7 @@ use crate::{
         state::SealState,
     },
     sinks::{
-        Authority, ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead,
+        Authority, Condition, ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead,
         dead_letter::{DeadLetters, LetterFilter, tests::conflicts},
     },
 };
@@ -173,8 +173,8 @@ impl Authority for Place {
         unreachable!("nothing is read")
     }
 
-    fn degraded(&self) -> bool {
-        false
+    fn condition(&self, _: bool) -> Condition {
+        Condition::default()
     }
 }
 

@@ -249,11 +249,19 @@ impl<'a> EntryRef<'a> {
     /// [`EntryRef::text`] of every field, by `Field as usize`, in one pass; that of `ip_address` is always `None`.
     pub fn texts(&self) -> [Option<&'a str>; Field::COUNT] {
         let (flags, mut at) = (self.flags(), FIXED_LEN);
+        // The bytes of the address are no text; what stands before and behind them is checked in two pieces.
+        let address = FIXED_LEN + (0..Field::IpAddress as usize).map(|i| self.len_of(i)).sum::<usize>();
+        let behind = address + self.len_of(Field::IpAddress as usize);
+        let pieces = [
+            (FIXED_LEN, std::str::from_utf8(&self.0[FIXED_LEN..address]).unwrap_or_default()),
+            (behind, std::str::from_utf8(&self.0[behind..]).unwrap_or_default()),
+        ];
         std::array::from_fn(|i| {
             let start = at;
             at += self.len_of(i);
             let is_text = flags >> (8 + i) & 1 == 1 && i != Field::IpAddress as usize;
-            is_text.then(|| std::str::from_utf8(&self.0[start..at]).unwrap_or_default())
+            let (first, piece) = pieces[usize::from(i > Field::IpAddress as usize)];
+            is_text.then(|| piece.get(start - first..at - first).unwrap_or_default())
         })
     }
 

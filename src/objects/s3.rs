@@ -143,6 +143,10 @@ impl S3Objects {
     /// configured it.
     pub async fn check(&self) -> Result<(), ObjectError> {
         let refused = |what: &str, error: &dyn fmt::Display| ObjectError::Io(format!("the bucket `{}` {what}: {error}", self.0.bucket).into());
+        let refused = |what: &str, error: &ObjectError| match error {
+            ObjectError::Io(why) => refused(what, why),
+            other => refused(what, other),
+        };
         let key = Key::parse(&format!("cluster/probe-{}.json", Uuid::new_v4()))?;
         self.put(&key, "{}".into(), Precondition::Absent)
             .await
@@ -154,7 +158,7 @@ impl S3Objects {
             Err(ObjectError::Conflict) => Ok(()),
             Ok(_) => Err(refused(
                 "does not honour conditional writes (`If-None-Match: *`)",
-                &"it overwrote an object that was there",
+                &ObjectError::Io("it overwrote an object that was there".into()),
             )),
             Err(error) => Err(refused("does not answer conditional writes", &error)),
         }
@@ -316,9 +320,16 @@ fn version(e_tag: Option<&str>) -> Result<Version, ObjectError> {
     e_tag.map(Version::new).ok_or_else(|| ObjectError::Io("the store gives no entity tags".into()))
 }
 
-/// The text of the client, which names status and object, never a credential or contents.
+/// What a person can mend in words of ours; else the text of the client, which names status and object, never a credential or contents.
 fn failed(error: &Error) -> ObjectError {
-    ObjectError::Io(error.to_string().into())
+    match error {
+        // Of an object that is not there this is no failure.
+        Error::NotFound { .. } => ObjectError::Io("the bucket does not exist".into()),
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
+            ObjectError::Io("access is denied: check the AWS credentials, and what they may do with the bucket".into())
+        }
+        error => ObjectError::Io(error.to_string().into()),
+    }
 }
 
 #[cfg(test)]
@@ -351,7 +362,7 @@ mod tests {
         let Some(objects) = open("there-is-no-such-bucket").await else { return };
         let error = objects.check().await.expect_err("no bucket").to_string();
         assert!(
-            error.contains("`there-is-no-such-bucket` cannot be written") && error.contains("NoSuchBucket"),
+            error.contains("`there-is-no-such-bucket` cannot be written") && error.contains("does not exist"),
             "{error}"
         );
         assert!(!error.contains("testtest"), "no secret: {error}");

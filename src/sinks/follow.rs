@@ -479,3 +479,6 @@ fn unavailable(error: &dyn std::fmt::Display) -> StoreError {
         remedy: Remedy::Again,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -289,6 +289,33 @@ pub struct VisibleHead {
     pub head: u64,
 }
 
+/// What must be said beside the answers of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Condition {
+    /// Rows that it should have are left out, because they cannot be read, or because it did not take them.
+    pub lacks_rows: bool,
+    /// How long the oldest seal waits that it does not show. What it answers is whole all the same, as of its own place in the log.
+    pub lag: Duration,
+}
+
+impl Condition {
+    /// An answer says so when its store is further behind than this.
+    const LATE: Duration = Duration::from_secs(5);
+
+    /// Of a store that has every row, milliseconds late.
+    pub fn late(lag_ms: u64) -> Self {
+        Self {
+            lacks_rows: false,
+            lag: Duration::from_millis(lag_ms),
+        }
+    }
+
+    /// What `meta.degraded` says.
+    pub fn is_degraded(&self) -> bool {
+        self.lacks_rows || self.lag > Self::LATE
+    }
+}
+
 /// The store that answers get, list, statistics and duplicate look-ups. Where a filter has a mask, lists, scans and statistics
 /// are of the masked records, and these are what they give; [`Authority::get`] gives the entry as it is. Methods that return a
 /// future may be called from
@@ -313,9 +340,9 @@ pub trait Authority: Send + Sync + 'static {
     fn refreshed(&self, _scope: &TenantScope) -> BoxFuture<'static, Result<(), StoreError>> {
         Box::pin(std::future::ready(Ok(())))
     }
-    /// Whether rows that it should have are left out of its answers, because they cannot be read (`meta.degraded`). Asked
-    /// after an answer, it is true if the answer lacks them.
-    fn degraded(&self) -> bool;
+    /// What must be said beside lists and statistics; `searched`: those whose filter has `search`, which another store may answer. Asked
+    /// after an answer, it holds for that answer.
+    fn condition(&self, searched: bool) -> Condition;
     /// The largest seal that is visible to readers.
     fn visible(&self) -> watch::Receiver<u64>;
 }
@@ -345,8 +372,8 @@ pub trait SearchStore: Send + Sync + 'static {
     fn stats(&self, scope: &TenantScope, query: StatsQuery) -> BoxFuture<'static, Result<Stats, StoreError>>;
     /// Matching entries after a number, in sequence order.
     fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>>;
-    /// Whether rows that it should have are left out of its answers.
-    fn degraded(&self) -> bool;
+    /// See [`Authority::condition`].
+    fn condition(&self) -> Condition;
 }
 
 /// A store that follows the seals by reading them back, beside the authority.

@@ -9,6 +9,9 @@
 //! | [`Remedy::Refuse`] | the store will never take this row | it becomes a dead letter; the others go on |
 //! | [`Remedy::Hold`] | nobody's row is to blame and no retry mends it: credentials, a full or read-only store, a foreign schema | keep everything, say so loudly, ask seldom until somebody has mended it |
 //!
+//! Beside the remedy stands whether the write may have taken effect ([`Symptom::is_definite`]): one that may have is looked for before it is sent
+//! again, where sending twice would store twice.
+//!
 //! Guarantees: every symptom has exactly one remedy, and none of them loses a row: what is not refused is asked again for
 //! ever, by whoever follows the seals. [`Backoff`] never waits longer than its bound, and its pauses are jittered, so that
 //! processes that lost a store together do not come back together. [`Budget`] bounds how much work retries may add. A
@@ -54,6 +57,8 @@ pub enum Symptom<'a> {
     Broken,
     /// An answer that this store does not give: something else answered in its place.
     Unreadable,
+    /// The store, or what is asked of it, is not as this binary knows it.
+    Foreign,
     /// The whole request was answered with this status; `kind` is the store's own word for it, empty if there is none.
     Http {
         /// HTTP status.
@@ -77,20 +82,21 @@ impl Symptom<'_> {
     pub fn remedy(self) -> Remedy {
         match self {
             Self::Unreachable | Self::Broken | Self::Unreadable => Remedy::Again,
+            Self::Foreign => Remedy::Hold,
             Self::Http { status, kind } => of_request(status, kind),
             Self::Item { status, kind } => of_item(status, kind),
-            Self::ClickHouse(code) => of_clickhouse(code),
+            Self::ClickHouse(code) => of_clickhouse(code).0,
         }
     }
 
-    /// Whether it is certain that nothing took effect.
+    /// Whether it is certain that nothing took effect. What is not known is in doubt.
     pub fn is_definite(self) -> bool {
         match self {
             Self::Unreachable => true,
-            Self::Broken | Self::Unreadable => false,
-            Self::Http { status, .. } | Self::Item { status, .. } => status < 500,
-            // An unknown status of an insert, and time-outs after the query had begun.
-            Self::ClickHouse(code) => !matches!(code, 159 | 209 | 210 | 319 | 394 | 1000 | 1001 | 1002),
+            Self::Broken | Self::Unreadable | Self::Foreign => false,
+            // 408: what stands between gave up waiting.
+            Self::Http { status, .. } | Self::Item { status, .. } => (400..500).contains(&status) && status != 408,
+            Self::ClickHouse(code) => of_clickhouse(code).1 == Effect::None,
         }
     }
 }
@@ -110,11 +116,10 @@ const FOREIGN: [&str; 6] = [
 fn of_request(status: u16, kind: &str) -> Remedy {
     match status {
         _ if BLOCKS.contains(&kind) || FOREIGN.contains(&kind) => Remedy::Hold,
-        413 => Remedy::Isolate,
         429 | 503 => Remedy::Slower,
         408 | 409 | 425 | 500..=599 => Remedy::Again,
         401 | 403 | 404 | 405 | 407 => Remedy::Hold,
-        // The request as a whole does not parse: with one row left it is that row's fault.
+        // Too large (413), or it does not parse as a whole: with one row left it is that row's fault.
         400..=499 => Remedy::Isolate,
         _ => Remedy::Again,
     }
@@ -131,17 +136,68 @@ fn of_item(status: u16, kind: &str) -> Remedy {
     }
 }
 
-fn of_clickhouse(code: i32) -> Remedy {
-    match code {
-        // TOO_MANY_SIMULTANEOUS_QUERIES, MEMORY_LIMIT_EXCEEDED, TOO_MANY_PARTS, TOO_SLOW, CANNOT_SCHEDULE_TASK
-        202 | 241 | 252 | 160 | 439 => Remedy::Slower,
-        // UNKNOWN_TABLE, UNKNOWN_DATABASE, READONLY, TABLE_IS_READ_ONLY, NOT_ENOUGH_SPACE, UNKNOWN_USER, WRONG_PASSWORD, REQUIRED_PASSWORD,
-        // ACCESS_DENIED, AUTHENTICATION_FAILED, NO_SUCH_COLUMN_IN_TABLE, UNKNOWN_IDENTIFIER, UNKNOWN_SETTING, CANNOT_WRITE_TO_FILE_DESCRIPTOR
-        60 | 81 | 164 | 242 | 243 | 192 | 193 | 194 | 497 | 516 | 16 | 47 | 115 | 75 => Remedy::Hold,
-        // What cannot be read as the column that it is for: CANNOT_PARSE_*, TYPE_MISMATCH, INCORRECT_DATA, TOO_LARGE_STRING_SIZE, VALUE_IS_OUT_OF_RANGE
-        6 | 26 | 27 | 32 | 33 | 38 | 41 | 53 | 72 | 117 | 131 | 321 | 676 | 675 => Remedy::Isolate,
-        _ => Remedy::Again,
-    }
+/// Whether what was refused may have taken effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Refused before anything is written.
+    None,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// Exceptions of ClickHouse that mean something: their numbers and names, what is done about them, and whether they come before a part is
+/// committed. A seal is one block, so that what cannot be read of it, or not be stored, leaves nothing. Every other number is asked again
+/// and in doubt, also one that a later server invents.
+pub(crate) const CLICKHOUSE: [(i32, &str, Remedy, Effect); 38] = [
+    // Too busy.
+    (202, "TOO_MANY_SIMULTANEOUS_QUERIES", Remedy::Slower, Effect::None),
+    (252, "TOO_MANY_PARTS", Remedy::Slower, Effect::None),
+    (160, "TOO_SLOW", Remedy::Slower, Effect::Unknown),
+    (241, "MEMORY_LIMIT_EXCEEDED", Remedy::Slower, Effect::Unknown),
+    (439, "CANNOT_SCHEDULE_TASK", Remedy::Slower, Effect::Unknown),
+    // Full or read-only.
+    (164, "READONLY", Remedy::Hold, Effect::None),
+    (242, "TABLE_IS_READ_ONLY", Remedy::Hold, Effect::None),
+    (774, "TABLE_IS_PERMANENTLY_READ_ONLY", Remedy::Hold, Effect::None),
+    (243, "NOT_ENOUGH_SPACE", Remedy::Hold, Effect::None),
+    (75, "CANNOT_WRITE_TO_FILE_DESCRIPTOR", Remedy::Hold, Effect::Unknown),
+    // Credentials and rights.
+    (192, "UNKNOWN_USER", Remedy::Hold, Effect::None),
+    (193, "WRONG_PASSWORD", Remedy::Hold, Effect::None),
+    (194, "REQUIRED_PASSWORD", Remedy::Hold, Effect::None),
+    (195, "IP_ADDRESS_NOT_ALLOWED", Remedy::Hold, Effect::None),
+    (291, "DATABASE_ACCESS_DENIED", Remedy::Hold, Effect::None),
+    (497, "ACCESS_DENIED", Remedy::Hold, Effect::None),
+    (516, "AUTHENTICATION_FAILED", Remedy::Hold, Effect::None),
+    // A foreign schema, or a server that does not understand.
+    (16, "NO_SUCH_COLUMN_IN_TABLE", Remedy::Hold, Effect::None),
+    (36, "BAD_ARGUMENTS", Remedy::Hold, Effect::None),
+    (43, "ILLEGAL_TYPE_OF_ARGUMENT", Remedy::Hold, Effect::None),
+    (46, "UNKNOWN_FUNCTION", Remedy::Hold, Effect::None),
+    (47, "UNKNOWN_IDENTIFIER", Remedy::Hold, Effect::None),
+    (60, "UNKNOWN_TABLE", Remedy::Hold, Effect::None),
+    (62, "SYNTAX_ERROR", Remedy::Hold, Effect::None),
+    (81, "UNKNOWN_DATABASE", Remedy::Hold, Effect::None),
+    (115, "UNKNOWN_SETTING", Remedy::Hold, Effect::None),
+    (452, "SETTING_CONSTRAINT_VIOLATION", Remedy::Hold, Effect::None),
+    (457, "BAD_QUERY_PARAMETER", Remedy::Hold, Effect::None),
+    // What cannot be read as the column that it is for.
+    (6, "CANNOT_PARSE_TEXT", Remedy::Hold, Effect::None),
+    (26, "CANNOT_PARSE_QUOTED_STRING", Remedy::Hold, Effect::None),
+    (27, "CANNOT_PARSE_INPUT_ASSERTION_FAILED", Remedy::Hold, Effect::None),
+    (53, "TYPE_MISMATCH", Remedy::Hold, Effect::None),
+    (70, "CANNOT_CONVERT_TYPE", Remedy::Hold, Effect::None),
+    (72, "CANNOT_PARSE_NUMBER", Remedy::Hold, Effect::None),
+    (117, "INCORRECT_DATA", Remedy::Hold, Effect::None),
+    (131, "TOO_LARGE_STRING_SIZE", Remedy::Hold, Effect::None),
+    (321, "VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE", Remedy::Hold, Effect::None),
+    // The answer to a new insert is lost in the cluster itself.
+    (319, "UNKNOWN_STATUS_OF_INSERT", Remedy::Again, Effect::Unknown),
+];
+
+fn of_clickhouse(code: i32) -> (Remedy, Effect) {
+    let known = CLICKHOUSE.iter().find(|(number, ..)| *number == code);
+    known.map_or((Remedy::Again, Effect::Unknown), |(_, _, remedy, effect)| (*remedy, *effect))
 }
 
 /// How long to wait between attempts.
@@ -342,16 +398,47 @@ mod tests {
             (item(404, "index_not_found_exception"), Remedy::Hold),
             (item(503, "unavailable_shards_exception"), Remedy::Slower),
             (item(500, ""), Remedy::Again),
+            (Symptom::Foreign, Remedy::Hold),
             (Symptom::ClickHouse(252), Remedy::Slower),
             (Symptom::ClickHouse(516), Remedy::Hold),
-            (Symptom::ClickHouse(27), Remedy::Isolate),
+            (Symptom::ClickHouse(27), Remedy::Hold),
+            (Symptom::ClickHouse(774), Remedy::Hold),
             (Symptom::ClickHouse(210), Remedy::Again),
             (Symptom::ClickHouse(999), Remedy::Again),
         ] {
             assert_eq!(symptom.remedy(), remedy, "{symptom:?}");
         }
-        assert!(Symptom::Unreachable.is_definite() && !Symptom::Broken.is_definite());
-        assert!(http(429, "").is_definite() && !http(504, "").is_definite() && !Symptom::ClickHouse(319).is_definite());
+    }
+
+    #[test]
+    fn what_is_not_known_to_have_done_nothing_is_in_doubt() {
+        let http = |status| Symptom::Http { status, kind: "" };
+        let item = |status| Symptom::Item { status, kind: "" };
+        for definite in [
+            Symptom::Unreachable,
+            http(429),
+            http(413),
+            item(400),
+            Symptom::ClickHouse(252),
+            Symptom::ClickHouse(243),
+        ] {
+            assert!(definite.is_definite(), "{definite:?}");
+        }
+        for doubtful in [
+            Symptom::Broken,
+            Symptom::Unreadable,
+            Symptom::Foreign,
+            http(504),
+            http(408),
+            http(302),
+            item(503),
+        ] {
+            assert!(!doubtful.is_definite(), "{doubtful:?}");
+        }
+        // Time-outs, a lost keeper, an unknown status, a cancelled query, no memory for the rest, and numbers that nobody knows yet.
+        for code in [159, 209, 210, 241, 319, 394, 439, 999, 1000, 1001, 1002, 12_345, -1] {
+            assert!(!Symptom::ClickHouse(code).is_definite(), "{code}");
+        }
     }
 
     #[test]

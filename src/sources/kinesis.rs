@@ -11,7 +11,7 @@ use crate::{
     objects::{Key, ObjectError, Objects, Precondition},
     queue::{
         kinesis::{
-            KinesisError, Stream,
+            Stream,
             receive::{KinesisReceiver, KinesisSettings},
         },
         remote::{Receipt, Receive, ReceiveError},
@@ -98,8 +98,7 @@ impl KinesisFeed {
     /// Connects, checks the stream, and reads how far it was read.
     pub(super) async fn open(config: &SdkConfig, stream: &str, objects: Arc<dyn Objects>) -> Result<Self, (bool, String)> {
         let stream = Stream::new(config, stream);
-        let lasting = |error: &KinesisError| matches!(error, KinesisError::NoSuchStream { .. });
-        stream.check_exists().await.map_err(|error| (lasting(&error), error.to_string()))?;
+        stream.check_exists().await.map_err(|error| (!error.may_pass(), error.to_string()))?;
         let saved = Saved::new(objects, stream.name().clone());
         let (checkpoints, _) = saved.load().await.map_err(|error| (false, error.to_string()))?;
         Ok(Self {

@@ -312,3 +312,25 @@ async fn group(feed: &dyn Feed, forwarder: &Arc<Forwarder>, messages: Vec<InHand
         feed.later(open).await; // those whose task panicked
     }
 }
+
+/// The packs of a message, and how many parts of it were refused; `attribute` is what an attribute says of its tenant.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn decode_message(
+    body: &[u8],
+    attribute: Option<&str>,
+    tenant: &dyn Fn(&crate::model::tenant::TenantId) -> Option<Arc<crate::catalog::Tenant>>,
+) -> (Vec<crate::model::pack::Pack>, usize) {
+    let message = Message {
+        key: "m".into(),
+        body: body.to_vec().into(),
+        tenant: attribute.map(str::to_owned),
+        sent_at: 1_700_000_000_000,
+    };
+    let rules = Rules {
+        queue: "sqs:/1/q".into(),
+        actor: "source:q".into(),
+        allowed: AllowedTenants::parse(&["acme"]).expect("a tenant"),
+    };
+    let decoded = decode::decode(&message, &rules, tenant);
+    (decoded.packs, decoded.refused.len())
+}

@@ -23,8 +23,8 @@ use std::{
 };
 
 /// How long a received message is hidden.
-const HOLD: Duration = Duration::from_secs(120);
-const EXTEND_EVERY: Duration = Duration::from_secs(40);
+const HOLD: Duration = Duration::from_secs(30);
+const EXTEND_EVERY: Duration = Duration::from_secs(10);
 /// How long a message is hidden that is put back.
 const LATER: Duration = Duration::from_secs(60);
 /// How long a call waits for messages; a process that stops waits for it too.

@@ -15,7 +15,10 @@ use crate::{
         remote::aws::{self, AwsSettings},
     },
     sinks::dead_letter::{LetterFilter, Reason},
-    testing::engines,
+    testing::{
+        engines,
+        proxy::{Fault, Proxy},
+    },
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -274,6 +277,75 @@ async fn a_message_that_comes_again_makes_the_same_packs() {
     world.read_until(&kind, || queue.is_empty()).await;
     assert_eq!((asked(), world.producer.entries()), (before, 5));
     queue.drop().await;
+}
+
+#[tokio::test]
+async fn whatever_a_foreign_queue_answers_everything_comes_once_and_leaves_it() {
+    let Some(endpoint) = engines::address("SLUICE_TEST_SQS") else { return };
+    let proxy = Proxy::start(&endpoint).await;
+    let world = World::new(proxy.url()).await;
+    let queue = Queue::make(&World::new(endpoint).await).await;
+    for n in 0..30 {
+        queue.send(&entry(&n.to_string(), ""), Some("acme")).await;
+    }
+    // Of each batch that is deleted the first is not, the answer says so, and then nothing is answered at all, once.
+    let one_fails = Fault::Rewrite {
+        request: Some(Arc::new(|body| without_first(body, "Entries"))),
+        answer: Some(Arc::new(|body| {
+            let mut json: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+            json["Failed"] = serde_json::json!([{"Id": "0", "Code": "InternalError", "SenderFault": false}]);
+            json.to_string().into()
+        })),
+    };
+    let (mut receives, mut deletes, partly) = (0, 0, Arc::new(AtomicBool::new(false)));
+    let (noted, told) = (partly.clone(), Arc::<Mutex<BTreeSet<String>>>::default());
+    let handles = told.clone();
+    proxy.script(move |request| match request.header("x-amz-target") {
+        "AmazonSQS.ReceiveMessage" => {
+            receives += 1;
+            match receives {
+                1 => Fault::Answer(500, Vec::new(), "{}".into()),
+                2 => Fault::Refuse,
+                _ => Fault::Pass,
+            }
+        }
+        "AmazonSQS.DeleteMessageBatch" => {
+            let body: serde_json::Value = serde_json::from_slice(&request.body).expect("JSON");
+            let entries = body["Entries"].as_array().expect("a batch");
+            let all = entries.iter().map(|entry| entry["ReceiptHandle"].as_str().expect("a handle").to_owned());
+            handles.lock().expect("no panic").extend(all);
+            if entries.len() > 1 && !noted.swap(true, Ordering::SeqCst) {
+                return one_fails.clone();
+            }
+            deletes += 1;
+            match deletes {
+                1 => Fault::Answer(503, Vec::new(), "{}".into()),
+                2 => Fault::Swallow,
+                _ => Fault::Pass,
+            }
+        }
+        _ => Fault::Pass,
+    });
+    let path = queue.url.rsplit_once("/000000000000/").expect("its URL").1;
+    let kind = SourceKind::Sqs {
+        url: format!("{}/000000000000/{path}", proxy.url()),
+    };
+    world.read_until(&kind, || queue.is_empty()).await;
+    assert_eq!(world.producer.entries(), 30);
+    assert!(partly.load(Ordering::SeqCst), "a part of a batch failed");
+    assert_eq!(
+        told.lock().expect("no panic").len(),
+        30,
+        "what was not taken was told again: nothing had to come again for that"
+    );
+    queue.drop().await;
+}
+
+/// The body of a batch without its first item.
+fn without_first(body: bytes::Bytes, name: &str) -> bytes::Bytes {
+    let mut json: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+    json[name].as_array_mut().expect("a batch").remove(0);
+    json.to_string().into()
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use super::Tail;
 use crate::{
     model::{entry::StoredEntry, filter::Filter, tenant::TenantScope},
     seal::erasure::ErasureKind,
-    sinks::{Authority, ListPage, ListQuery, Scan, SearchStore, Stats, StatsQuery, StoreError, VisibleHead},
+    sinks::{Authority, Condition, ListPage, ListQuery, Scan, SearchStore, Stats, StatsQuery, StoreError, VisibleHead},
 };
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
@@ -112,8 +112,8 @@ impl<S: Authority + ?Sized> Authority for Fresh<S> {
         Box::pin(async move { tail.refreshed(&tenant).await.map_err(|super::Behind| StoreError::Behind) })
     }
 
-    fn degraded(&self) -> bool {
-        self.store.degraded()
+    fn condition(&self, searched: bool) -> Condition {
+        self.store.condition(searched)
     }
 
     fn visible(&self) -> watch::Receiver<u64> {
@@ -134,7 +134,7 @@ impl<S: SearchStore + ?Sized> SearchStore for Fresh<S> {
         self.read(scope, move |store, scope| store.scan(scope, filter, after, limit))
     }
 
-    fn degraded(&self) -> bool {
-        self.store.degraded()
+    fn condition(&self) -> Condition {
+        self.store.condition()
     }
 }

@@ -171,6 +171,7 @@ pub struct Metrics {
     credit_free: Gauge,
     backpressure: [Histogram; 4],
     feed_sessions: Gauge,
+    tasks: Gauge,
     feed_gaps: Counter,
     feed_kicks: Counter,
     erasures: [Counter; 2],
@@ -182,6 +183,7 @@ pub struct Metrics {
     stream_lags: Mutex<BTreeMap<String, u64>>,
     foreign: [Counter; 3],
     sink_behind: [Gauge; 2],
+    view_lag: [Gauge; 2],
     sink_faults: [[Counter; 5]; 2],
     queue_events: [Counter; 6],
     queue_calls: [Counter; 4],
@@ -319,6 +321,11 @@ impl Metrics {
         self.backpressure[lane as usize].record(waited);
     }
 
+    /// Tasks of the runtime that have not ended.
+    pub fn tasks(&self, n: usize) {
+        self.tasks.set(n as f64);
+    }
+
     /// Live-feed sessions that are open.
     pub fn feed_sessions(&self, n: usize) {
         self.feed_sessions.set(n as f64);
@@ -347,6 +354,11 @@ impl Metrics {
     /// How many seals a store is behind.
     pub fn sink_behind(&self, sink: &str, seals: u64) {
         self.sink_behind[sink_index(sink)].set(seals as f64);
+    }
+
+    /// How long the oldest seal waits that a store does not show, as this process sees it.
+    pub fn view_lag(&self, sink: &str, lag: Duration) {
+        self.view_lag[sink_index(sink)].set(lag.as_secs_f64());
     }
 
     /// A store met a fault, and what is done about it.
@@ -469,6 +481,7 @@ fn register() -> (Metrics, PrometheusHandle) {
             credit_free: gauge!("sluice_credit_free_bytes"),
             backpressure: ["tenant", "sequencer", "store", "dead_letters"].map(|lane| histogram!("sluice_backpressure_seconds", "lane" => lane)),
             feed_sessions: gauge!("sluice_feed_sessions"),
+            tasks: gauge!("sluice_tasks"),
             feed_gaps: counter!("sluice_feed_gaps_total"),
             feed_kicks: counter!("sluice_feed_kicks_total"),
             erasures: ["cleanup", "retention"].map(|kind| counter!("sluice_erasures_total", "kind" => kind)),
@@ -479,6 +492,7 @@ fn register() -> (Metrics, PrometheusHandle) {
             foreign: ["forwarded", "refused", "known"].map(|outcome| counter!("sluice_foreign_messages_total", "outcome" => outcome)),
             limited: Limit::ALL.map(|limit| counter!("sluice_http_limited_total", "limit" => limit.as_str())),
             sink_behind: SINKS.map(|sink| gauge!("sluice_sink_behind_seals", "sink" => sink)),
+            view_lag: SINKS.map(|sink| gauge!("sluice_view_lag_seconds", "sink" => sink)),
             sink_faults: SINKS.map(|sink| Remedy::ALL.map(|fault| counter!("sluice_sink_faults_total", "sink" => sink, "fault" => fault.as_str()))),
             queue_events: ["sent", "not_sent", "received", "redelivered", "unreadable", "done"]
                 .map(|event| counter!("sluice_queue_messages_total", "event" => event)),
@@ -553,6 +567,7 @@ fn describe() {
     describe_gauge!("sluice_credit_free_bytes", Unit::Bytes, "Free memory in the budget of the actors.");
     describe_histogram!("sluice_backpressure_seconds", Unit::Seconds, "Time that somebody waited for room, by where.");
     describe_gauge!("sluice_feed_sessions", "Open sessions of the live feed.");
+    describe_gauge!("sluice_tasks", "Tasks of the runtime that have not ended.");
     describe_counter!("sluice_feed_gaps_total", "Gaps that slow readers of the live feed were told of.");
     describe_counter!("sluice_feed_kicks_total", "Slow readers of the live feed that were sent away.");
     describe_counter!("sluice_erasures_total", "Erasures that were applied and counted, by kind.");
@@ -573,6 +588,11 @@ fn describe() {
     );
     describe_counter!("sluice_foreign_messages_total", "Messages of foreign queues by what became of them.");
     describe_gauge!("sluice_sink_behind_seals", "Seals that a store of its own has not applied yet.");
+    describe_gauge!(
+        "sluice_view_lag_seconds",
+        Unit::Seconds,
+        "How long the oldest seal waits that a store does not show, as this process sees it."
+    );
     describe_counter!("sluice_sink_faults_total", "Faults of stores of their own, by what is done about them.");
     describe_histogram!("sluice_http_request_seconds", Unit::Seconds, "Time of a request, by class of the answer.");
 }

@@ -28,6 +28,7 @@ mod letters;
 mod limits;
 mod masking;
 mod matrix;
+mod migrate;
 mod paging;
 mod proxy;
 mod stream;

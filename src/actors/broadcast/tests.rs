@@ -9,7 +9,7 @@ use crate::{
         Decision, Seal, SealErasure, SealPack, SealTenant,
         erasure::{Erasure, ErasureKind},
     },
-    sinks::{ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead},
+    sinks::{Condition, ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead},
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -165,8 +165,8 @@ impl Authority for Store {
         VisibleHead { head }
     }
 
-    fn degraded(&self) -> bool {
-        false
+    fn condition(&self, _: bool) -> Condition {
+        Condition::default()
     }
 
     fn get(&self, _: &TenantScope, _: Uuid) -> BoxFuture<'static, Result<Option<StoredEntry>, StoreError>> {

@@ -1010,11 +1010,12 @@ fn run(seed: u64, mistake: Option<Mistake>) -> Result<usize, String> {
 
 #[test]
 fn every_promise_holds_under_a_hostile_scheduler() {
-    let mut seals = 0;
-    for seed in 0..2000 {
-        seals += run(seed, None).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    let (mut seals, seeds) = (0, crate::testing::seeds(2000));
+    for seed in seeds.clone() {
+        seals += run(seed, None).unwrap_or_else(|what| panic!("SLUICE_SEED={seed}: {what}"));
     }
-    assert!(seals > 5_000, "{seals} seals are too few to mean anything");
+    println!("{} stories, {seals} seals", seeds.end - seeds.start);
+    assert!(seals > 5_000 || seeds.end - seeds.start < 2000, "{seals} seals are too few to mean anything");
 }
 
 #[test]

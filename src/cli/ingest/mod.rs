@@ -4,7 +4,7 @@
 //! crash or by mistake, stores nothing twice, and 429, 503, 504 and lost connections are simply tried again.
 
 mod cloudtrail;
-mod formats;
+pub(crate) mod formats;
 mod send;
 
 use crate::{

@@ -48,7 +48,7 @@ use crate::{
     objects::{Objects, folder::FolderObjects},
     queue::{AcceptError, Accepted, Counters, Decided, Position, Producer},
     seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant, erasure::ErasureKind, state::SealState},
-    sinks::{Authority, Count, ListPage, ListQuery, Scan, Sort, Stats, StatsQuery, StoreError, VisibleHead, dead_letter::DeadLetters},
+    sinks::{Authority, Condition, Count, ListPage, ListQuery, Scan, Sort, Stats, StatsQuery, StoreError, VisibleHead, dead_letter::DeadLetters},
 };
 use axum::{
     Router,
@@ -91,6 +91,8 @@ struct State {
     poisons: bool,
     /// Packs are durable and stay undecided.
     holds: bool,
+    /// Of the store of record, and of the one that answers searches.
+    conditions: [Condition; 2],
     /// The queue is other machines': what is pending is not known.
     split: bool,
     pending: Vec<(TenantId, StoredEntry)>,
@@ -338,8 +340,8 @@ impl Authority for Shelf {
         ready(Ok(Stats { total, ..Stats::default() })).boxed()
     }
 
-    fn degraded(&self) -> bool {
-        false
+    fn condition(&self, searched: bool) -> Condition {
+        self.with(|state| state.conditions[usize::from(searched)])
     }
 
     fn scan(&self, scope: &TenantScope, filter: Filter, after: u64, limit: usize) -> BoxFuture<'static, Result<Scan, StoreError>> {

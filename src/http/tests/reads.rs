@@ -1,6 +1,7 @@
 //! Lists, gets, statistics, and what every answer has.
 
 use super::*;
+use crate::export::Source;
 use std::io::Read;
 
 #[tokio::test]
@@ -33,9 +34,62 @@ async fn a_list_has_its_data_and_its_meta() {
     );
     assert!(none["meta"].get("degraded").is_none());
     assert!(bench.get("/logs/stats").await.json().get("degraded").is_none());
-    bench.services.health.set_lag(Duration::from_secs(6));
-    assert_eq!(bench.get("/logs").await.json()["meta"]["degraded"], true);
-    assert_eq!(bench.get("/logs/stats").await.json()["degraded"], true);
+}
+
+#[tokio::test]
+async fn an_answer_says_what_the_store_lacks_that_gave_it() {
+    let bench = Bench::new().await;
+    bench.post("/logs/bulk", &json!((0..3).map(entry).collect::<Vec<_>>())).await;
+    let well = Condition::default();
+    let lacking = Condition { lacks_rows: true, ..well };
+    // The store of record, the one that answers searches; what both kinds of answers say; what both kinds of exports say.
+    let cases = [
+        ([well, well], [false, false], [false, false]),
+        ([Condition::late(5_000), Condition::late(5_000)], [false, false], [false, false]),
+        ([Condition::late(5_001), well], [true, false], [false, false]),
+        ([well, Condition::late(5_001)], [false, true], [false, false]),
+        ([lacking, well], [true, false], [true, false]),
+        ([well, lacking], [false, true], [false, true]),
+    ];
+    for (conditions, answers, exports) in cases {
+        bench.shelf.with(|state| state.conditions = conditions);
+        for (searched, query) in ["", "?search=nothing"].into_iter().enumerate() {
+            let said = |json: &Value| json.get("degraded").map_or(Some(false), Value::as_bool);
+            let (list, stats) = (
+                bench.get(&format!("/logs{query}")).await.json(),
+                bench.get(&format!("/logs/stats{query}")).await.json(),
+            );
+            let want = Some(answers[searched]);
+            assert_eq!((said(&list["meta"]), said(&stats)), (want, want), "{conditions:?} {query}");
+            let export = bench.get(&format!("/logs/export{query}")).await;
+            assert_eq!(export.headers.contains_key("x-export-degraded"), exports[searched], "{conditions:?} {query}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_export_goes_on_when_its_store_is_late_and_fails_when_it_loses_rows() {
+    let bench = Bench::new().await;
+    bench.post("/logs/bulk", &json!((0..6).map(entry).collect::<Vec<_>>())).await;
+    let scope = TenantScope::new(TenantId::parse("acme").expect("a tenant"));
+    let source = || Source::new(bench.shelf.clone(), scope.clone(), Filter::default(), Sort::SequenceAsc).in_portions_of(2);
+    let tell = |condition| bench.shelf.with(|state| state.conditions[0] = condition);
+    let mut late = source();
+    for condition in [Condition::default(), Condition::late(60_000), Condition::default()] {
+        tell(condition);
+        assert_eq!(late.next().await.expect("read").map(|entries| entries.len()), Some(2));
+    }
+    assert!(late.next().await.expect("read").is_none() && !late.degraded());
+    let mut losing = source();
+    losing.next().await.expect("read").expect("some");
+    tell(Condition {
+        lacks_rows: true,
+        ..Condition::default()
+    });
+    assert!(
+        matches!(losing.next().await, Err(StoreError::Damaged(_))),
+        "what it gave could not be told from a whole"
+    );
 }
 
 #[tokio::test]

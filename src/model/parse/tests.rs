@@ -774,7 +774,7 @@ proptest! {
     reason = "where test data lies is no setting of the product, so it is no business of `config`"
 )]
 fn real_records_come_back_to_the_byte() {
-    let folder = std::env::var("SLUICE_TEST_DATA").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data").into());
+    let folder = std::env::var("SLUICE_TEST_DATA").unwrap_or_else(|_| "../shared/data".into());
     let path = std::path::Path::new(&folder).join("cloudtrail.ndjson.gz");
     let Ok(file) = std::fs::File::open(&path) else {
         assert!(std::env::var_os("CI").is_none(), "no test data at `{}`; set SLUICE_TEST_DATA", path.display());

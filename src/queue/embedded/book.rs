@@ -14,7 +14,7 @@
 //! `accepted` is counted at `durable`, `stored`, `duplicate` and `dead_lettered` at `applied`, in the same step in which
 //! the pack leaves `pending`: so the sum of the contract holds at every moment, and is not computed from itself.
 
-use super::backlog::Backlog;
+use super::{backlog::Backlog, ids::Ids};
 use crate::{
     model::{pack::Pack, tenant::TenantId},
     queue::{AcceptError, Counters, Decided, Position},
@@ -22,7 +22,7 @@ use crate::{
 };
 use smallvec::SmallVec;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -122,8 +122,8 @@ struct Slot {
 struct Account {
     counters: Counters,
     undecided_bytes: u64,
-    /// [`short`] ids of pending entries, with the slot of their pack. Ordered, so that no choice of ids makes it slow.
-    ids: BTreeSet<(u64, u32)>,
+    /// [`short`] ids of pending entries, with the slot of their pack.
+    ids: Ids,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -295,7 +295,7 @@ impl Book {
         account.counters.pending -= slot.ids.len() as u64;
         account.counters.bytes -= slot.bytes;
         for id in slot.ids {
-            account.ids.remove(&(id, index));
+            account.ids.remove(id, index);
         }
     }
 
@@ -370,7 +370,7 @@ impl Book {
             let account = self.account(&slot.tenant);
             account.counters.pending -= pack.len() as u64;
             for id in slot.ids {
-                account.ids.remove(&(id, index));
+                account.ids.remove(id, index);
             }
             if let Some(waiter) = slot.waiter {
                 wake.push((waiter, counts(&decided.decisions)));
@@ -387,9 +387,9 @@ impl Book {
     /// Packs of `tenant` that may hold the entry `id`: in memory, or at a position.
     pub fn holders(&self, tenant: &TenantId, id: Uuid) -> Vec<(Weak<Pack>, Position)> {
         let Some(account) = self.tenants.get(tenant) else { return Vec::new() };
-        let slots = account.ids.range((short(id), 0)..=(short(id), u32::MAX)).take(HOLDERS);
+        let slots = account.ids.slots(short(id)).take(HOLDERS);
         slots
-            .filter_map(|(_, index)| self.slots[*index as usize].as_ref())
+            .filter_map(|index| self.slots[index as usize].as_ref())
             .filter_map(|slot| Some((slot.memory.clone(), *slot.positions.last()?)))
             .collect()
     }
@@ -458,7 +458,7 @@ impl Book {
         account.counters.accepted += slot.ids.len() as u64;
         account.counters.pending += slot.ids.len() as u64;
         account.counters.bytes += slot.bytes;
-        account.ids.extend(slot.ids.iter().map(|id| (*id, index)));
+        slot.ids.iter().for_each(|id| account.ids.insert(*id, index));
         self.by_pack.insert(slot.pack_id, index);
         self.slots[index as usize] = Some(slot);
     }

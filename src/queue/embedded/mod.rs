@@ -18,6 +18,7 @@
 pub mod backlog;
 pub mod book;
 pub mod delivery;
+mod ids;
 pub mod recovery;
 pub mod seals;
 

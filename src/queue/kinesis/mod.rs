@@ -22,7 +22,7 @@ pub mod shards;
 #[cfg(test)]
 mod tests;
 
-use super::remote::aws::{Failure, classify};
+use super::remote::aws::{Failure, classify, is_about_credentials};
 use crate::model::time::now_ms;
 use aws_config::SdkConfig;
 use aws_sdk_kinesis::{
@@ -72,6 +72,26 @@ pub enum KinesisError {
         /// How long it keeps records.
         hours: i32,
     },
+    /// The service does not know the credentials.
+    #[error(
+        "Kinesis refuses the credentials for the stream `{stream}`: {text}; check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, the profile or the role of the instance"
+    )]
+    Credentials {
+        /// Its name.
+        stream: Arc<str>,
+        /// What came back.
+        text: String,
+    },
+    /// The credentials may not do this.
+    #[error("the credentials may not call `kinesis:{call}` on the stream `{stream}`: {text}; allow it in the IAM policy")]
+    Permission {
+        /// Its name.
+        stream: Arc<str>,
+        /// The call.
+        call: &'static str,
+        /// What came back.
+        text: String,
+    },
     /// The service did not answer, or refused.
     #[error("the Kinesis stream `{stream}` cannot be used, `{call}` failed: {text}")]
     Failed {
@@ -82,6 +102,24 @@ pub enum KinesisError {
         /// What came back.
         text: String,
     },
+}
+
+impl KinesisError {
+    /// What a failed call means for whoever starts the process.
+    fn of(stream: &Arc<str>, call: &'static str, failure: Failure) -> Self {
+        let (stream, text) = (stream.clone(), failure.text);
+        match failure.code.as_str() {
+            "ResourceNotFoundException" => Self::NoSuchStream { stream },
+            "AccessDenied" | "AccessDeniedException" | "KMSAccessDeniedException" => Self::Permission { stream, call, text },
+            code if is_about_credentials(code) || (code.is_empty() && text.contains("credentials")) => Self::Credentials { stream, text },
+            _ => Self::Failed { stream, call, text },
+        }
+    }
+
+    /// Whether it may pass by itself, so that a start may wait for it.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Failed { .. } | Self::NotActive { .. })
+    }
 }
 
 /// One stream, by name or ARN. Cheap to clone.
@@ -134,14 +172,7 @@ impl Stream {
     /// Whether it is there, active, and its shards may be read; for how many hours it keeps records.
     pub async fn check_exists(&self) -> Result<i32, KinesisError> {
         let stream = self.name.clone();
-        let failed = |call, failure: Failure| match failure.code.as_str() {
-            "ResourceNotFoundException" => KinesisError::NoSuchStream { stream: stream.clone() },
-            _ => KinesisError::Failed {
-                stream: stream.clone(),
-                call,
-                text: failure.text,
-            },
-        };
+        let failed = |call, failure: Failure| KinesisError::of(&stream, call, failure);
         let (name, arn) = self.named();
         let request = self.client.describe_stream_summary().set_stream_name(name).set_stream_arn(arn);
         let answer = bounded(request.send()).await.map_err(|failure| failed("DescribeStreamSummary", failure))?;

@@ -136,6 +136,7 @@ impl KinesisReceiver {
             body: Ok(record.data),
             receptions: 1,
             sent_at: record.sent_at,
+            set_aside: false,
         };
         Some(records.into_iter().map(received).collect())
     }

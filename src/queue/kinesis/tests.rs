@@ -9,6 +9,7 @@ use crate::{
     queue::remote::{
         Message, Receipt, Receive, Received, Transport,
         aws::{self, AwsSettings},
+        testing::contract,
     },
     seal::source::{ShardAt, SourceCheckpoints, SourceProgress},
     testing::engines,
@@ -146,6 +147,67 @@ async fn what_is_put_is_read_and_a_restart_begins_where_everything_was_done() {
     let rest = receive_until(&third, |all| !all.is_empty(), |_| true).await;
     assert_eq!(rest.iter().map(number).collect::<Vec<_>>(), [70]);
     own.drop().await;
+}
+
+#[tokio::test]
+async fn kinesis_keeps_the_contract() {
+    for variable in ["SLUICE_TEST_KINESIS", "SLUICE_TEST_KINESIS2"] {
+        if engines::address(variable).is_none() {
+            continue;
+        }
+        let streams = Mutex::new(Vec::new());
+        contract(async || {
+            let own = Own::make(variable, 2).await.expect("it was there");
+            let made = (
+                Arc::new(KinesisTransport::new(own.0.clone())) as Arc<dyn Transport>,
+                Arc::new(own.receiver(SourceCheckpoints::default())) as Arc<dyn Receive>,
+            );
+            streams.lock().expect("no panic").push(own);
+            made
+        })
+        .await;
+        for own in streams.into_inner().expect("no panic") {
+            own.drop().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_start_tells_wrong_credentials_and_missing_permissions_from_an_engine_that_is_down() {
+    for (code, expected, may_pass) in [
+        ("UnrecognizedClientException", "AWS_SECRET_ACCESS_KEY", false),
+        ("InvalidSignatureException", "refuses the credentials", false),
+        ("ExpiredTokenException", "refuses the credentials", false),
+        ("AccessDeniedException", "`kinesis:DescribeStreamSummary`", false),
+        ("ResourceNotFoundException", "there is no Kinesis stream", false),
+        ("LimitExceededException", "cannot be used", true),
+    ] {
+        let engine = Scripted::start(vec![refused(code)]).await;
+        let error = engine.stream().await.check().await.expect_err("refused");
+        assert!(error.to_string().contains(expected), "{code}: {error}");
+        assert!(!error.to_string().contains("testtest"), "no secrets: {error}");
+        assert_eq!(error.may_pass(), may_pass, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_deleted_under_way_is_told_as_lasting_and_throttling_is_not_told_at_all() {
+    let shards = || {
+        (
+            200,
+            serde_json::json!({"Shards": [{"ShardId": "s-0", "HashKeyRange": {"StartingHashKey": "0", "EndingHashKey": "9"}, "SequenceNumberRange": {"StartingSequenceNumber": "0"}}]}),
+        )
+    };
+    for (status, code, lasting) in [
+        (400, "ResourceNotFoundException", Some(true)),
+        (500, "InternalFailure", Some(false)),
+        (400, "ProvisionedThroughputExceededException", None),
+    ] {
+        let engine = Scripted::start(vec![shards(), (status, refused(code).1)]).await;
+        let receiver = KinesisReceiver::new(engine.stream().await, SourceCheckpoints::default(), KinesisSettings::default());
+        let told = receiver.receive(7).await.err().map(|error| error.lasting);
+        assert_eq!(told, lasting, "{code}");
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@
 mod failure;
 
 #[cfg(any(feature = "sqs", feature = "kinesis"))]
-pub use failure::{Failure, classify};
+pub use failure::{Failure, classify, is_about_credentials};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig, retry::RetryConfig, stalled_stream_protection::StalledStreamProtectionConfig, timeout::TimeoutConfig};
 use aws_credential_types::Credentials;

@@ -15,7 +15,7 @@
 //! - What is not sealed is delivered again here, and the fifth time refused as poison; the queue's own count of receptions does not matter,
 //!   for a store that is down is no poison.
 //! - A message that cannot be read goes to the [`Quarantine`]; one of a newer build, or of another partition, is left in the queue. Neither
-//!   stops the others.
+//!   stops the others. One that ended five processes is not opened any more ([`trials`](super::trials)).
 //!
 //! It does not keep an order between messages, and it does not know which packs are decided: the sequencer does.
 
@@ -25,6 +25,7 @@ use super::{
     flight::Flight,
     producer::pause,
     quarantine::Quarantine,
+    trials::{Trial, Trials},
 };
 use crate::{
     model::{
@@ -34,6 +35,7 @@ use crate::{
         ticket::{Ticket, Verdict},
         time::now_ms,
     },
+    objects::ObjectError,
     queue::{
         PackReadError, PackReader, Position,
         embedded::delivery::{MAX_ATTEMPTS, poison},
@@ -124,6 +126,11 @@ struct Shared {
     reception: Reception,
     runtime: Handle,
     flight: Mutex<Flight>,
+    trials: Trials,
+    /// Messages of the dead-letter queue in hand, by their names; `None` before there was one.
+    on_trial: Mutex<Option<HashMap<Receipt, Arc<str>>>>,
+    /// One call at a time decides which of them it opens.
+    opening: tokio::sync::Mutex<()>,
     /// Reserved by calls under way, bytes.
     reserved: AtomicUsize,
     unreadable: AtomicU64,
@@ -172,10 +179,13 @@ impl RemoteConsumer {
             reception: source.reception(),
             source,
             decider,
+            trials: quarantine.trials(),
             quarantine,
             settings,
             runtime,
             flight: Mutex::default(),
+            on_trial: Mutex::default(),
+            opening: tokio::sync::Mutex::default(),
             reserved: AtomicUsize::new(0),
             unreadable: AtomicU64::new(0),
             failing: Mutex::default(),
@@ -241,6 +251,10 @@ impl RemoteConsumer {
         shared.end.cancel();
         shared.tasks.close();
         let _ = timeout(END, shared.tasks.wait()).await;
+        let had_some = shared.on_trial().take().is_some();
+        if had_some {
+            crossed_out(timeout(END, shared.trials.leave()).await);
+        }
     }
 
     /// How it is doing.
@@ -274,6 +288,10 @@ impl Shared {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn on_trial(&self) -> MutexGuard<'_, Option<HashMap<Receipt, Arc<str>>>> {
+        self.on_trial.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Room for a call: how many messages it may bring. Whoever holds nothing may always have one.
     fn reserve(&self) -> Option<usize> {
         let used = self.flight().bytes() + self.reserved.load(Ordering::Acquire);
@@ -289,9 +307,23 @@ impl Shared {
         self.reserved.fetch_sub(messages * RESERVE, Ordering::AcqRel);
     }
 
+    /// These messages were opened, and nothing happened.
+    fn survived(self: &Arc<Self>, receipts: &[Receipt]) {
+        let survived: Vec<_> = match &mut *self.on_trial() {
+            None => return,
+            Some(on_trial) => receipts.iter().filter_map(|receipt| on_trial.remove(receipt)).collect(),
+        };
+        if !survived.is_empty() {
+            let this = self.clone();
+            let end = async move { crossed_out(timeout(END, this.trials.end(&survived)).await) };
+            self.tasks.spawn_on(end, &self.runtime);
+        }
+    }
+
     /// Something of these messages was settled.
-    fn done(&self, receipts: Vec<Receipt>, freed: usize) {
+    fn done(self: &Arc<Self>, receipts: Vec<Receipt>, freed: usize) {
         if !receipts.is_empty() {
+            self.survived(&receipts);
             metrics().queue_in_flight(-(freed as f64));
             let _ = self.acks.send(Ack::Done(receipts)); // when the consumer has ended, it comes again and is known
             self.room.notify_one();
@@ -344,6 +376,7 @@ async fn call(shared: Arc<Shared>, messages: usize) -> Result<bool, ReceiveError
     metrics().queue_events(QueueEvent::Received, received.len() as u64);
     let oldest = received.iter().map(|message| message.sent_at).min().unwrap_or_default();
     metrics().queue_age(Duration::from_millis(now_ms().saturating_sub(oldest).max(0) as u64));
+    let received = try_carefully(&shared, received).await;
     let decode = move || received.into_iter().map(decoded).collect::<Vec<_>>();
     let decoded = shared.runtime.spawn_blocking(decode).await;
     for (message, envelope) in decoded.map_err(|_| ReceiveError {
@@ -353,6 +386,46 @@ async fn call(shared: Arc<Shared>, messages: usize) -> Result<bool, ReceiveError
         admit(&shared, message, envelope);
     }
     Ok(full)
+}
+
+/// What may be opened of what was received: messages of a dead-letter queue only after that was written down.
+async fn try_carefully(shared: &Arc<Shared>, received: Vec<Received>) -> Vec<Received> {
+    let (suspects, mut may): (Vec<_>, Vec<_>) = received.into_iter().partition(|message| message.set_aside);
+    if suspects.is_empty() {
+        return may;
+    }
+    let _alone = shared.opening.lock().await;
+    let names: Vec<_> = suspects.iter().map(|message| message.id.clone()).collect();
+    let open: Vec<_> = shared.on_trial().get_or_insert_default().values().cloned().collect();
+    let trials = match shared.trials.begin(&names, &open).await {
+        Ok(trials) => trials,
+        Err(error) => {
+            tracing::warn!(%error, "messages of the dead-letter queue are left for later");
+            return may; // they come again when their hold has run out
+        }
+    };
+    for (message, trial) in suspects.into_iter().zip(trials) {
+        match trial {
+            Trial::Open => {
+                let (receipt, name) = (message.receipt.clone(), message.id.clone());
+                shared.on_trial().get_or_insert_default().insert(receipt, name);
+                may.push(message);
+            }
+            Trial::Later => {}
+            Trial::Never => {
+                tracing::error!(message = %message.id, "a message has ended every process that opened it; it goes to the quarantine unopened");
+                let body = message.body.unwrap_or_else(|body| body);
+                put_away(shared, message.id, message.receipt, body);
+            }
+        }
+    }
+    may
+}
+
+fn crossed_out(outcome: Result<Result<(), ObjectError>, tokio::time::error::Elapsed>) {
+    if !matches!(outcome, Ok(Ok(()))) {
+        tracing::warn!(?outcome, "it was not noted that messages of the dead-letter queue came to their end");
+    }
 }
 
 /// Gives the reservation of a call back.
@@ -381,6 +454,7 @@ fn admit(shared: &Arc<Shared>, message: Received, envelope: Result<Envelope, (En
     match envelope {
         Ok(envelope) if envelope.partition != shared.settings.partition => {
             tracing::error!(message = %id, partition = envelope.partition, "a message of another partition is left in the queue");
+            shared.survived(&[message.receipt]);
             metrics().queue_events(QueueEvent::Unreadable, 1);
         }
         Ok(envelope) => {
@@ -401,22 +475,28 @@ fn admit(shared: &Arc<Shared>, message: Received, envelope: Result<Envelope, (En
         }
         Err((error, _)) if error.is_newer() => {
             tracing::error!(message = %id, %error, "a message is left in the queue for a newer build");
+            shared.survived(&[message.receipt]);
             metrics().queue_events(QueueEvent::Unreadable, 1);
         }
         Err((error, body)) => {
             tracing::error!(message = %id, %error, bytes = body.len(), "a message cannot be read; it goes to the quarantine");
-            shared.unreadable.fetch_add(1, Ordering::Relaxed);
-            metrics().queue_events(QueueEvent::Unreadable, 1);
-            let (shared_, receipt) = (shared.clone(), message.receipt);
-            let keep = async move {
-                match shared_.quarantine.keep(&id, body).await {
-                    Ok(()) => shared_.done(vec![receipt], 0),
-                    Err(error) => tracing::error!(message = %id, %error, "a message cannot be put into quarantine; it stays in the queue"),
-                }
-            };
-            shared.tasks.spawn_on(keep, &shared.runtime);
+            put_away(shared, id, message.receipt, body);
         }
     }
+}
+
+/// Keeps a message that cannot be opened, and acknowledges it then.
+fn put_away(shared: &Arc<Shared>, message: Arc<str>, receipt: Receipt, body: Bytes) {
+    shared.unreadable.fetch_add(1, Ordering::Relaxed);
+    metrics().queue_events(QueueEvent::Unreadable, 1);
+    let this = shared.clone();
+    let keep = async move {
+        match this.quarantine.keep(&message, body).await {
+            Ok(()) => this.done(vec![receipt], 0),
+            Err(error) => tracing::error!(%message, %error, "a message cannot be put into quarantine; it stays in the queue"),
+        }
+    };
+    shared.tasks.spawn_on(keep, &shared.runtime);
 }
 
 /// Has an order sealed, and says when it is.
@@ -560,7 +640,7 @@ async fn acknowledge(shared: Arc<Shared>, mut acks: mpsc::UnboundedReceiver<Ack>
 /// Keeps what is open from being handed to others.
 async fn keep_hold(shared: Arc<Shared>, hold: Duration) {
     loop {
-        tokio::time::sleep(hold / 4).await;
+        tokio::time::sleep(hold / 8).await;
         let mut receipts = shared.flight().hold(hold / 2, Instant::now());
         for attempt in 0..3 {
             if receipts.is_empty() {

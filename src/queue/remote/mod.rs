@@ -8,7 +8,7 @@
 //! - [`envelope`] is what a message holds; [`split`] cuts packs that are larger than a message.
 //! - [`producer`] is the accepting side, one [`Transport`] for each partition; [`gather`] decides (pure) what goes out when.
 //! - [`consumer`] is the deciding side of one partition, over one [`Receive`]; [`flight`] knows (pure) what is under way.
-//! - [`quarantine`] keeps messages that nobody can read. `aws` is the configuration that the clients of AWS share.
+//! - [`quarantine`] keeps messages that nobody can read; [`trials`] finds those that end whoever opens them. `aws` is the configuration that the clients of AWS share.
 //!
 //! The engines say how messages travel and nothing else: neither of them knows packs, seals or tenants.
 
@@ -24,6 +24,7 @@ pub mod room;
 pub mod split;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod trials;
 
 use crate::{
     model::tenant::{TenantId, TenantScope},
@@ -128,6 +129,8 @@ pub struct Received {
     pub receptions: u32,
     /// When the engine took it, milliseconds since 1970.
     pub sent_at: i64,
+    /// It comes from a dead-letter queue: it was received too often already ([`trials`]).
+    pub set_aside: bool,
 }
 
 /// Nothing could be received.

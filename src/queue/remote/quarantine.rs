@@ -3,6 +3,7 @@
 //! One object for each message, `quarantine/<partition>/<name of the message>.bin`, with the body as it came: whoever finds out what it
 //! is can send it again. Nothing in it is trusted enough to name a tenant, so it is no dead letter. It is kept until a person deletes it.
 
+use super::trials::Trials;
 use crate::objects::{Key, ObjectError, Objects, Precondition};
 use bytes::Bytes;
 use std::{fmt::Write, sync::Arc};
@@ -21,6 +22,11 @@ impl Quarantine {
     /// The quarantine of a partition.
     pub fn new(objects: Arc<dyn Objects>, partition: u32) -> Self {
         Self { objects, partition }
+    }
+
+    /// Which messages of the partition are not to be opened, for a consumer that begins.
+    pub fn trials(&self) -> Trials {
+        Trials::new(self.objects.clone(), self.partition)
     }
 
     /// Keeps a message; durable when it returns. The same message again is fine.

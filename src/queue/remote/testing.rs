@@ -64,6 +64,8 @@ struct State {
     sends: VecDeque<SendFault>,
     always: Option<SendFault>,
     done_fails: usize,
+    /// It plays a dead-letter queue.
+    dead_letters: bool,
     /// Acknowledged messages by id.
     done: HashSet<u64>,
 }
@@ -120,6 +122,20 @@ impl MemoryQueue {
         self.state().done_fails = calls;
     }
 
+    /// What is received from now on comes from a dead-letter queue.
+    pub fn is_of_dead_letters(&self) {
+        self.state().dead_letters = true;
+    }
+
+    /// Whoever had messages in hand is gone: they are handed out again.
+    pub fn hand_out_again(&self) {
+        let mut state = self.state();
+        let hidden = std::mem::take(&mut state.hidden);
+        state.ready.extend(hidden.into_values().map(|(stored, _)| stored));
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
     pub fn calls(&self) -> Calls {
         self.state().calls
     }
@@ -168,6 +184,7 @@ impl MemoryQueue {
                 body: Ok(stored.body.clone()),
                 receptions: stored.receptions,
                 sent_at: crate::model::time::now_ms(),
+                set_aside: state.dead_letters,
             });
             state.hidden.insert(handle, (stored, now + self.reception.hold.expect("it has one")));
         }

@@ -40,7 +40,7 @@ mod reader;
 mod simulation;
 mod take;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use self::{
     checkpoint::Checkpoint,

@@ -23,6 +23,8 @@ use tokio::sync::watch;
 
 /// What a reader of a head asks for at first: most heads are shorter, and need no second request.
 const FIRST_READ: u64 = 64 << 10;
+/// Seals of more bytes than this are decoded on a thread where that may take its time: checksums and ids of a full seal are milliseconds.
+const LARGE: usize = 256 << 10;
 
 /// The head that stands under a number.
 #[derive(Debug, Clone)]
@@ -184,7 +186,7 @@ impl Seals {
         let Some((bytes, _)) = self.0.objects.get(&seal_key(self.0.partition, n)).await? else {
             return Ok(if n <= self.floor().await? { Found::Trimmed } else { Found::NotYet });
         };
-        let seal = object::decode(&bytes).map_err(|error| damaged(n, &error))?;
+        let seal = decode(n, bytes).await?;
         if n <= self.floor().await? {
             return Ok(Found::Trimmed); // what stands there may be a zombie's
         }
@@ -206,6 +208,15 @@ impl SealReader for Seals {
 
     fn tip(&self) -> watch::Receiver<u64> {
         self.0.tip.subscribe()
+    }
+}
+
+async fn decode(n: u64, bytes: bytes::Bytes) -> Result<DecidedSeal, SealReadError> {
+    let is_large = bytes.len() > LARGE;
+    let decode = move || object::decode(&bytes).map_err(|error| damaged(n, &error));
+    match is_large {
+        false => decode(),
+        true => tokio::task::spawn_blocking(decode).await.unwrap_or_else(|error| Err(damaged(n, &error))),
     }
 }
 

@@ -3,7 +3,9 @@
 
 mod contract;
 mod format;
+mod late;
 mod lease;
+pub(crate) mod owners;
 mod pipeline;
 
 use super::*;
@@ -86,12 +88,12 @@ type Reads = Arc<Mutex<Vec<(String, Range<u64>)>>>;
 
 /// Objects that fail when they are told to.
 #[derive(Clone, Default)]
-struct Flaky {
+pub(crate) struct Flaky {
     memory: MemoryObjects,
     /// So many of the next puts are done, and their answers lost.
     lost: Arc<AtomicUsize>,
     /// So many of the next puts do not arrive.
-    refused: Arc<AtomicUsize>,
+    pub refused: Arc<AtomicUsize>,
     reads: Reads,
 }
 

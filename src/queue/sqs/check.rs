@@ -4,7 +4,7 @@
 //! a receipt that does not exist. A receive gives back at once what it gets.
 
 use super::{REQUEST, Role, SqsSettings};
-use crate::queue::remote::aws::{Failure, classify};
+use crate::queue::remote::aws::{Failure, classify, is_about_credentials};
 use aws_sdk_sqs::{
     Client,
     config::http::HttpResponse,
@@ -287,17 +287,7 @@ fn meaning(url: &str, action: &'static str, failure: Failure) -> CheckError {
     let (url, text) = (url.to_owned(), failure.text);
     match failure.code.as_str() {
         "NonExistentQueue" | "QueueDoesNotExist" | "InvalidAddress" => CheckError::Missing { url },
-        "InvalidClientTokenId"
-        | "UnrecognizedClientException"
-        | "SignatureDoesNotMatch"
-        | "InvalidSecurity"
-        | "ExpiredToken"
-        | "ExpiredTokenException"
-        | "InvalidSignatureException"
-        | "MissingAuthenticationToken"
-        | "MissingAuthenticationTokenException"
-        | "IncompleteSignature"
-        | "NotAuthorized" => CheckError::Credentials { url, text },
+        code if is_about_credentials(code) => CheckError::Credentials { url, text },
         "AccessDenied" | "AccessDeniedException" | "KmsAccessDenied" => CheckError::Permission { url, action, text },
         "" if text.contains("credentials") => CheckError::Credentials { url, text },
         _ => CheckError::Unreachable { url, text },

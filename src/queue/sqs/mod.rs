@@ -41,7 +41,7 @@ pub struct SqsSettings {
     pub visibility: Duration,
     /// Receives at a time when there is a backlog (`queue.sqs.receivers`).
     pub receivers: usize,
-    /// The shortest retention that a queue may have: an outage may last so long.
+    /// The shortest retention that a queue may have: an outage may last so long (`queue.sqs.min_retention`).
     pub retention: Duration,
     /// What is set by hand instead of by the chain.
     pub aws: AwsSettings,
@@ -53,7 +53,7 @@ impl Default for SqsSettings {
             urls: Vec::new(),
             dead_letter_urls: Vec::new(),
             wait: Duration::from_secs(20),
-            visibility: Duration::from_secs(120),
+            visibility: Duration::from_secs(30),
             receivers: 4,
             retention: Duration::from_secs(14 * 24 * 3600),
             aws: AwsSettings::default(),

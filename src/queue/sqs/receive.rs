@@ -201,6 +201,7 @@ fn received(source: u32, message: Message) -> Received {
         body: STANDARD.decode(&text).map(Bytes::from).map_err(|_| Bytes::from(text)),
         receptions: u32::try_from(receptions).unwrap_or(1),
         sent_at,
+        set_aside: source != 0,
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
             quarantine::Quarantine,
             testing::{Noted, contract, noise},
         },
+        seals::tests::owners::two_owners_of_one_queue,
     },
     testing::{
         engines,
@@ -167,8 +168,13 @@ fn producer(partition: &SqsPartition) -> RemoteProducer {
     RemoteProducer::start(vec![transport], Arc::new(Nothing), ProducerSettings::default(), &Handle::current())
 }
 
-/// Receives and decides until these entries are decided and the queue is empty; how many packs came more than once.
+/// Receives and decides until these entries are decided and the queue is empty.
 async fn decide(queue: &Queue, partition: &SqsPartition, expected: &HashSet<Uuid>) {
+    let decided = decide_all(queue, partition, expected);
+    tokio::time::timeout(Duration::from_secs(120), decided).await.expect("everything comes");
+}
+
+async fn decide_all(queue: &Queue, partition: &SqsPartition, expected: &HashSet<Uuid>) {
     let objects = Arc::new(FolderObjects::open(Arc::new(SimFs::new()), PathBuf::from("/o")).expect("a folder"));
     let settings = ConsumerSettings {
         ack_linger: Duration::from_millis(100),
@@ -291,8 +297,24 @@ async fn every_item_of_a_batch_is_read_and_what_failed_is_told_again() {
     proxy.next(1, calls("SendMessageBatch"), one_fails("InvalidMessageContents", true, false));
     let refused = partition.transport.send(messages()).await.remove(0).expect_err("as scripted");
     assert_eq!((refused.definite, refused.retry), (true, false), "it is for good");
+    let forgets = |body: Bytes| {
+        let mut json: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        json["Successful"].as_array_mut().expect("items").remove(0);
+        Bytes::from(json.to_string())
+    };
+    let forgets = Fault::Rewrite {
+        request: None,
+        answer: Some(Arc::new(forgets)),
+    };
+    proxy.next(1, calls("SendMessageBatch"), forgets);
+    let results = partition.transport.send(messages()).await;
+    assert!(
+        results[0].as_ref().is_err_and(|error| !error.definite && error.retry),
+        "what an answer does not name is in doubt"
+    );
+    assert!(results[1].is_ok() && results[2].is_ok());
     let mut received = Vec::new();
-    while received.len() < 6 {
+    while received.len() < 9 {
         received.extend(partition.receive.receive(10).await.expect("received"));
     }
     let receipts: Vec<_> = received.iter().map(|message| message.receipt.clone()).collect();
@@ -306,6 +328,82 @@ async fn every_item_of_a_batch_is_read_and_what_failed_is_told_again() {
         "deleted before: its receipt is invalid, so it is done"
     );
     assert_eq!(queue.len().await, 0);
+    queue.delete().await;
+}
+
+#[tokio::test]
+async fn what_is_told_of_messages_in_vain_is_told_again_and_an_old_receipt_says_nothing() {
+    let Some(endpoint) = engines::address("SLUICE_TEST_SQS") else { return };
+    let queue = Queue::make(&endpoint, None).await;
+    let proxy = Proxy::start(&endpoint).await;
+    let partition = queue.open(&queue.through(&proxy)).await;
+    let (transport, source) = (&partition.transport, &partition.receive);
+    assert!(transport.send(vec![Message { key: 0, body: noise(1, 10) }]).await[0].is_ok());
+    let receive = async || loop {
+        let received = source.receive(10).await.expect("received");
+        if let Some(one) = received.first() {
+            return vec![one.receipt.clone()];
+        }
+    };
+    let old = receive().await;
+    for fault in [
+        refusal(500, "InternalFailure"),
+        refusal(400, "ThrottlingException"),
+        Fault::Refuse,
+        Fault::Swallow,
+    ] {
+        proxy.next(1, calls("ChangeMessageVisibilityBatch"), fault.clone());
+        assert_eq!(source.extend(old.clone()).await, old);
+        if !matches!(fault, Fault::Swallow) {
+            proxy.next(1, calls("DeleteMessageBatch"), fault);
+            assert_eq!(source.done(old.clone()).await, old);
+        }
+    }
+    proxy.mend();
+    source.give_back(old.clone()).await;
+    let new = receive().await;
+    assert_ne!(old, new, "each reception has a receipt of its own");
+    assert!(
+        source.extend(old.clone()).await.is_empty() && source.done(old.clone()).await.is_empty(),
+        "not to be told again"
+    );
+    source.give_back(old).await;
+    // As SQS has it: the handle of a reception that is over.
+    for code in ["ReceiptHandleIsInvalid", "AWS.SimpleQueueService.MessageNotInflight", "InvalidParameterValue"] {
+        proxy.next(1, calls("ChangeMessageVisibilityBatch"), one_fails(code, true, true));
+        assert!(source.extend(new.clone()).await.is_empty(), "{code}");
+    }
+    proxy.mend();
+    assert!(source.done(new).await.is_empty());
+    assert_eq!(queue.len().await, 0);
+    queue.delete().await;
+}
+
+#[tokio::test]
+async fn a_queue_that_is_deleted_under_way_is_told_in_words_and_used_again_when_it_is_back() {
+    let Some(endpoint) = engines::address("SLUICE_TEST_SQS") else { return };
+    let queue = Queue::make(&endpoint, None).await;
+    let proxy = Proxy::start(&endpoint).await;
+    let partition = queue.open(&queue.through(&proxy)).await;
+    let producer = producer(&partition);
+    proxy.script(|_| refusal(400, "AWS.SimpleQueueService.NonExistentQueue"));
+    let error = partition.receive.receive(10).await.expect_err("there is none");
+    assert!(error.lasting && error.text.contains("NonExistentQueue"), "{error:?}");
+    let outcome = producer.accept(pack_of("acme", &[1]), None).await;
+    assert!(matches!(outcome, Err(AcceptError::Unavailable { .. })), "nothing was taken: {outcome:?}");
+    proxy.mend();
+    producer.accept(pack_of("acme", &[1]), None).await.expect("it is back");
+    decide(&queue, &partition, &HashSet::from([Uuid::from_u128(1)])).await;
+    queue.delete().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_owners_of_one_queue_decide_everything_once() {
+    let Some(endpoint) = engines::address("SLUICE_TEST_SQS") else { return };
+    let queue = Queue::make(&endpoint, None).await;
+    let partition = queue.open(&queue.settings()).await;
+    let made = (partition.transport as Arc<dyn Transport>, partition.receive as Arc<dyn Receive>);
+    two_owners_of_one_queue(made, async || queue.len().await == 0).await;
     queue.delete().await;
 }
 
@@ -347,6 +445,9 @@ async fn the_dead_letter_queue_is_found_and_decided_like_the_queue() {
         let _ = raw.receive_message().queue_url(&queue.url).visibility_timeout(0).send().await; // only for its effect
     }
     assert_eq!(queue.len().await, 0);
+    let found = partition.receive.receive(10).await.expect("received");
+    assert!(found.len() == 1 && found[0].set_aside, "it is known where it comes from: {found:?}");
+    partition.receive.give_back(vec![found[0].receipt.clone()]).await;
     decide(&letters, &partition, &expected).await;
     queue.delete().await;
     letters.delete().await;

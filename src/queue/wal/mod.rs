@@ -434,6 +434,12 @@ impl Wal {
     }
 }
 
+/// Reads the log of a folder as [`Wal::open`] does, and opens nothing.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn look(fs: &dyn Fs, dir: &std::path::Path, visit: &mut dyn FnMut(Position, RecordKind, Bytes)) -> Result<(), WalError> {
+    recovery::recover(fs, dir, 0, visit).map(drop)
+}
+
 impl Inner {
     fn begin_close(&self) {
         let mut state = self.shared.lock();

@@ -1,10 +1,11 @@
 //! The connection: settings, requests within their time, inserts with their token.
 
 use super::{
-    fault::{self, Fault},
+    fault,
     rows::{LogRow, Rows},
     sql::Sql,
 };
+use crate::sinks::retry::Remedy;
 use clickhouse::{
     Client, RowOwned, RowRead,
     error::{Error, Result},
@@ -79,8 +80,10 @@ pub enum ClickHouseError {
         /// What happened.
         what: String,
     },
-    /// The server refuses: credentials, rights, or a version that does not know what is asked.
-    #[error("ClickHouse at `{url}` refuses: {what}; check `clickhouse.user`, `clickhouse.password` and the user's rights on the database")]
+    /// The server refuses: credentials, rights, a full or read-only disk, or a version that does not know what is asked.
+    #[error(
+        "ClickHouse at `{url}` refuses: {what}; check `clickhouse.user`, `clickhouse.password`, the user's rights on the database, and that the server may write"
+    )]
     Refused {
         /// Where.
         url: String,
@@ -95,6 +98,11 @@ pub enum ClickHouseError {
         /// The newest that is known.
         known: u32,
     },
+    /// The user's settings make a repeated insert a second one.
+    #[error(
+        "the ClickHouse setting `deduplicate_insert` is `disable`: a repeated insert would be stored twice; set it to `enable` in the profile of `clickhouse.user`"
+    )]
+    NoDeduplication,
     /// A table is not as it must be.
     #[error("the ClickHouse table `{name}` cannot be used: {fault}")]
     Table {
@@ -114,9 +122,9 @@ pub(super) struct Failed {
 impl From<Failed> for ClickHouseError {
     fn from(Failed { url, error }: Failed) -> Self {
         let what = fault::outline(&error);
-        match fault::fault(&error) {
-            Fault::Settings => Self::Refused { url, what },
-            Fault::Later | Fault::Doubtful | Fault::Deadline | Fault::Busy | Fault::TooMuch => Self::Unavailable { url, what },
+        match fault::remedy(&error) {
+            Remedy::Hold => Self::Refused { url, what },
+            Remedy::Again | Remedy::Slower | Remedy::Isolate | Remedy::Refuse => Self::Unavailable { url, what },
         }
     }
 }

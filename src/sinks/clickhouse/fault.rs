@@ -6,47 +6,29 @@ use crate::sinks::{
 };
 use clickhouse::error::Error;
 
-/// What to do about a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// The server said that it did not do it, and it may do so later (full, busy, read-only, too many parts).
-    Later,
-    /// Nobody knows whether it took effect: no answer, a cut connection, a failure while it was at work.
-    Doubtful,
-    /// The query ran past its time.
-    Deadline,
-    /// Too many queries at once.
-    Busy,
-    /// A query would need more memory or groups than it may have.
-    TooMuch,
-    /// Wrong credentials, a missing table or right, a query that it does not understand: somebody must act. Nothing was done.
-    Settings,
-}
-
 /// The number in `Code: 241. DB::Exception: …`.
-fn code(text: &str) -> Option<u32> {
+fn code(text: &str) -> Option<i32> {
     let digits = &text[text.find("Code: ")? + 6..];
     digits[..digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len())].parse().ok()
 }
 
-/// What the failure means for a request that may write.
-pub(super) fn fault(error: &Error) -> Fault {
+/// What was seen of it, for the table of all stores.
+fn symptom(error: &Error) -> Symptom<'static> {
     match error {
-        Error::BadResponse(text) => match code(text) {
-            Some(159 | 160) => Fault::Deadline,
-            Some(202) => Fault::Busy,
-            Some(158 | 241 | 396) => Fault::TooMuch,
-            // Before anything is written: readonly, no such table or database, syntax, types, settings, rights, credentials.
-            Some(6 | 16 | 27 | 36 | 43 | 46 | 47 | 53 | 60 | 62 | 70 | 81 | 115 | 117 | 164 | 192 | 193 | 194 | 195 | 291 | 452 | 457 | 497 | 516) => {
-                Fault::Settings
-            }
-            // Too many parts, a table that is read-only, no space, a limit on parts or partitions: refused before the part is committed.
-            Some(252 | 242 | 243 | 225 | 279 | 290 | 319) => Fault::Later,
-            _ => Fault::Doubtful,
-        },
-        Error::InvalidParams(_) | Error::Unsupported(_) | Error::SchemaMismatch(_) | Error::InvalidColumnsHeader(_) => Fault::Settings,
-        _ => Fault::Doubtful,
+        Error::BadResponse(text) => code(text).map_or(Symptom::Unreadable, Symptom::ClickHouse),
+        Error::InvalidParams(_) | Error::Unsupported(_) | Error::SchemaMismatch(_) | Error::InvalidColumnsHeader(_) => Symptom::Foreign,
+        _ => Symptom::Broken,
     }
+}
+
+/// What is done about it.
+pub(super) fn remedy(error: &Error) -> Remedy {
+    symptom(error).remedy()
+}
+
+/// Whether a write may have taken effect.
+pub(super) fn is_doubtful(error: &Error) -> bool {
+    !symptom(error).is_definite()
 }
 
 /// The number and the name of a failure, without what the server repeats of the query: that may hold somebody's data.
@@ -82,18 +64,6 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// What is done about it, by the table of all stores.
-fn remedy(error: &Error) -> Remedy {
-    match error {
-        Error::BadResponse(text) => match code(text).and_then(|code| i32::try_from(code).ok()) {
-            Some(code) => Symptom::ClickHouse(code).remedy(),
-            None => Symptom::Unreadable.remedy(),
-        },
-        _ if fault(error) == Fault::Settings => Remedy::Hold,
-        _ => Symptom::Broken.remedy(),
-    }
-}
-
 /// The failure of a write, or of a read that is not the query's own fault. `what` says what was tried.
 pub(super) fn unavailable(what: &str, error: &Error) -> StoreError {
     StoreError::Unavailable {
@@ -102,13 +72,20 @@ pub(super) fn unavailable(what: &str, error: &Error) -> StoreError {
     }
 }
 
-/// The failure of a read.
+/// The failure of a read. Some are not the store's: the query ran past its time, or there is no room for it now.
 pub(super) fn read_failed(error: &Error) -> StoreError {
-    match fault(error) {
-        Fault::Deadline => StoreError::Deadline,
-        Fault::Busy => StoreError::Busy,
-        Fault::TooMuch => StoreError::TooManyGroups,
-        Fault::Later | Fault::Doubtful | Fault::Settings => unavailable("", error),
+    match symptom(error) {
+        Symptom::ClickHouse(159 | 160) => StoreError::Deadline,
+        Symptom::ClickHouse(202 | 241) => StoreError::Busy,
+        _ => unavailable("", error),
+    }
+}
+
+/// The failure of a count, which is the only read that needs more memory the more it finds.
+pub(super) fn count_failed(error: &Error) -> StoreError {
+    match symptom(error) {
+        Symptom::ClickHouse(158 | 241 | 396) => StoreError::TooManyGroups,
+        _ => read_failed(error),
     }
 }
 
@@ -122,25 +99,49 @@ mod tests {
 
     #[test]
     fn failures_are_told_apart_by_their_number() {
-        for (text, expected) in [
-            ("Code: 252. DB::Exception: Too many parts (300). (TOO_MANY_PARTS) (version 26.9)", Fault::Later),
-            ("Code: 242. DB::Exception: Table is in readonly mode", Fault::Later),
-            ("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space", Fault::Later),
-            ("Code: 516. DB::Exception: default: Authentication failed", Fault::Settings),
-            ("Code: 60. DB::Exception: Table x does not exist", Fault::Settings),
-            ("Code: 164. DB::Exception: Cannot execute query in readonly mode", Fault::Settings),
-            ("Code: 159. DB::Exception: Timeout exceeded", Fault::Deadline),
-            ("Code: 202. DB::Exception: Too many simultaneous queries", Fault::Busy),
-            ("Code: 158. DB::Exception: Limit for rows to GROUP BY exceeded", Fault::TooMuch),
-            ("Code: 241. DB::Exception: Memory limit (total) exceeded", Fault::TooMuch),
-            ("Code: 999. DB::Exception: Keeper lost its session", Fault::Doubtful),
-            ("500 Internal Server Error", Fault::Doubtful),
-            ("Code: ", Fault::Doubtful),
+        let (definite, doubtful) = (false, true);
+        for (text, remedy_of, doubt) in [
+            (
+                "Code: 252. DB::Exception: Too many parts (300). (TOO_MANY_PARTS) (version 26.9)",
+                Remedy::Slower,
+                definite,
+            ),
+            ("Code: 242. DB::Exception: Table is in readonly mode", Remedy::Hold, definite),
+            (
+                "Code: 774. DB::Exception: Table is in readonly mode. (TABLE_IS_PERMANENTLY_READ_ONLY)",
+                Remedy::Hold,
+                definite,
+            ),
+            ("Code: 243. DB::Exception: Cannot reserve 1.00 MiB, not enough space", Remedy::Hold, definite),
+            ("Code: 516. DB::Exception: default: Authentication failed", Remedy::Hold, definite),
+            ("Code: 60. DB::Exception: Table x does not exist", Remedy::Hold, definite),
+            ("Code: 319. DB::Exception: Unknown status of insert", Remedy::Again, doubtful),
+            ("Code: 999. DB::Exception: Keeper lost its session", Remedy::Again, doubtful),
+            ("500 Internal Server Error", Remedy::Again, doubtful),
+            ("Code: ", Remedy::Again, doubtful),
+            ("Code: 99999999999. DB::Exception", Remedy::Again, doubtful),
         ] {
-            assert_eq!(fault(&bad(text)), expected, "{text}");
+            assert_eq!((remedy(&bad(text)), is_doubtful(&bad(text))), (remedy_of, doubt), "{text}");
         }
-        assert_eq!(fault(&Error::TimedOut), Fault::Doubtful);
-        assert_eq!(fault(&Error::Network("reset".into())), Fault::Doubtful);
+        for error in [Error::TimedOut, Error::Network("reset".into())] {
+            assert_eq!((remedy(&error), is_doubtful(&error)), (Remedy::Again, doubtful), "{error}");
+        }
+        assert_eq!(remedy(&Error::InvalidParams("x".into())), Remedy::Hold);
+    }
+
+    #[test]
+    fn a_read_that_asked_too_much_is_no_fault_of_the_store() {
+        let error = |code: u32| bad(&format!("Code: {code}. DB::Exception: x"));
+        let (read, count) = (|code| read_failed(&error(code)), |code| count_failed(&error(code)));
+        assert!(
+            [159, 160]
+                .iter()
+                .all(|code| matches!((read(*code), count(*code)), (StoreError::Deadline, StoreError::Deadline)))
+        );
+        assert!(matches!((read(202), count(202)), (StoreError::Busy, StoreError::Busy)));
+        assert!([158, 241, 396].iter().all(|code| matches!(count(*code), StoreError::TooManyGroups)));
+        assert!(matches!(read(241), StoreError::Busy), "a page has no groups: the server is short of memory");
+        assert!(matches!(read(999), StoreError::Unavailable { remedy: Remedy::Again, .. }));
     }
 
     #[test]

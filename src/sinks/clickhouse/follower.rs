@@ -16,8 +16,7 @@
 
 use super::{
     db::{ClickHouseError, ClickHouseSettings, Db, SEND_AT},
-    fault::{self, Fault},
-    schema,
+    fault, schema,
     sql::{self, Sql},
     sweep::Sweep,
     tenant_of,
@@ -178,6 +177,14 @@ impl ClickHouseFollower {
         self.erasures.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As if it had stood still for so long that it knows nothing of others any more.
+    #[cfg(test)]
+    pub(super) fn stand_still(&self) {
+        let long_ago = Instant::now().checked_sub(BELIEVED);
+        self.state().asked = long_ago;
+        self.erasures().asked = long_ago;
+    }
+
     /// Reads the erasures that the table has and this follower may not have seen.
     async fn refresh(&self) -> Result<(), StoreError> {
         let (asked, upto) = {
@@ -283,9 +290,7 @@ impl ClickHouseFollower {
             Err(error) => Err(error),
         };
         done.map_err(|error| {
-            let refused = matches!(fault::fault(&error), Fault::Later | Fault::Settings);
-            if !refused {
-                // Nobody knows whether it took effect.
+            if fault::is_doubtful(&error) {
                 let mut state = self.state();
                 state.maybe = state.maybe.max(sealed.seal.n);
             }

@@ -41,7 +41,7 @@ pub use self::{
 };
 
 use self::{conditions::Snapshot, db::Db};
-use super::{Authority, ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead};
+use super::{Authority, Condition, ListPage, ListQuery, Scan, Stats, StatsQuery, StoreError, VisibleHead};
 use crate::{
     model::{
         entry::StoredEntry,
@@ -197,9 +197,9 @@ impl Authority for ClickHouse {
         }
     }
 
-    /// Never: what cannot be read is an error. That it is late is told by the lag of its view, and is nothing that an answer lacks.
-    fn degraded(&self) -> bool {
-        false
+    /// It never lacks rows: what cannot be read is an error.
+    fn condition(&self, _: bool) -> Condition {
+        Condition::late(self.0.view.lag_ms())
     }
 
     fn visible(&self) -> watch::Receiver<u64> {

@@ -182,6 +182,7 @@ pub(super) async fn migrate(db: &Db) -> Result<u32, ClickHouseError> {
         tracing::info!(version = migration.version, "ClickHouse schema migrated");
     }
     check_tables(db).await?;
+    check_settings(db).await?;
     Ok(before)
 }
 
@@ -218,6 +219,16 @@ async fn check_tables(db: &Db) -> Result<(), ClickHouseError> {
         }
     }
     Ok(())
+}
+
+/// Whether tokens are obeyed at all. Newer servers have a setting that goes before `insert_deduplicate`, and older ones do not know it, so that it is
+/// looked at and not sent.
+async fn check_settings(db: &Db) -> Result<(), ClickHouseError> {
+    let off = Sql::new("SELECT count() FROM system.settings WHERE name = 'deduplicate_insert' AND value = 'disable'");
+    match db.one::<u64>(&off).await? {
+        0 => Ok(()),
+        _ => Err(ClickHouseError::NoDeduplication),
+    }
 }
 
 fn table_fault(table: &Table) -> Option<String> {

@@ -71,7 +71,7 @@ async fn here(db: &Db, at: &Snapshot, query: &StatsQuery) -> Result<Stats, Store
     let mut counted = Tallying::new(query.clone())?;
     loop {
         let mut pass = counted.pass();
-        let mut rows = db.rows(&sql).map_err(|e| fault::read_failed(&e))?;
+        let mut rows = db.rows(&sql).map_err(|e| fault::count_failed(&e))?;
         while let Some(row) = rows.next().await? {
             if is_match(&query.filter, &row) {
                 pass.add(&row.entry())?;
@@ -168,7 +168,7 @@ impl InSql<'_> {
             "[{}] AS counts, toUnixTimestamp64Milli(min(timestamp)) AS first, toUnixTimestamp64Milli(max(timestamp)) AS last, uniqExact(user_id) AS users",
             counts.join(", ")
         );
-        self.db.one(&self.select(&columns)).await.map_err(|e| fault::read_failed(&e))
+        self.db.one(&self.select(&columns)).await.map_err(|e| fault::count_failed(&e))
     }
 
     /// The `n` most frequent texts of a column, largest first, ties by text; and the sum of the others.
@@ -181,7 +181,7 @@ impl InSql<'_> {
             .push(absent)
             .push(" GROUP BY text ORDER BY n DESC, text LIMIT ")
             .number(n as u64);
-        let rows: Vec<OfText> = self.db.all(&sql).await.map_err(|e| fault::read_failed(&e))?;
+        let rows: Vec<OfText> = self.db.all(&sql).await.map_err(|e| fault::count_failed(&e))?;
         let all = rows.first().map_or(0, |row| row.total);
         let shown: u64 = rows.iter().map(|row| row.n).sum();
         Ok((rows.into_iter().map(|row| (row.text, row.n)).collect(), all.saturating_sub(shown)))
@@ -203,8 +203,8 @@ impl InSql<'_> {
         );
         self.at.narrow(&mut sql, &self.query.filter);
         sql.push(" GROUP BY step, level");
-        let mut rows = self.db.stream::<OfStep>(&sql).map_err(|e| fault::read_failed(&e))?;
-        while let Some(row) = rows.next().await.map_err(|e| fault::read_failed(&e))? {
+        let mut rows = self.db.stream::<OfStep>(&sql).map_err(|e| fault::count_failed(&e))?;
+        while let Some(row) = rows.next().await.map_err(|e| fault::count_failed(&e))? {
             let mut counts = [0; 4];
             if let Some(count) = usize::try_from(row.level).ok().and_then(|level| counts.get_mut(level)) {
                 *count = row.n;
@@ -228,7 +228,7 @@ impl InSql<'_> {
             .push(" ORDER BY n DESC, ")
             .push(&order.join(", "));
         sql.push(" LIMIT ").number(by.limit as u64);
-        let rows: Vec<OfGroup> = self.db.all(&sql).await.map_err(|e| fault::read_failed(&e))?;
+        let rows: Vec<OfGroup> = self.db.all(&sql).await.map_err(|e| fault::count_failed(&e))?;
         let group = |row: OfGroup| Group {
             key: row.key,
             count: row.n,

@@ -1,7 +1,10 @@
 use super::*;
 use crate::{
     fs::sim::{CrashMode, SimFs},
-    model::pack::{Pack, tests::pack_of},
+    model::{
+        pack::{Pack, tests::pack_of},
+        time::{DAY_MS, now_ms},
+    },
     objects::folder::FolderObjects,
     seal::{Decision, Refusal, Seal, SealPack},
 };
@@ -393,6 +396,30 @@ async fn a_removed_letter_stays_removed_however_often_its_seal_is_submitted() {
     assert_eq!(entries(&letters, "acme").await.len(), 0);
     assert_eq!(letters.sweep(&scope("acme"), 0, 2).await.expect("swept"), 0);
     assert_eq!((names(&fs, "json"), names(&fs, "gone")), (1, 0), "nothing but globex is left");
+}
+
+/// Where other processes write too, one that slept may submit a seal that was trimmed long ago.
+#[tokio::test]
+async fn what_says_gone_waits_a_day_for_a_process_that_slept() {
+    const HOUR: i64 = DAY_MS / 24;
+    let fs = SimFs::new();
+    let letters = DeadLetters::shared(objects(&fs), 0);
+    let seals = [
+        conflicts(1, now_ms() - DAY_MS - HOUR, "acme", &[2]),
+        conflicts(2, now_ms() - DAY_MS + HOUR, "acme", &[4]),
+    ];
+    submit(&letters, &seals).join().expect("no panic");
+    letters.drained().await;
+    for entry in [2, 4] {
+        remove(&letters, "acme", entry).await;
+    }
+    assert_eq!(names(&fs, "gone"), 2);
+    letters.sweep(&scope("acme"), 0, u64::MAX).await.expect("swept");
+    assert_eq!(names(&fs, "gone"), 1, "one of them is more than a day old");
+    let sleeper = DeadLetters::shared(objects(&fs), 0);
+    submit(&sleeper, &seals[1..]).join().expect("no panic");
+    sleeper.drained().await;
+    assert_eq!(entries(&letters, "acme").await.len(), 0, "it stays gone");
 }
 
 #[tokio::test]

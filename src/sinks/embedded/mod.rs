@@ -24,7 +24,7 @@
 mod commit;
 mod compact;
 mod flush;
-mod manifest;
+pub(crate) mod manifest;
 mod memtable;
 mod open;
 pub mod part;
@@ -49,7 +49,7 @@ use self::{
     turns::Turns,
     view::{TenantView, View},
 };
-use super::{Authority, ListPage, ListQuery, Scan, SealFollower, Stats, StatsQuery, StoreError, VisibleHead};
+use super::{Authority, Condition, ListPage, ListQuery, Scan, SealFollower, Stats, StatsQuery, StoreError, VisibleHead};
 use crate::{
     fs::Fs,
     model::{
@@ -529,8 +529,11 @@ impl Authority for EmbeddedStore {
         })
     }
 
-    fn degraded(&self) -> bool {
-        self.0.inner.degraded.load(Ordering::Acquire)
+    fn condition(&self, _: bool) -> Condition {
+        Condition {
+            lacks_rows: self.0.inner.degraded.load(Ordering::Acquire),
+            lag: Duration::ZERO,
+        }
     }
 
     fn count_erased(&self, scope: &TenantScope, job: Uuid) -> BoxFuture<'static, Result<u64, StoreError>> {
@@ -605,11 +608,13 @@ impl SealFollower for EmbeddedStore {
     fn lookup(&self, keys: &[(TenantId, Uuid)]) -> Result<Vec<Option<ContentHash>>, StoreError> {
         let inner = &self.0.inner;
         let view = inner.view();
-        let hash = |(tenant, id): &(TenantId, Uuid)| {
+        let mut hashes = Vec::with_capacity(keys.len());
+        for of_tenant in keys.chunk_by(|a, b| a.0 == b.0) {
+            let ids: Vec<Uuid> = of_tenant.iter().map(|(_, id)| *id).collect();
             let unreadable = |error| inner.ledger_row_unreadable(&error);
-            query::get::content_hash(&view, &TenantScope::new(tenant.clone()), *id, unreadable)
-        };
-        Ok(keys.iter().map(hash).collect())
+            hashes.extend(query::get::content_hashes(&view, &TenantScope::new(of_tenant[0].0.clone()), &ids, unreadable));
+        }
+        Ok(hashes)
     }
 
     fn trimmable(&self) -> watch::Receiver<u64> {

@@ -1,7 +1,7 @@
 //! Parts that turn out to be damaged while the store is at work.
 //!
 //! A damaged part is left out of the view from then on, whoever finds it (a query, the ledger, a merge): a query that met it
-//! runs again on the rest, and [`Authority::degraded`](crate::sinks::Authority::degraded) says that rows are missing. Its
+//! runs again on the rest, and [`Condition`](crate::sinks::Condition) says that rows are missing. Its
 //! files and its place in the manifest stay, so that every start reports it until somebody puts it right; no merge touches
 //! it or passes over it. The ledger goes on asking what of it can be read.
 

@@ -183,6 +183,9 @@ fn refused(status: u16, body: &[u8]) -> Fault {
         Ok(Refused { error: Said::Text(_) }) | Err(_) => String::new(),
     };
     let what = match kind.as_str() {
+        _ if matches!(status, 401 | 403) => {
+            format!("it refuses the credentials ({status}): check `opensearch.user`, `opensearch.password` and what the user may do with the indices")
+        }
         "" => format!("the search store answered {status}"),
         kind => format!("the search store answered {status} ({kind})"),
     };

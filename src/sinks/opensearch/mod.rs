@@ -35,7 +35,7 @@ use self::{
     schema::Schema,
 };
 use super::{
-    Follower, ListPage, ListQuery, Scan, SearchStore, Stats, StatsQuery, StoreError,
+    Condition, Follower, ListPage, ListQuery, Scan, SearchStore, Stats, StatsQuery, StoreError,
     retry::{Breaker, Budget},
 };
 use crate::{
@@ -310,8 +310,11 @@ impl SearchStore for OpenSearch {
         self.query(Scanning(scope.clone(), filter, after, limit))
     }
 
-    fn degraded(&self) -> bool {
-        self.0.state().said.is_some_and(|(_, said)| said.refused > 0)
+    fn condition(&self) -> Condition {
+        Condition {
+            lacks_rows: self.0.state().said.is_some_and(|(_, said)| said.refused > 0),
+            ..Condition::late(self.0.view.lag_ms())
+        }
     }
 }
 

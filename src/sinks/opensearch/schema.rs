@@ -186,10 +186,15 @@ impl Schema {
             "_source": { "excludes": ["x_*"] },
             "properties": properties
         });
+        // An index that somebody deletes under a running process is made anew by the next bulk: it has to be found then.
+        let aliases = match self.strategy {
+            IndexStrategy::Shared => json!({ format!("{}-logs", self.prefix): {} }),
+            IndexStrategy::PerTenant => json!({}),
+        };
         json!({
             "index_patterns": [format!("{}-logs-*", self.prefix)],
             "priority": 500,
-            "template": { "settings": { "index": index, "analysis": analysis }, "mappings": mappings }
+            "template": { "settings": { "index": index, "analysis": analysis }, "mappings": mappings, "aliases": aliases }
         })
     }
 }

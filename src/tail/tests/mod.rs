@@ -22,10 +22,10 @@ use crate::{
     objects::{Key, ObjectError, Objects, Precondition, Version, memory::MemoryObjects},
     queue::{
         AcceptError,
-        seals::{ANALYTICS, DEAD_LETTERS, ObjectSealLog, SealsSettings},
+        seals::{ANALYTICS, DEAD_LETTERS, ObjectSealLog, SEARCH, SealsSettings},
     },
     seal::{DecidedSeal, erasure::ErasureKind},
-    sinks::{Authority, ListPage, ListQuery, Scan, SealFollower, Stats, StatsQuery, StoreError, VisibleHead, dead_letter::DeadLetters},
+    sinks::{Authority, Condition, ListPage, ListQuery, Scan, SealFollower, Stats, StatsQuery, StoreError, VisibleHead, dead_letter::DeadLetters},
 };
 use bytes::Bytes;
 use futures_util::{
@@ -33,7 +33,7 @@ use futures_util::{
     future::{BoxFuture, ready},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     ops::Range,
     sync::{Condvar, Mutex, atomic::AtomicBool},
 };
@@ -149,6 +149,8 @@ struct Row {
 #[derive(Default)]
 pub(crate) struct Table {
     rows: Mutex<BTreeMap<(TenantId, u64), Row>>,
+    /// Names of the packs whose seals it has.
+    packs: Mutex<HashSet<Uuid>>,
     blocked: Mutex<bool>,
     changed: Condvar,
     /// Counting fails.
@@ -172,6 +174,7 @@ impl SealFollower for Table {
     fn apply(&self, seal: &Arc<DecidedSeal>) -> Result<(), StoreError> {
         drop(self.changed.wait_while(self.blocked.lock().expect("whole"), |blocked| *blocked));
         let mut rows = self.rows.lock().expect("whole");
+        self.packs.lock().expect("whole").extend(seal.seal.packs.iter().map(|pack| pack.pack_id));
         for decided in seal.entries() {
             let Some(sequence) = decided.sequence else { continue };
             let header = decided.pack.header();
@@ -195,6 +198,11 @@ impl SealFollower for Table {
         let rows = self.rows.lock().expect("whole");
         let find = |(tenant, id): &(TenantId, Uuid)| rows.iter().find(|((t, _), row)| t == tenant && row.id == *id).map(|(_, row)| row.hash);
         Ok(keys.iter().map(find).collect())
+    }
+
+    fn lookup_packs(&self, packs: &[Uuid]) -> Result<Vec<bool>, StoreError> {
+        let known = self.packs.lock().expect("whole");
+        Ok(packs.iter().map(|pack| known.contains(pack)).collect())
     }
 
     fn trimmable(&self) -> watch::Receiver<u64> {
@@ -299,8 +307,8 @@ impl Authority for Shop {
         self.view.visible()
     }
 
-    fn degraded(&self) -> bool {
-        false
+    fn condition(&self, _: bool) -> Condition {
+        Condition::default()
     }
 }
 
@@ -334,7 +342,7 @@ impl Site {
         Arc::new(self.memory.clone())
     }
 
-    fn reach(&self) -> Arc<Reach> {
+    pub(crate) fn reach(&self) -> Arc<Reach> {
         Arc::new(Reach {
             objects: self.objects(),
             cut: AtomicBool::new(false),
@@ -450,6 +458,11 @@ impl Reader {
     /// The store as its handlers ask it.
     pub(crate) fn fresh(&self) -> Fresh<Shop> {
         Fresh::new(Arc::new(self.shop.clone()), self.tail.clone())
+    }
+
+    /// The number up to which it shows them.
+    pub(crate) fn head(&self, name: &str) -> u64 {
+        self.shop.view.head(&tenant(name))
     }
 
     /// How many rows it shows.

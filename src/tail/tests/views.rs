@@ -141,8 +141,11 @@ async fn a_process_that_is_behind_the_floor_goes_on_from_the_checkpoint_and_its_
     until("the first is shown", || reader.shop.view.head(&tenant("a")) == 1).await;
     let mut session = feed.subscribe(scope("a"), Filter::default(), Some(0), OnSlow::CatchUp).await.expect("room");
     assert_eq!(next(&mut session).await.0, 1);
+    let sent = pack_of("a", &[2]);
+    reader.tail.acknowledged(&tenant("a"), sent.id());
     reader.reach.cut.store(true, Ordering::SeqCst);
-    for n in 2..=30 {
+    owner.decide(sent).await;
+    for n in 3..=30 {
         owner.decide(pack_of("a", &[n])).await;
     }
     let seals = owner.log.seals().clone();
@@ -158,6 +161,8 @@ async fn a_process_that_is_behind_the_floor_goes_on_from_the_checkpoint_and_its_
         assert_eq!(next(&mut session).await.0, expected);
     }
     assert_eq!((reader.shop.view.head(&tenant("a")), reader.tail.counters(&scope("a")).stored), (30, 30));
+    // The seal that decided it was never seen here: nobody waits for it.
+    in_time("what was sent", reader.tail.until_decided(&tenant("a"), PATIENCE * 10)).await;
     drop(session);
     tokio::task::spawn_blocking(move || feed.close()).await.expect("closed");
     owner.stop().await;
@@ -275,5 +280,73 @@ async fn a_list_that_another_process_began_is_whole_or_refused() {
     assert!(two.fresh().refreshed(&scope("a")).await.is_ok());
     two.reach.cut.store(true, Ordering::SeqCst);
     assert!(matches!(two.fresh().refreshed(&scope("a")).await, Err(StoreError::Behind)));
+    owner.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_told_to_be_done_is_told_when_no_process_contradicts_it_any_more() {
+    let site = Site::new();
+    let owner = site.owner(0).await;
+    let settings = TailSettings {
+        fresh_for: Duration::from_secs(2),
+        ..quick_with(Duration::from_millis(300))
+    };
+    let (one, two) = (site.reader_with(1, settings), site.reader_with(1, settings));
+    owner.decide(pack_of("a", &[1, 2, 3])).await;
+    for reader in [&one, &two] {
+        until("shown", || reader.head("a") == 3).await;
+    }
+    let counting = owner.count(&one);
+    // From here on the other process answers by what it saw last, as long as that is young enough.
+    let deaf = async |rows| {
+        loop {
+            two.reach.cut.store(false, Ordering::SeqCst);
+            in_time("a look", two.tail.refreshed(&tenant("a"))).await.unwrap_or(());
+            two.reach.cut.store(true, Ordering::SeqCst);
+            if let Ok(found) = two.rows("a").await {
+                return assert_eq!(found, rows, "young enough");
+            }
+        }
+    };
+    deaf(3).await;
+    let pack = pack_of("a", &[4]);
+    let stored = one.tail.decided(pack.id(), PATIENCE);
+    owner.decide(pack).await;
+    in_time("wait=stored", stored).await.expect("decided");
+    assert!(matches!(two.rows("a").await, Err(StoreError::Behind)), "it lacks what was said to be stored");
+    deaf(4).await;
+    let eraser = crate::lifecycle::erasure::Eraser::remote(Arc::new(Orderly::to(&owner)), one.tail.clone());
+    let hidden = in_time("hidden", eraser.erase(&scope("a"), ErasureKind::Cleanup, i64::MAX)).await;
+    assert!(matches!(two.rows("a").await, Err(StoreError::Behind)), "it has what was said to be erased");
+    assert_eq!(in_time("counting", hidden.expect("ordered").rows()).await, Ok(4));
+    eraser.stop().await;
+    counting.stop().await;
+    owner.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_lacks_trimmed_seals_is_not_read_until_it_has_everything_again() {
+    let mut site = Site::new();
+    (site.seals.keep, site.seals.trim_seals, site.seals.checkpoint_seals) = (0, 1, 1);
+    let owner = site.owner(0).await;
+    for n in 1..=20 {
+        owner.decide(pack_of("a", &[n])).await;
+    }
+    let seals = owner.log.seals().clone();
+    in_time("trimming", async {
+        while seals.floor().await.expect("read") < 10 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let reach = site.reach();
+    let tail = Tail::start(vec![site.seals_of(&reach, 0)], &[ANALYTICS, SEARCH], None, quick());
+    let (record, search) = (tail.view(ANALYTICS), tail.view(SEARCH));
+    until("the record is shown", || record.ready() && record.head(&tenant("a")) == 20).await;
+    assert!(!search.ready(), "nobody knows what it has");
+    // It was filled from the record.
+    seals.cursors().save(SEARCH, 20).await.expect("saved");
+    until("it is read again", || search.ready() && search.head(&tenant("a")) == 20).await;
+    tail.stop().await;
     owner.stop().await;
 }

@@ -5,6 +5,7 @@ use crate::harness::{
     PATIENCE, Server, answer,
     checker::{self, Sent},
     data,
+    proxy::Proxy,
     stage::{Cluster, Form, Running, Stage},
 };
 use futures_util::StreamExt;
@@ -18,11 +19,12 @@ async fn stage(partitions: usize) -> Option<Stage> {
         apis: 2,
         consumers: 2,
         partitions,
+        ..Form::default()
     };
     Cluster::here(form).await.map(|cluster| Stage::Distributed(Box::new(cluster)))
 }
 
-fn cluster(stage: &Stage) -> &Cluster {
+pub(super) fn cluster(stage: &Stage) -> &Cluster {
     match stage {
         Stage::Distributed(cluster) => cluster,
         Stage::Embedded(_) => panic!("there is no cluster"),
@@ -73,6 +75,9 @@ async fn what_one_process_takes_every_other_one_shows() {
         )
         .await;
 
+    other
+        .until(|| async { other.get(&acme, "/logs?page_size=1").await.0 == 200 }, "the tenant is known")
+        .await;
     let live = {
         let (client, url, token) = (other.client.clone(), other.url("/logs/stream"), acme.clone());
         let answer = client
@@ -151,7 +156,7 @@ async fn what_one_process_takes_every_other_one_shows() {
 }
 
 /// The rows in the stores themselves, against what clients were told. Waits for the slower of both stores.
-async fn books(running: &Running, stage: &Stage, tenant: &str, token: &str, sent: &Sent) {
+pub(super) async fn books(running: &Running, stage: &Stage, tenant: &str, token: &str, sent: &Sent) {
     let cluster = cluster(stage);
     let equal = || async {
         let clickhouse = checker::in_clickhouse(&cluster.engines, &cluster.name).await.expect("it answers");
@@ -243,4 +248,111 @@ async fn foreign_messages_are_found_counted_and_seen_live() {
     running
         .until(|| async { engines.queue_depth(queue).await == 0 }, "every message is acknowledged")
         .await;
+}
+
+/// One of two processes cannot reach the objects any more: it does not know what is erased through the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_cut_off_from_the_seals_answers_nothing_rather_than_what_was_erased() {
+    let form = Form {
+        apis: 2,
+        consumers: 1,
+        ..Form::default()
+    };
+    let Some(mut cluster) = Cluster::here(form).await else { return };
+    let proxy = Proxy::start(cluster.engines.address("S3")).await;
+    cluster.apis[1].settings.insert("AWS_ENDPOINT_URL_S3".to_owned(), proxy.url());
+    let stage = Stage::Distributed(Box::new(cluster));
+    let running = stage.start().await;
+    let [one, other] = &running.apis[..] else { panic!("two") };
+    let acme = one.tenant("acme").await;
+    let (body, ids) = data::bulk(10, "needle");
+    let (status, told) = one.post(&acme, "/logs/bulk?wait=stored", body).await;
+    assert_eq!(status, 201, "{told}");
+    other.until(|| async { total(other, &acme, "").await == 10 }, "the tenant is known").await;
+
+    proxy.down();
+    let request = one.client.delete(one.url("/logs/cleanup?days=0&confirm=acme")).bearer_auth(&acme);
+    let (status, done) = answer(request).await;
+    assert_eq!((status, &done["deleted_count"]), (200, &json!(10)), "{done}");
+    let asks = [
+        "/logs",
+        "/logs?search=needle",
+        "/logs/stats",
+        "/logs/stats?search=needle",
+        &format!("/logs/{}", ids[0]),
+    ];
+    let answers = asks.map(|path| {
+        let acme = &acme;
+        async move { (path, other.get(acme, path).await) }
+    });
+    for (path, (status, said)) in futures_util::future::join_all(answers).await {
+        assert_eq!(status, 503, "{path}: {said}");
+    }
+    proxy.mend();
+    other
+        .until(
+            || async {
+                let (status, page) = other.get(&acme, "/logs?total=exact").await;
+                assert!(status == 503 || (status == 200 && page["meta"]["total"] == 0), "{status} {page}");
+                status == 200
+            },
+            "it sees the seals again",
+        )
+        .await;
+    assert_eq!(other.get(&acme, &format!("/logs/{}", ids[0])).await.0, 404);
+}
+
+/// Somebody has emptied the index behind the back of a running deployment: it is filled again while others read and write.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_search_store_is_filled_again_beside_readers_and_writers() {
+    let Some(stage) = stage(1).await else { return };
+    let running = stage.start().await;
+    let [one, other] = &running.apis[..] else { panic!("two") };
+    let acme = one.tenant("acme").await;
+    let mut written = 0;
+    let mut write = async |n: usize| {
+        let (status, told) = one.post(&acme, "/logs/bulk?wait=stored", data::bulk(n, "needle").0).await;
+        assert_eq!((status, &told["decided"]["stored"]), (201, &json!(n)), "{told}");
+        written += n;
+        written
+    };
+    for _ in 0..3 {
+        write(100).await;
+    }
+    let cluster = cluster(&stage);
+    let documents = format!("/{}-logs-*/_delete_by_query?refresh=true&conflicts=proceed", cluster.name);
+    let every = json!({"query": {"match_all": {}}});
+    cluster
+        .engines
+        .opensearch(reqwest::Method::POST, &documents, Some(every))
+        .await
+        .expect("deleted");
+    assert_eq!(total(other, &acme, "&search=needle").await, 0, "nobody has told the product");
+
+    let (site, url) = (&cluster.apis[0], format!("http://{}", one.http));
+    let mut command = site.command(&["rebuild", "--store", "opensearch", "--url", &url]);
+    let rebuilding = tokio::task::spawn_blocking(move || command.output().expect("it runs"));
+    let mut found = 0;
+    loop {
+        let ended = rebuilding.is_finished();
+        // The store of record knows nothing of all this, and a search never finds less than before.
+        let stats = other.get(&acme, "/logs/stats?action=create").await.1;
+        assert!(stats["total"].as_u64() >= Some(300), "{stats}");
+        let (status, page) = other.get(&acme, "/logs?page_size=1&total=exact&search=needle").await;
+        assert_eq!(status, 200, "{page}");
+        let now = page["meta"]["total"].as_u64().expect("counted");
+        assert!(now >= found, "{now} after {found}");
+        found = now;
+        if ended {
+            break;
+        }
+        write(1).await;
+    }
+    let output = rebuilding.await.expect("no panic");
+    let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{said} {wrong}");
+    assert!(said.contains("tenants=1") && said.contains("failed=0"), "{said}");
+    let all = write(50).await;
+    let everything = || async { total(other, &acme, "&search=needle").await == all };
+    other.until(everything, "everything is found again").await;
 }

@@ -118,6 +118,7 @@ async fn nothing_is_lost_or_doubled_whatever_is_killed() {
         apis: 2,
         consumers: 2,
         partitions: 2,
+        ..Form::default()
     };
     let cluster = Cluster::new(own.engines.clone(), form).await;
     let doors: Doors = Arc::new(Mutex::new(vec![None; form.apis]));

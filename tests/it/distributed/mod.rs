@@ -3,3 +3,7 @@
 mod across_processes;
 mod faults;
 mod kill_everything;
+mod kinesis;
+mod refusals;
+mod writing;
+mod zombies;

@@ -5,6 +5,7 @@ pub mod data;
 pub mod engines;
 pub mod proxy;
 pub mod stage;
+pub mod streams;
 
 use serde_json::Value;
 use sluice::{
@@ -84,6 +85,20 @@ impl Site {
             .unwrap_or_else(|(code, stderr)| panic!("the server ended with {code:?}: {stderr}"))
     }
 
+    /// Starts `sluice serve` and kills it after so long, wherever it is then.
+    pub async fn start_and_kill(&self, after: Duration) {
+        let mut child = self
+            .command(&["serve"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts");
+        tokio::time::sleep(after).await;
+        // An error means that it has ended already.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
     /// As [`Site::start`]; an early end gives the exit code and what it said.
     pub fn try_start(&self) -> Result<Server, (Option<i32>, String)> {
         let log = self.folder.path().join("stderr.log");
@@ -154,6 +169,16 @@ impl Server {
             assert!(Instant::now() < deadline, "the server did not stop: {}", self.stderr());
             std::thread::yield_now();
         }
+    }
+
+    /// Its process stands still, as in a virtual machine that was paused, until [`Server::go_on`].
+    pub fn stand_still(&self) {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::STOP).expect("it runs");
+    }
+
+    /// Ends [`Server::stand_still`].
+    pub fn go_on(&self) {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::CONT).expect("it runs");
     }
 
     /// Whether its process has ended by itself.

@@ -4,6 +4,7 @@
 use super::{
     PATIENCE, Server, Site,
     engines::{Engines, NEEDED},
+    streams,
 };
 use serde_json::{Value, json};
 use std::{ops::Deref, time::Instant};
@@ -48,6 +49,27 @@ pub struct Form {
     pub consumers: usize,
     /// Queues.
     pub partitions: usize,
+    /// What they are.
+    pub queue: Queue,
+}
+
+/// What carries the packs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queue {
+    /// SQS queues.
+    Sqs,
+    /// Kinesis streams, on the engine of this name (`KINESIS`, or `KINESIS2`, which can be resharded).
+    Kinesis(&'static str),
+}
+
+impl Queue {
+    /// The engine that it is on.
+    pub fn engine(self) -> &'static str {
+        match self {
+            Self::Sqs => "SQS",
+            Self::Kinesis(engine) => engine,
+        }
+    }
 }
 
 impl Default for Form {
@@ -56,6 +78,7 @@ impl Default for Form {
             apis: 1,
             consumers: 1,
             partitions: 1,
+            queue: Queue::Sqs,
         }
     }
 }
@@ -64,8 +87,10 @@ impl Default for Form {
 pub struct Cluster {
     /// The engines.
     pub engines: Engines,
-    /// The queues, one for each partition.
+    /// The queues (URLs) or streams (names), one for each partition.
     pub queues: Vec<String>,
+    /// What they are.
+    pub queue: Queue,
     /// The database in ClickHouse, and what names in OpenSearch and of objects begin with.
     pub name: String,
     /// A queue that others write, allowed for the tenant `acme`.
@@ -83,7 +108,10 @@ impl Cluster {
         let name = format!("t{}", &Uuid::new_v4().simple().to_string()[..12]);
         let mut queues = Vec::new();
         for p in 0..form.partitions {
-            queues.push(engines.make_queue(&format!("{name}-{p}")).await);
+            queues.push(match form.queue {
+                Queue::Sqs => engines.make_queue(&format!("{name}-{p}")).await,
+                Queue::Kinesis(engine) => streams::make(engines.address(engine), &format!("{name}-{p}")).await,
+            });
         }
         let foreign = engines.make_queue(&format!("{name}-foreign")).await;
         engines
@@ -93,9 +121,15 @@ impl Cluster {
         let sources = json!([{"kind": "sqs", "url": foreign, "tenants": ["acme"], "actor": "shop"}]);
         let site = |role: &str| {
             let mut site = Site::plain();
-            site.set("ROLE", role)
-                .set("QUEUE__KIND", "sqs")
-                .set("QUEUE__SQS__URLS", &json!(queues).to_string());
+            site.set("ROLE", role);
+            match form.queue {
+                Queue::Sqs => site.set("QUEUE__KIND", "sqs").set("QUEUE__SQS__URLS", &json!(queues).to_string()),
+                Queue::Kinesis(engine) => {
+                    let address = engines.address(engine).to_owned();
+                    site.settings.insert("AWS_ENDPOINT_URL_KINESIS".to_owned(), address);
+                    site.set("QUEUE__KIND", "kinesis").set("QUEUE__KINESIS__STREAMS", &json!(queues).to_string())
+                }
+            };
             site.set("QUEUE__SQS__VISIBILITY", "10s").set("QUEUE__SQS__WAIT", "2s");
             site.set("STORES__ANALYTICS", "clickhouse").set("STORES__SEARCH", "opensearch");
             site.set("CLICKHOUSE__URL", engines.address("CLICKHOUSE")).set("CLICKHOUSE__DATABASE", &name);
@@ -121,6 +155,7 @@ impl Cluster {
             apis: (0..form.apis).map(|_| site("api")).collect(),
             consumers: (0..form.consumers).map(|_| site("consumer")).collect(),
             queues,
+            queue: form.queue,
             foreign,
             name,
             engines,
@@ -130,7 +165,10 @@ impl Cluster {
 
     /// On the engines of the environment, alone on them; `None` where they are not.
     pub async fn here(form: Form) -> Option<Self> {
-        let engines = Engines::here(&NEEDED)?;
+        // SQS has the foreign queue in any case.
+        let mut names = NEEDED.to_vec();
+        names.extend((form.queue != Queue::Sqs).then_some(form.queue.engine()));
+        let engines = Engines::here(&names)?;
         let turn = turn().await;
         let mut cluster = Self::new(engines, form).await;
         cluster._turn = Some(turn);
@@ -149,10 +187,14 @@ impl Cluster {
     }
 
     /// Removes what it has made in the engines. Failures do not matter: the names are nobody else's.
-    async fn remove(engines: Engines, queues: Vec<String>, name: String) {
-        for queue in queues {
-            let _ = engines.try_sqs("DeleteQueue", &json!({"QueueUrl": queue})).await;
+    async fn remove(engines: Engines, (queue, partitions): (Queue, Vec<String>), foreign: String, name: String) {
+        for name in partitions {
+            match queue {
+                Queue::Sqs => drop(engines.try_sqs("DeleteQueue", &json!({"QueueUrl": name})).await),
+                Queue::Kinesis(engine) => streams::delete(engines.address(engine), &name).await,
+            }
         }
+        let _ = engines.try_sqs("DeleteQueue", &json!({"QueueUrl": foreign})).await;
         let _ = engines.clickhouse(&format!("DROP DATABASE IF EXISTS {name}")).await;
         for kind in ["logs-*", "meta"] {
             let path = format!("/{name}-{kind}?ignore_unavailable=true");
@@ -167,8 +209,8 @@ impl Drop for Cluster {
         if self._turn.is_none() {
             return;
         }
-        let queues = self.queues.iter().chain([&self.foreign]).cloned().collect();
-        let work = Self::remove(self.engines.renewed(), queues, self.name.clone());
+        let queues = (self.queue, self.queues.clone());
+        let work = Self::remove(self.engines.renewed(), queues, self.foreign.clone(), self.name.clone());
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         // A thread of its own: this may run within a runtime, where nothing may block on another.
         let done = std::thread::spawn(move || runtime().block_on(work)).join();

@@ -75,6 +75,24 @@ fn is_throttling(code: &str) -> bool {
     code.contains("Throttl") || OTHERS.contains(&code)
 }
 
+/// Codes by which the services say that they do not know who calls.
+pub fn is_about_credentials(code: &str) -> bool {
+    const CODES: [&str; 11] = [
+        "InvalidClientTokenId",
+        "UnrecognizedClientException",
+        "SignatureDoesNotMatch",
+        "InvalidSecurity",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidSignatureException",
+        "MissingAuthenticationToken",
+        "MissingAuthenticationTokenException",
+        "IncompleteSignature",
+        "NotAuthorized",
+    ];
+    CODES.contains(&code)
+}
+
 /// What the error of a call means.
 pub fn classify<E>(error: &SdkError<E, HttpResponse>) -> Failure
 where

@@ -10,7 +10,9 @@ use crate::{
             envelope::Item,
             producer::{ProducerSettings, RemoteProducer},
             testing::{MemoryQueue, Noted, SendFault, until},
+            trials,
         },
+        seals::tests::Flaky,
     },
 };
 use std::{collections::HashSet, path::PathBuf};
@@ -23,8 +25,15 @@ struct Bench {
     deliveries: mpsc::Receiver<Delivery>,
 }
 
+fn memory() -> Arc<dyn Objects> {
+    Arc::new(FolderObjects::open(Arc::new(SimFs::new()), PathBuf::from("/objects")).expect("a folder"))
+}
+
 fn start_with(queue: Arc<MemoryQueue>, settings: ConsumerSettings) -> Bench {
-    let objects: Arc<dyn Objects> = Arc::new(FolderObjects::open(Arc::new(SimFs::new()), PathBuf::from("/objects")).expect("a folder"));
+    start_on(queue, memory(), settings)
+}
+
+fn start_on(queue: Arc<MemoryQueue>, objects: Arc<dyn Objects>, settings: ConsumerSettings) -> Bench {
     let noted = Arc::new(Noted::default());
     let quarantine = Quarantine::new(objects.clone(), settings.partition);
     let (consumer, deliveries) = RemoteConsumer::start(queue.clone(), noted.clone(), quarantine, settings, Handle::current());
@@ -51,7 +60,8 @@ fn pack(tenant: &str, id: u128) -> Item {
 
 impl Bench {
     async fn next(&mut self) -> Delivery {
-        self.deliveries.recv().await.expect("the lane is open")
+        let next = timeout(Duration::from_secs(3600), self.deliveries.recv()).await;
+        next.expect("something is delivered").expect("the lane is open")
     }
 
     fn done(&self) -> usize {
@@ -119,6 +129,107 @@ async fn what_cannot_be_read_goes_to_the_quarantine_and_stops_nobody() {
     let key = Key::parse("quarantine/0/1.bin").expect("a name");
     let (found, _) = bench.objects.get(&key).await.expect("readable").expect("kept");
     assert_eq!(found, json, "as it came");
+}
+
+/// The process that has this in hand ends: what it held is handed out again.
+async fn dies(bench: Bench) {
+    bench.consumer.0.end.cancel(); // nothing is acknowledged, held or given back from here on
+    bench.consumer.stop_delivery();
+    bench.consumer.0.pulling.wait().await;
+    bench.queue.hand_out_again();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_of_the_dead_letter_queue_that_ends_five_processes_is_kept_unopened_and_its_neighbours_are_decided() {
+    let (queue, objects) = (MemoryQueue::new(), memory());
+    queue.is_of_dead_letters();
+    let (bad, good) = (message(0, &[pack("a", 1)]), message(0, &[pack("a", 2)]));
+    queue.put(bad.clone());
+    queue.put(good);
+    let mut opened = 0;
+    for _ in 0..40 {
+        let mut bench = start_on(queue.clone(), objects.clone(), ConsumerSettings::default());
+        let settled = async {
+            until("both are done", || bench.queue.counts().2 == 2).await;
+            None
+        };
+        let delivered = async {
+            loop {
+                let delivery = bench.deliveries.recv().await.expect("the lane is open");
+                if delivery.pack.entry(0).id() == Uuid::from_u128(1) {
+                    return Some(delivery); // whoever decides it ends
+                }
+                delivery.ticket.settle(Verdict::Done);
+            }
+        };
+        let outcome = tokio::select! {
+            none = settled => none,
+            delivery = delivered => delivery,
+        };
+        let Some(deadly) = outcome else { break };
+        opened += 1;
+        drop(deadly);
+        dies(bench).await;
+    }
+    assert_eq!((opened, queue.counts()), (trials::NEVER, (0, 0, 2)));
+    let kept = objects.list("quarantine/0").await.expect("readable");
+    let (found, _) = objects.get(&kept[0]).await.expect("readable").expect("kept");
+    assert_eq!((kept.len(), found), (1, bad), "as it came");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_dead_letter_queue_holds_after_outages_and_restarts_is_decided_however_often_it_came() {
+    let (queue, objects) = (MemoryQueue::new(), memory());
+    queue.is_of_dead_letters();
+    let mut newer = message(0, &[pack("a", 9)]).to_vec();
+    newer[4] = 9;
+    queue.put(newer.into());
+    queue.put(message(0, &[pack("a", 1)]));
+    for _ in 0..3 * trials::NEVER {
+        let mut bench = start_on(queue.clone(), objects.clone(), ConsumerSettings::default());
+        drop(bench.next().await);
+        bench.consumer.close().await; // a stop in order, while a store is down
+        queue.hand_out_again();
+    }
+    let mut bench = start_on(queue.clone(), objects.clone(), ConsumerSettings::default());
+    bench.next().await.ticket.settle(Verdict::Done);
+    until("it is done", || bench.queue.counts().2 == 1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let (book, _) = objects
+        .get(&Key::parse("trials/0.json").expect("a name"))
+        .await
+        .expect("readable")
+        .expect("there");
+    let book: serde_json::Value = serde_json::from_slice(&book).expect("JSON");
+    assert_eq!(book["opened"], serde_json::json!({}), "nothing is held against any of them");
+    assert!(objects.list("quarantine").await.expect("readable").is_empty());
+    assert_eq!(bench.queue.counts().1, 1, "and what a newer build has sent is left to it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_kept_now_stays_in_the_queue_and_what_cannot_be_noted_now_is_not_opened() {
+    for of_dead_letters in [false, true] {
+        let (queue, flaky) = (MemoryQueue::new(), Flaky::default());
+        flaky.refused.store(usize::MAX, Ordering::SeqCst);
+        let body = match of_dead_letters {
+            false => Bytes::from_static(b"what is it"),
+            true => message(0, &[pack("a", 1)]),
+        };
+        if of_dead_letters {
+            queue.is_of_dead_letters();
+        }
+        queue.put(body);
+        let mut bench = start_on(queue, Arc::new(flaky.clone()), ConsumerSettings::default());
+        until("it was received", || bench.queue.counts().1 == 1).await;
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(bench.done(), 0, "it comes again and again");
+        assert!(bench.deliveries.try_recv().is_err());
+        flaky.refused.store(0, Ordering::SeqCst);
+        if of_dead_letters {
+            bench.next().await.ticket.settle(Verdict::Done);
+        }
+        until("it is done", || bench.done() == 1).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,6 +345,24 @@ async fn a_stop_acknowledges_what_is_sealed_and_gives_the_rest_back_at_once() {
     bench.queue.put(message(0, &[pack("a", 9)]));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.queue.counts().0, 3, "nothing is received any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_call_in_hand_brings_when_it_stops_is_given_back_at_once() {
+    let settings = ConsumerSettings {
+        last_call: Duration::from_secs(21),
+        ..ConsumerSettings::default()
+    };
+    let bench = start_with(MemoryQueue::new(), settings);
+    until("a call waits", || bench.queue.calls().receive == 1).await;
+    bench.consumer.stop_delivery();
+    bench.queue.put(message(0, &[pack("a", 1)]));
+    bench.consumer.close().await;
+    assert_eq!(
+        (bench.queue.counts(), bench.queue.calls().give_back),
+        ((1, 0, 0), 1),
+        "the next owner has it now"
+    );
 }
 
 /// Knows nothing.

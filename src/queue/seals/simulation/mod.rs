@@ -1,5 +1,5 @@
 //! The protocol between processes under a hostile scheduler: the real decisions, the real bytes, the real seal log, take-over,
-//! keeper and cursors, over objects that answer late or not at all ([`hostile`]). `/work/shared/model/protocol.py` is the plan of it.
+//! keeper and cursors, over objects that answer late or not at all ([`hostile`]).
 //!
 //! Between any two steps a process may sleep, wake as a zombie, or die; several owners and followers are at work; messages come
 //! twice, late, out of order, and again after they were acknowledged; clocks differ. In the end everything runs dry, and what stands in
@@ -489,15 +489,16 @@ fn check(world: &World) -> Result<usize, String> {
 
 #[test]
 fn every_promise_holds_between_processes_under_a_hostile_scheduler() {
-    let (mut seals, mut bad) = (0, Vec::new());
-    for seed in 0..1000 {
+    let (mut seals, mut bad, seeds) = (0, Vec::new(), crate::testing::seeds(1000));
+    for seed in seeds.clone() {
         match run(seed, None) {
             Ok(made) => seals += made,
-            Err(what) => bad.push(format!("seed {seed}: {what}")),
+            Err(what) => bad.push(format!("SLUICE_SEED={seed}: {what}")),
         }
     }
     assert!(bad.is_empty(), "{}", bad.join("\n"));
-    assert!(seals > 5_000, "{seals} seals are too few to mean anything");
+    println!("{} stories, {seals} seals", seeds.end - seeds.start);
+    assert!(seals > 5_000 || seeds.end - seeds.start < 1000, "{seals} seals are too few to mean anything");
 }
 
 #[test]

@@ -247,19 +247,73 @@ async fn a_log_in_a_folder_keeps_the_contract() {
     suite(Arc::new(FolderObjects::open(Arc::new(RealFs), dir.path().join("objects")).expect("opened"))).await;
 }
 
+/// A bucket of its own; a proxy before it; the objects as they are reached through it.
 #[cfg(feature = "s3")]
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_in_s3_keeps_the_contract() {
+async fn in_s3() -> Option<(crate::testing::proxy::Proxy, Arc<dyn Objects>)> {
     use crate::objects::s3::{S3Location, S3Objects};
-    let Some(endpoint) = crate::testing::engines::address("SLUICE_TEST_S3") else {
-        return;
-    };
-    let config = crate::testing::aws::config(&endpoint).await;
+    let endpoint = crate::testing::engines::address("SLUICE_TEST_S3")?;
+    let proxy = crate::testing::proxy::Proxy::start(&endpoint).await;
+    let config = crate::testing::aws::config(&proxy.url()).await;
     let bucket = crate::testing::aws::make_bucket(&endpoint).await;
     let location = S3Location::parse(&format!("s3://{bucket}/log")).expect("a location");
     let objects = Arc::new(S3Objects::connect(&location, &config).expect("connected"));
-    suite(objects.clone()).await;
+    Some((proxy, objects))
+}
+
+#[cfg(feature = "s3")]
+async fn clear(objects: &Arc<dyn Objects>) {
     for folder in ["seal", "floor", "cursor", "checkpoint"] {
         objects.clear(folder).await.expect("cleared");
     }
+}
+
+#[cfg(feature = "s3")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_in_s3_keeps_the_contract() {
+    let Some((_proxy, objects)) = in_s3().await else { return };
+    suite(objects.clone()).await;
+    clear(&objects).await;
+}
+
+/// Whatever becomes of the request that creates a seal, and of its answer: the same bytes are tried until it is known, and the next
+/// owner reads what the first one believes.
+#[cfg(feature = "s3")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_seal_in_s3_whose_put_is_unknown_is_found_out_and_is_there_once() {
+    use crate::testing::proxy::{Fault, Request};
+    let Some((proxy, objects)) = in_s3().await else { return };
+    let mut owner = Owner::take(&open(&objects)).await;
+    let busy = |status, code: &str| Fault::Answer(status, Vec::new(), format!("<Error><Code>{code}</Code></Error>").into());
+    let faults = [
+        Fault::Swallow,
+        Fault::CutAnswer(0),
+        Fault::CutRequest,
+        Fault::Refuse,
+        busy(503, "SlowDown"),
+        busy(500, "InternalError"),
+    ];
+    for (i, fault) in faults.into_iter().enumerate() {
+        // The client may try by itself, so it happens more often than that.
+        let creates = |request: &Request| request.method == "PUT" && request.path.contains("/seal/");
+        proxy.next(3, creates, fault);
+        let (draft, encoded) = owner.draft(&[Arc::new(pack_of("a", &[i as u128 + 1]))]);
+        loop {
+            match owner.writer.create(&draft.seal, &encoded, draft.packs()).await {
+                Ok(()) => break,
+                Err(SealLogError::Doubtful(_)) => {}
+                Err(error) => panic!("{i}: {error}"),
+            }
+        }
+        owner.core.adopt(draft, &encoded);
+        let next = Owner::take(&open(&objects)).await;
+        assert_eq!(next.core.state(), owner.core.state(), "fault {i}");
+    }
+    // Another owner's seal, found after an unknown put, is no success.
+    let mut zombie = Owner::take(&open(&objects)).await;
+    owner.seal(&[100]).await.expect("sealed");
+    proxy.next(1, |request| request.method == "PUT" && request.path.contains("/seal/"), Fault::Swallow);
+    let fate = zombie.seal(&[101]).await;
+    assert!(matches!(fate, Err(SealLogError::Fenced)), "{fate:?}");
+    proxy.mend();
+    clear(&objects).await;
 }

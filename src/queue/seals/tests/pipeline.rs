@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 /// A store that may block.
 #[derive(Default)]
-struct Store {
+pub(super) struct Store {
     rows: Mutex<HashMap<(TenantId, Uuid), ContentHash>>,
     packs: Mutex<HashSet<Uuid>>,
     blocked: Mutex<bool>,
@@ -80,15 +80,15 @@ impl Publisher for Store {
     fn publish(&self, _: &Arc<DecidedSeal>) {}
 }
 
-struct Line {
+pub(super) struct Line {
     log: Arc<ObjectSealLog>,
     store: Arc<Store>,
-    sequencer: Sequencer,
-    handle: SequencerHandle,
+    pub sequencer: Sequencer,
+    pub handle: SequencerHandle,
 }
 
 impl Line {
-    async fn start(objects: &Arc<dyn Objects>, store: &Arc<Store>, settings: SequencerSettings) -> Self {
+    pub async fn start(objects: &Arc<dyn Objects>, store: &Arc<Store>, settings: SequencerSettings) -> Self {
         let Taken { log, start } = ObjectSealLog::take(&open(objects)).await.expect("taken");
         let parts = Parts {
             log: log.clone(),
@@ -136,7 +136,7 @@ impl Line {
         within(self.submit(pack).0).await
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         let Self { sequencer, handle, log, .. } = self;
         drop(handle);
         tokio::task::spawn_blocking(move || sequencer.stop()).await.expect("stopped");
@@ -144,7 +144,7 @@ impl Line {
     }
 }
 
-async fn within<T>(work: impl Future<Output = T>) -> T {
+pub(super) async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), work).await.expect("it ends")
 }
 

@@ -9,10 +9,11 @@ use crate::{
         retry::Remedy,
     },
 };
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Notify,
 };
 
 /// What the proxy does to a request.
@@ -20,6 +21,12 @@ use tokio::{
 enum Fault {
     /// Takes it, lets the engine do it, and cuts the connection instead of answering.
     Lost,
+    /// The same, but the client waits for its answer until it gives up.
+    Hang,
+    /// Takes it, lets the engine do it, and answers with this exception.
+    Done(u32),
+    /// Takes it, cuts the connection, and gives it to the engine when the test releases it.
+    Late,
     /// Cuts the connection in the middle of the request's body.
     Cut,
     /// Answers with this exception; the engine hears nothing.
@@ -35,6 +42,13 @@ struct Script {
     /// Which inserts (by a part of their statement) fail, how often and how.
     faults: Mutex<Vec<(&'static str, usize, Fault)>>,
     inserts: AtomicUsize,
+    /// Is added to the settings of every request.
+    settings: Mutex<&'static str>,
+    /// First lines of inserts.
+    lines: Mutex<Vec<String>>,
+    /// Lets one late request go on; and one has arrived.
+    release: Notify,
+    arrived: Notify,
 }
 
 impl Script {
@@ -91,19 +105,22 @@ async fn serve(mut client: TcpStream, engine: String, script: Arc<Script>) {
     let first = String::from_utf8_lossy(&request[..head]).into_owned();
     let is_insert = first.contains("INSERT+INTO");
     script.inserts.fetch_add(usize::from(is_insert), Ordering::SeqCst);
+    if is_insert {
+        let line = first.lines().next().unwrap_or_default().to_owned();
+        script.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
     let fault = script.next(&first);
     let answer = |status: &str, code: Option<u32>, text: &str| {
         let header = code.map_or_else(String::new, |code| format!("X-ClickHouse-Exception-Code: {code}\r\n"));
         format!("HTTP/1.1 {status}\r\n{header}Content-Length: {}\r\nConnection: close\r\n\r\n{text}", text.len())
     };
+    let exception = |code: u32| {
+        let text = format!("Code: {code}. DB::Exception: made for a test");
+        answer("500 Internal Server Error", Some(code), &text)
+    };
     match fault {
         Some(Fault::Code(code)) => {
-            let text = answer(
-                "500 Internal Server Error",
-                Some(code),
-                &format!("Code: {code}. DB::Exception: made for a test"),
-            );
-            let _ = client.write_all(text.as_bytes()).await;
+            let _ = client.write_all(exception(code).as_bytes()).await;
             return;
         }
         Some(Fault::Refuse) => {
@@ -114,13 +131,21 @@ async fn serve(mut client: TcpStream, engine: String, script: Arc<Script>) {
             let _ = client.read(&mut buffer).await; // until the client gives up
             return;
         }
-        Some(Fault::Cut | Fault::Lost) | None => {}
+        Some(Fault::Late) => {
+            let _ = client.shutdown().await;
+            script.release.notified().await;
+        }
+        Some(Fault::Cut | Fault::Lost | Fault::Hang | Fault::Done(_)) | None => {}
     }
     let Ok(mut server) = TcpStream::connect(engine.trim_start_matches("http://")).await else {
         return;
     };
     // One answer per connection, so that its end is the end of the answer.
-    let text = String::from_utf8_lossy(&request[..head]).replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    let mut text = String::from_utf8_lossy(&request[..head]).replacen("\r\n", "\r\nConnection: close\r\n", 1);
+    let settings = *script.settings.lock().unwrap_or_else(PoisonError::into_inner);
+    if !settings.is_empty() {
+        text = text.replacen("/?", &format!("/?{settings}&"), 1);
+    }
     let _ = server.write_all(text.as_bytes()).await;
     let body = &request[head..];
     if fault == Some(Fault::Cut) {
@@ -130,8 +155,12 @@ async fn serve(mut client: TcpStream, engine: String, script: Arc<Script>) {
     let _ = server.write_all(body).await;
     let mut reply = Vec::new();
     let _ = server.read_to_end(&mut reply).await;
-    if fault != Some(Fault::Lost) {
-        let _ = client.write_all(&reply).await;
+    match fault {
+        Some(Fault::Lost) => {}
+        Some(Fault::Late) => script.arrived.notify_one(),
+        Some(Fault::Hang) => drop(client.read(&mut buffer).await), // until the client gives up
+        Some(Fault::Done(code)) => drop(client.write_all(exception(code).as_bytes()).await),
+        _ => drop(client.write_all(&reply).await),
     }
 }
 
@@ -176,12 +205,17 @@ fn an_insert_whose_answer_is_lost_is_stored_once() {
         ("INTO+packs", Fault::Refuse),
         ("INTO+logs", Fault::Code(252)),
         ("INTO+logs", Fault::Code(999)),
+        // The engine did it, and says that it does not know, or something that nobody knows.
+        ("INTO+logs", Fault::Done(319)),
+        ("INTO+entry_ids", Fault::Done(241)),
+        ("INTO+packs", Fault::Done(54_321)),
     ] {
         script.fail(table, 2, fault);
         let seal = sequencer.seal(&["a", "b"], 20);
         let failed = apply(&bench, &follower, &seal);
-        // After a lost answer the rows are counted and there; after the others they are sent again, and fail once more.
-        assert_eq!(failed, if fault == Fault::Lost { 1 } else { 2 }, "{table} {fault:?}");
+        // Where the answer is in doubt the rows are counted and there; after the others they are sent again, and fail once more.
+        let expected = if matches!(fault, Fault::Lost | Fault::Done(_)) { 1 } else { 2 };
+        assert_eq!(failed, expected, "{table} {fault:?}");
         script.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
     script.fail("INTO+erasures", 1, Fault::Lost);
@@ -197,6 +231,120 @@ fn an_insert_whose_answer_is_lost_is_stored_once() {
 }
 
 #[test]
+fn an_insert_that_took_effect_and_is_not_answered_in_time_is_stored_once() {
+    let Some((bench, script, follower)) = behind_a_proxy(Duration::from_secs(15)) else {
+        return;
+    };
+    let mut sequencer = Sequencer::new(16);
+    script.fail("INTO+logs", 1, Fault::Hang);
+    let pack = sequencer.pack(&tenant("a"), 12);
+    assert!(apply(&bench, &follower, &sequencer.seal_of(vec![pack], |_, _| false)) > 0);
+    check(&bench, &sequencer.log, "after a time-out");
+    assert_eq!(bench.count("SELECT count() FROM logs"), 12);
+}
+
+#[test]
+fn an_insert_that_arrives_after_it_was_sent_again_is_stored_once() {
+    let Some((bench, script, follower)) = behind_a_proxy(Duration::from_secs(120)) else {
+        return;
+    };
+    let mut sequencer = Sequencer::new(17);
+    for table in ["INTO+logs", "INTO+entry_ids", "INTO+packs"] {
+        script.fail(table, 1, Fault::Late);
+        let pack = sequencer.pack(&tenant("a"), 12);
+        let failed = apply(&bench, &follower, &sequencer.seal_of(vec![pack], |_, _| false));
+        assert_eq!(failed, 1, "{table}: counted, not there, sent again");
+        script.release.notify_one();
+        bench.runtime.block_on(script.arrived.notified());
+    }
+    check(&bench, &sequencer.log, "after late inserts");
+    let rows = |table: &str| bench.count(&format!("SELECT count() FROM {table}"));
+    assert_eq!((rows("logs"), rows("entry_ids"), rows("packs")), (36, 36, 3));
+}
+
+#[test]
+fn what_another_owner_did_while_it_stood_still_is_counted_and_obeyed() {
+    let Some((bench, script, follower)) = behind_a_proxy(Duration::from_secs(120)) else {
+        return;
+    };
+    let mut sequencer = Sequencer::new(18);
+    let packs = [7, 8].map(|rows| sequencer.pack(&tenant("a"), rows));
+    let key = (tenant("a"), packs[0].entry(0).id());
+    let [first, second] = packs.map(|pack| sequencer.seal_of(vec![pack], |_, _| false));
+    assert_eq!(apply(&bench, &follower, &first), 0);
+    assert!(follower.lookup(std::slice::from_ref(&key)).expect("looks up")[0].is_some());
+    let other = bench.restarted();
+    for seal in [second.clone(), sequencer.erase("a", Cleanup, i64::MAX)] {
+        other.apply(&seal).expect("applies");
+        bench.view.fold(&seal);
+    }
+    follower.stand_still();
+    let before = script.inserts.load(Ordering::SeqCst);
+    follower.apply(&second).expect("it is there");
+    assert_eq!(script.inserts.load(Ordering::SeqCst), before, "nothing is sent");
+    assert_eq!(follower.lookup(&[key]).expect("looks up"), [None], "erased by another");
+    check(&bench, &sequencer.log, "after waking up");
+}
+
+/// An engine that really is read-only, or has too many parts.
+#[test]
+fn a_busy_or_read_only_engine_takes_nothing_loses_nothing_and_answers_reads() {
+    let Some(bench) = Bench::new() else { return };
+    let mut sequencer = Sequencer::new(19);
+    bench.take(&sequencer.seal(&["a"], 10));
+    for (settings, off, code, expected) in [
+        ("table_readonly = 1", "table_readonly = 0", 774, Remedy::Hold),
+        (
+            "parts_to_delay_insert = 1, parts_to_throw_insert = 1",
+            "parts_to_delay_insert = 1000, parts_to_throw_insert = 3000",
+            252,
+            Remedy::Slower,
+        ),
+    ] {
+        for table in ["logs", "packs"] {
+            check(&bench, &sequencer.log, settings);
+            bench.run(&format!("ALTER TABLE {table} MODIFY SETTING {settings}"));
+            let pack = sequencer.pack(&tenant("a"), 5);
+            let seal = sequencer.seal_of(vec![pack], |_, _| false);
+            for attempt in 0..2 {
+                let Err(refused) = bench.follower.apply(&seal) else {
+                    panic!("`{table}` takes inserts with {settings}, attempt {attempt}");
+                };
+                assert_eq!(refused.remedy(), expected, "{refused}");
+                assert!(refused.to_string().contains(&format!("code {code} ")), "{refused}");
+            }
+            check(&bench, &sequencer.log[..sequencer.log.len() - 1], "meanwhile");
+            bench.run(&format!("ALTER TABLE {table} MODIFY SETTING {off}"));
+            bench.take(&seal);
+        }
+    }
+    check(&bench, &sequencer.log, "mended");
+}
+
+#[test]
+fn a_server_that_does_not_know_a_repeated_insert_is_refused() {
+    let Some((bench, script, _follower)) = behind_a_proxy(Duration::from_secs(120)) else {
+        return;
+    };
+    let url = bench.runtime.block_on(proxy(bench.settings.url.clone(), script.clone()));
+    let settings = ClickHouseSettings { url, ..bench.settings.clone() };
+    *script.settings.lock().unwrap_or_else(PoisonError::into_inner) = "deduplicate_insert=disable";
+    let refused = bench.runtime.block_on(migrate(&settings));
+    assert_eq!(refused, Err(ClickHouseError::NoDeduplication));
+    *script.settings.lock().unwrap_or_else(PoisonError::into_inner) = "deduplicate_insert=enable";
+    assert_eq!(bench.runtime.block_on(migrate(&settings)), Ok(LATEST));
+}
+
+#[test]
+fn numbers_of_exceptions_have_the_names_that_the_table_gives_them() {
+    let Some(bench) = Bench::new() else { return };
+    for (code, name, ..) in crate::sinks::retry::CLICKHOUSE {
+        let same = bench.count(&format!("SELECT toUInt64(errorCodeToName({code}) = '{name}')"));
+        assert_eq!(same, 1, "{code} is not {name}");
+    }
+}
+
+#[test]
 fn one_insert_per_table_and_seal_and_what_needs_somebody_says_so() {
     let Some((bench, script, follower)) = behind_a_proxy(Duration::from_secs(120)) else {
         return;
@@ -207,10 +355,20 @@ fn one_insert_per_table_and_seal_and_what_needs_somebody_says_so() {
         assert_eq!(apply(&bench, &follower, &sequencer.seal_of(packs, |_, _| false)), 0);
     }
     assert_eq!(script.inserts.load(Ordering::SeqCst), 9, "logs, entry_ids, packs");
+    for seal in &sequencer.log {
+        follower.apply(seal).expect("is applied");
+    }
+    let lines = script.lines.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for (i, line) in lines.iter().enumerate() {
+        let token = format!("insert_deduplication_token=0%2F{}", i / 3 + 1);
+        assert!(line.split(['?', '&', ' ']).any(|pair| pair == token), "{line}");
+    }
+    assert_eq!(lines.len(), 9, "applied again, nothing is sent");
     for (code, expected) in [
         (516, Remedy::Hold),
         (164, Remedy::Hold),
         (242, Remedy::Hold),
+        (243, Remedy::Hold),
         (252, Remedy::Slower),
         (999, Remedy::Again),
     ] {

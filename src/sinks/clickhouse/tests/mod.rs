@@ -12,12 +12,16 @@ use crate::{
     },
     testing::engines,
 };
-use std::sync::{Mutex, PoisonError};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// What the seals say, as this process has applied them.
 struct LogView {
     state: Mutex<SealState>,
     visible: watch::Sender<u64>,
+    starting: AtomicBool,
 }
 
 impl LogView {
@@ -25,6 +29,7 @@ impl LogView {
         Arc::new(Self {
             state: Mutex::default(),
             visible: watch::Sender::new(0),
+            starting: AtomicBool::new(false),
         })
     }
 
@@ -48,7 +53,7 @@ impl SealView for LogView {
     }
 
     fn ready(&self) -> bool {
-        true
+        !self.starting.load(Ordering::SeqCst)
     }
 
     fn lag_ms(&self) -> u64 {

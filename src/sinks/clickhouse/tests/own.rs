@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     fs::sim::Dice,
     model::entry::Field,
-    seal::erasure::ErasureKind::Cleanup,
+    seal::erasure::ErasureKind::{Cleanup, Retention},
     sinks::contract::{BASE, Model, Sequencer, check, scope, tenant},
 };
 
@@ -215,15 +215,16 @@ fn erased_rows_are_deleted_for_many_tenants_at_once_only_after_they_were_counted
     for name in names {
         bench.take(&sequencer.erase(name, Cleanup, BASE + 500 + dice.below(1_500) as i64));
     }
-    let now = || ClickHouseSettings {
-        purge_after: Duration::ZERO,
-        ..bench.settings.clone()
-    };
-    let sweep = || {
-        let db = Db::new(&now()).expect("a database");
+    let sweep_after = |purge_after| {
+        let settings = ClickHouseSettings {
+            purge_after,
+            ..bench.settings.clone()
+        };
+        let db = Db::new(&settings).expect("a database");
         let swept = bench.runtime.block_on(sweep::run(&db, 0));
         swept.unwrap_or_else(|error| panic!("{}", fault::outline(&error)))
     };
+    let sweep = || sweep_after(Duration::ZERO);
     sweep();
     assert_eq!(bench.count("SELECT count() FROM logs"), 90, "nothing was counted yet");
     for name in ["a", "b"] {
@@ -232,6 +233,8 @@ fn erased_rows_are_deleted_for_many_tenants_at_once_only_after_they_were_counted
         assert_eq!(bench.runtime.block_on(bench.store.count_erased(&scope(name), job)).expect("counts"), rows);
         bench.take(&sequencer.settle(name, job, rows));
     }
+    assert_eq!(sweep_after(Duration::from_secs(86_400 * 36_500)), 2, "they wait");
+    assert_eq!(bench.count("SELECT count() FROM logs"), 90, "a read that began before must not miss them");
     assert_eq!(sweep(), 0);
     let models = Model::of(&sequencer.log);
     let left = |name: &str| models[&tenant(name)].rows.len() as u64;
@@ -252,6 +255,88 @@ fn erased_rows_are_deleted_for_many_tenants_at_once_only_after_they_were_counted
     sequencer.log.iter().for_each(|seal| again.apply(seal).expect("applies"));
     assert_eq!(bench.count("SELECT count() FROM logs"), left("a") + left("b") + 30);
     check(&bench, &sequencer.log, "applied again");
+}
+
+#[test]
+fn what_is_there_and_not_yet_applied_is_in_no_answer() {
+    let Some(bench) = Bench::new() else { return };
+    let mut sequencer = Sequencer::new(25);
+    let packs = [9, 5].map(|rows| sequencer.pack(&tenant("a"), rows));
+    let hidden = packs[1].entry(0).id();
+    let [shown, early] = packs.map(|pack| sequencer.seal_of(vec![pack], |_, _| false));
+    bench.take(&shown);
+    bench.follower.apply(&early).expect("applies");
+    assert_eq!(bench.count("SELECT count() FROM logs"), 14);
+    check(&bench, &sequencer.log[..1], "as of the view");
+    let found = bench.runtime.block_on(bench.store.get(&scope("a"), hidden)).expect("gets");
+    assert!(found.is_none());
+    bench.view.fold(&early);
+    check(&bench, &sequencer.log, "a little later");
+}
+
+#[test]
+fn an_erasure_is_counted_when_all_rows_that_it_may_take_are_there() {
+    let Some(bench) = Bench::new() else { return };
+    let mut sequencer = Sequencer::new(26);
+    let pack = sequencer.pack(&tenant("a"), 9);
+    bench.take(&sequencer.seal_of(vec![pack], |_, _| false));
+    let at = |head| Snapshot::new(&scope("a"), head, None);
+    let removal = at(9).removal_of(Cleanup, i64::MAX);
+    let count = |head| bench.runtime.block_on(erased::count(&bench.db(), &at(head), &removal));
+    assert!(matches!(count(8), Err(StoreError::Starting)));
+    assert_eq!(count(9).expect("counts"), 9);
+    assert_eq!(count(12).expect("counts"), 9);
+}
+
+#[test]
+fn a_row_belongs_to_one_erasure_and_is_in_no_answer_of_any_kind_after_it() {
+    let Some(bench) = Bench::new() else { return };
+    let mut sequencer = Sequencer::new(27);
+    let pack = sequencer.pack(&tenant("a"), 90);
+    bench.take(&sequencer.seal_of(vec![pack], |_, _| false));
+    // What SQL does not decide alone, so that rows are counted here.
+    let looked_at = Filter {
+        user_agent: vec![vec!["linux".into()]],
+        ..Filter::default()
+    };
+    let (mut before, mut counted) = (u64::MAX, 0);
+    for (kind, cutoff) in [(Cleanup, BASE - 600), (Cleanup, BASE - 200), (Retention, i64::MAX)] {
+        let would = bench
+            .runtime
+            .block_on(bench.store.count_would_erase(&scope("a"), kind, cutoff))
+            .expect("counts");
+        bench.take(&sequencer.erase("a", kind, cutoff));
+        let model = &Model::of(&sequencer.log)[&tenant("a")];
+        let (job, rows) = *model.removed.last().expect("erased");
+        let found = bench.runtime.block_on(bench.store.count_erased(&scope("a"), job)).expect("counts");
+        assert_eq!((would, found), (rows, rows), "{cutoff}");
+        let query = StatsQuery {
+            filter: looked_at.clone(),
+            ..StatsQuery::default()
+        };
+        let stats = bench.runtime.block_on(bench.store.stats(&scope("a"), query.clone())).expect("counts");
+        assert_eq!(stats, model.stats(&query), "{cutoff}");
+        assert!(stats.total < before, "{cutoff}: {} after {before}", stats.total);
+        (before, counted) = (stats.total, counted + rows);
+        bench.take(&sequencer.settle("a", job, rows));
+        check(&bench, &sequencer.log, "after an erasure");
+    }
+    assert_eq!(counted, 90);
+}
+
+#[test]
+fn a_read_before_the_view_is_there_or_beyond_the_room_is_refused() {
+    let Some(bench) = Bench::new() else { return };
+    let list = || bench.runtime.block_on(bench.store.list(&scope("a"), ListQuery::default())).map(drop);
+    bench.view.starting.store(true, Ordering::SeqCst);
+    assert!(matches!(list(), Err(StoreError::Starting)));
+    bench.view.starting.store(false, Ordering::SeqCst);
+    let places = bench.store.0.places.clone();
+    let all = u32::try_from(places.available_permits()).expect("few");
+    let held = places.try_acquire_many_owned(all).expect("free");
+    assert!(matches!(list(), Err(StoreError::Busy)));
+    drop(held);
+    list().expect("lists");
 }
 
 #[test]

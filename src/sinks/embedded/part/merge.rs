@@ -1,15 +1,19 @@
 //! Merges parts into new ones, in bounded memory and column by column: rows are never made into records.
 //!
 //! ```text
-//! part ─▶ stream of batches ─┐
-//! part ─▶ stream of batches ─┼─▶ runs in the order of (tenant, timestamp, sequence) ─▶ pieces ─▶ blocks ─▶ data file + sidecar
-//! part ─▶ stream of batches ─┘
+//! part ─▶ much of one tenant, all kept ── its pages, blocks and filters as they are ──────────────────────────────┐
+//!     └─▶ lanes ─▶ streams of batches ─┐                                                                          ├─▶ data file + sidecar
+//! part ─▶ lanes ─▶ streams of batches ─┴─▶ runs in the order of (tenant, timestamp, sequence) ─▶ pieces ─▶ blocks ┘
 //! ```
 //!
-//! Each part is read once from its begin to its end, but for blocks that nothing is kept of, which are not even inflated. A
-//! *run* is rows that follow each other in one batch and in the result: with clocks that agree runs are long, and are passed
-//! on without a copy; short ones are gathered row by row. What is in memory: one batch of each part (at most 8,192 rows, less
-//! where rows are large), one block, and the compressed pages of one row group.
+//! A tenant with many rows has pages of its own ([`Shape::own`]), and most data is of such. Where all rows are kept nothing
+//! is gained by inflating them: they go over unchanged ([`super::copy`]), with their blocks and filters, and only their ids are
+//! read. So blocks of one tenant may overlap in time, which readers are used to: those of different parts do.
+//!
+//! The rest of a part is read once from its begin to its end, but for blocks that nothing is kept of, which are not even
+//! inflated. It is read as one or more *lanes*, in each of which a tenant's rows are in order. A *run* is rows that follow each other in one batch and in the result: with clocks that agree runs are long, and are passed
+//! on without a copy; short ones are gathered row by row. What is in memory: one batch of each lane (at most 8,192 rows, less
+//! where rows are large or lanes are many), one block, and the compressed pages of one row group.
 //!
 //! The result ends between blocks when it is as large as it may be; the next one goes on there. Every row that is kept is
 //! written exactly once: [`Merge::rows`] says how many were read and left out, and the caller compares.
@@ -17,8 +21,10 @@
 use super::{
     Part, PartError, PartMeta,
     chunks::ChunkWriter,
+    copy::{Copied, Pages},
     fuse,
     keys::KeySet,
+    plan::{Lane, Piece, Plan},
     read::{Texts, numbers, odd, random, times},
     schema::{self, Column, Layout},
     sidecar::{Block, SidecarBuilder},
@@ -28,16 +34,21 @@ use crate::{
     fs::Fs,
     model::{
         entry::{Field, Severity},
-        tenant::{TenantId, TenantScope},
+        tenant::TenantId,
     },
 };
-use arrow_array::{ArrayRef, DictionaryArray, Int32Array, RecordBatch, StringArray, types::Int32Type};
+use arrow_array::{Array, ArrayRef, DictionaryArray, FixedSizeBinaryArray, Int32Array, RecordBatch, StringArray, cast::AsArray, types::Int32Type};
 use arrow_select::interleave::interleave_record_batch;
 use parquet::{
-    arrow::{ArrowWriter, arrow_reader::ParquetRecordBatchReader, arrow_writer::ArrowWriterOptions},
+    arrow::{
+        ArrowWriter,
+        arrow_reader::ParquetRecordBatchReader,
+        arrow_writer::{ArrowColumnWriter, ArrowRowGroupWriterFactory, ArrowWriterOptions, compute_leaves},
+    },
     errors::ParquetError,
+    file::writer::SerializedFileWriter,
 };
-use std::{net::IpAddr, ops::Range, path::Path, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, ops::Range, path::Path, sync::Arc};
 use uuid::Uuid;
 
 /// What a row is kept or left out by.
@@ -60,8 +71,9 @@ pub struct Limits<'l> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Interrupted;
 
-/// Text bytes that a batch of one part should hold at most.
+/// Text bytes that a batch of one lane should hold at most, and those of all lanes together.
 const BATCH_BYTES: u64 = 4 << 20;
+const BATCHES_BYTES: u64 = 48 << 20;
 /// Runs are passed on when they have this many rows together.
 const PIECE_ROWS: usize = 2_048;
 /// Shorter runs, on average, are gathered row by row.
@@ -69,20 +81,39 @@ const SHORT_RUN: usize = 24;
 
 /// A merge in work. Results are written one after the other by [`Merge::next_part`].
 pub struct Merge<'k> {
+    parts: Vec<Arc<Part>>,
     inputs: Vec<Input>,
     keep: &'k dyn Keep,
     /// All tenants, descending: the next is the last.
     tenants: Vec<TenantId>,
-    /// Whose rows are at work, and which inputs have some left.
-    at: Option<(TenantId, Vec<usize>)>,
+    /// What is copied, with the place of its part; the next is the last.
+    whole: HashMap<TenantId, Vec<(usize, Piece)>>,
+    at: Option<At>,
+    own: (usize, usize),
     seals: (u64, u64),
     read: u64,
     left_out: u64,
 }
 
+/// Whose rows are at work.
+struct At {
+    tenant: TenantId,
+    /// What is still to be copied.
+    whole: Vec<(usize, Piece)>,
+    /// The inputs that have rows left.
+    live: Vec<usize>,
+    /// Whether the tenant gets row groups of its own.
+    own: bool,
+}
+
 impl<'k> Merge<'k> {
     /// Begins to merge `parts`, at least one.
     pub fn new(parts: &[Arc<Part>], keep: &'k dyn Keep) -> Result<Self, PartError> {
+        Self::with_own(parts, keep, Shape::DEFAULT.own)
+    }
+
+    /// The same with another idea of what a large tenant is.
+    pub(super) fn with_own(parts: &[Arc<Part>], keep: &'k dyn Keep, own: (usize, usize)) -> Result<Self, PartError> {
         let mut tenants = Vec::new();
         for part in parts {
             for name in part.tenant_names() {
@@ -95,21 +126,30 @@ impl<'k> Merge<'k> {
             .iter()
             .map(|p| p.meta().seals)
             .fold((u64::MAX, 0), |all, s| (all.0.min(s.0), all.1.max(s.1)));
-        let mut merge = Self {
-            inputs: Vec::with_capacity(parts.len()),
+        let (mut left_out, mut lanes) = (0, Vec::new());
+        let mut whole: HashMap<TenantId, Vec<(usize, Piece)>> = HashMap::new();
+        for (i, part) in parts.iter().enumerate() {
+            let plan = Plan::of(part, keep, own)?;
+            left_out += plan.skipped;
+            for (tenant, piece) in plan.whole {
+                whole.entry(tenant).or_default().push((i, piece));
+            }
+            lanes.extend(plan.lanes.into_iter().map(|lane| (part.clone(), lane)));
+        }
+        whole.values_mut().for_each(|pieces| pieces.reverse());
+        let batch_bytes = (BATCHES_BYTES / lanes.len().max(1) as u64).clamp(BATCH_BYTES / 16, BATCH_BYTES);
+        Ok(Self {
+            parts: parts.to_vec(),
+            inputs: lanes.into_iter().map(|(part, lane)| Input::new(part, lane, batch_bytes)).collect(),
             keep,
             tenants,
+            whole,
             at: None,
+            own,
             seals,
             read: 0,
-            left_out: 0,
-        };
-        for part in parts {
-            let input = Input::new(part.clone(), keep)?;
-            merge.left_out += input.skipped;
-            merge.inputs.push(input);
-        }
-        Ok(merge)
+            left_out,
+        })
     }
 
     /// Rows that were read and kept so far, and those that were left out.
@@ -135,7 +175,10 @@ impl<'k> Merge<'k> {
                     interrupted = true;
                     return Err(WriteError::Rows("the merge was interrupted"));
                 }
-                self.fill_block(&mut writer)?;
+                match self.at.as_mut().and_then(|at| Some((at.tenant.clone(), at.whole.pop()?))) {
+                    Some((tenant, (part, piece))) => self.read += writer.copy(&tenant, &self.parts[part], &piece)?,
+                    None => self.fill_block(&mut writer)?,
+                }
             }
             writer.finish()
         });
@@ -148,7 +191,7 @@ impl<'k> Merge<'k> {
     /// Goes on to the next tenant that has rows left, if the one at work has none.
     fn find_rows(&mut self) -> Result<(), PartError> {
         loop {
-            if let Some((tenant, live)) = &mut self.at {
+            if let Some(At { tenant, whole, live, .. }) = &mut self.at {
                 let (inputs, keep, left_out) = (&mut self.inputs, self.keep, &mut self.left_out);
                 let mut error = None;
                 live.retain(|i| match inputs[*i].settle(tenant, keep, left_out) {
@@ -161,7 +204,7 @@ impl<'k> Merge<'k> {
                 if let Some(error) = error {
                     return Err(error);
                 }
-                if !live.is_empty() {
+                if !whole.is_empty() || !live.is_empty() {
                     return Ok(());
                 }
             }
@@ -169,19 +212,27 @@ impl<'k> Merge<'k> {
                 self.at = None;
                 return Ok(());
             };
-            let having = (0..self.inputs.len()).filter(|i| self.inputs[*i].begin(&next)).collect();
-            self.at = Some((next, having));
+            let live: Vec<usize> = (0..self.inputs.len()).filter(|i| self.inputs[*i].begin(&next)).collect();
+            let whole = self.whole.remove(&next).unwrap_or_default();
+            let rows: usize = live.iter().map(|i| self.inputs[*i].unread).sum();
+            self.at = Some(At {
+                own: rows >= self.own.0 || !whole.is_empty(),
+                tenant: next,
+                whole,
+                live,
+            });
         }
     }
 
     /// Takes rows of one tenant until a block is full or the tenant has no more.
     fn fill_block(&mut self, writer: &mut Writer<'_>) -> Result<(), WriteError> {
-        let Some((tenant, _)) = &self.at else { return Ok(()) };
-        let tenant = tenant.clone();
+        let Some(At { tenant, own, .. }) = &self.at else { return Ok(()) };
+        let (tenant, own) = (tenant.clone(), *own);
+        writer.begin(&tenant, own)?;
         let mut block = OpenBlock::default();
         let mut runs = Runs::default();
         loop {
-            let same = self.at.as_ref().is_some_and(|(at, _)| *at == tenant);
+            let same = self.at.as_ref().is_some_and(|at| at.tenant == tenant);
             let room = Shape::DEFAULT.block.0 - block.rows - runs.rows;
             if !same || room == 0 || runs.rows >= PIECE_ROWS {
                 for piece in runs.take()? {
@@ -199,7 +250,7 @@ impl<'k> Merge<'k> {
 
     /// The rows of the input with the smallest head that come before every other input's head, at most `room`.
     fn next_run(&mut self, room: usize, runs: &mut Runs) -> Result<(), WriteError> {
-        let Some((_, live)) = &self.at else { return Ok(()) };
+        let Some(At { live, .. }) = &self.at else { return Ok(()) };
         let (mut first, mut second) = (None::<((i64, u64), usize)>, None::<(i64, u64)>);
         for i in live.iter().copied() {
             let head = self.inputs[i].head();
@@ -219,7 +270,7 @@ impl<'k> Merge<'k> {
     }
 }
 
-/// One part on its way through a merge.
+/// One lane of a part on its way through a merge.
 struct Input {
     part: Arc<Part>,
     reader: Reader,
@@ -227,8 +278,6 @@ struct Input {
     batch: Option<Batch>,
     /// Rows of the tenant at work that are neither in `batch` nor taken.
     unread: usize,
-    /// Rows of blocks of which nothing is kept.
-    skipped: u64,
     /// Rows that are read of each tenant, by its place.
     selected: Vec<usize>,
 }
@@ -254,34 +303,15 @@ impl Batch {
 }
 
 impl Input {
-    fn new(part: Arc<Part>, keep: &dyn Keep) -> Result<Self, PartError> {
-        let (mut wanted, mut selected, mut skipped): (Vec<Range<u32>>, _, _) = (Vec::new(), Vec::new(), 0);
-        for name in part.tenant_names() {
-            let name = name?;
-            let of = part.tenant(&TenantScope::new(name.clone()));
-            let mut rows = 0;
-            for block in of.iter().flat_map(|of| of.blocks()) {
-                if keep.block(&name, block.timestamps, block.received, block.sequences) == Some(false) {
-                    skipped += block.rows.len() as u64;
-                    continue;
-                }
-                rows += block.rows.len();
-                match wanted.last_mut() {
-                    Some(last) if last.end == block.rows.start => last.end = block.rows.end,
-                    _ => wanted.push(block.rows),
-                }
-            }
-            selected.push(rows);
-        }
-        let reader = Reader::new(part.clone(), wanted);
-        Ok(Self {
+    fn new(part: Arc<Part>, lane: Lane, batch_bytes: u64) -> Self {
+        let Lane { wanted, selected } = lane;
+        Self {
+            reader: Reader::new(part.clone(), wanted, batch_bytes),
             part,
-            reader,
             batch: None,
             unread: 0,
-            skipped,
             selected,
-        })
+        }
     }
 
     /// Goes over to a tenant, the one before it being done; whether it has rows here.
@@ -371,10 +401,11 @@ struct Reader {
     wanted: Vec<Range<u32>>,
     open: Option<ParquetRecordBatchReader>,
     batches: u64,
+    batch_bytes: u64,
 }
 
 impl Reader {
-    fn new(part: Arc<Part>, wanted: Vec<Range<u32>>) -> Self {
+    fn new(part: Arc<Part>, wanted: Vec<Range<u32>>, batch_bytes: u64) -> Self {
         let groups = (0..part.groups()).rev().map(|g| (g, Vec::new())).collect();
         Self {
             part,
@@ -382,6 +413,7 @@ impl Reader {
             wanted,
             open: None,
             batches: 0,
+            batch_bytes,
         }
     }
 
@@ -415,7 +447,7 @@ impl Reader {
                 .filter(|w| w.start < w.end)
                 .collect();
             if !wanted.is_empty() {
-                self.open = Some(self.part.stream(group, &wanted, BATCH_BYTES).map_err(|e| self.part.undecodable(&e))?);
+                self.open = Some(self.part.stream(group, &wanted, self.batch_bytes).map_err(|e| self.part.undecodable(&e))?);
             }
         }
     }
@@ -462,12 +494,23 @@ struct OpenBlock {
     bytes: usize,
 }
 
-/// Writes blocks of whole columns.
+const NO_BOUNDS: [(i64, i64); 3] = [(i64::MAX, i64::MIN); 3];
+
+/// Writes blocks of whole columns, and pages that are there already.
 struct Writer<'f> {
-    arrow: ArrowWriter<&'f mut ChunkWriter>,
+    file: SerializedFileWriter<&'f mut ChunkWriter>,
+    columns: ArrowRowGroupWriterFactory,
+    /// The row group in work, column by column.
+    open: Vec<ArrowColumnWriter>,
+    /// Of one that is copied: the columns that are not encoded anew.
+    copied: Option<Copied>,
+    /// Its smallest and largest timestamp, sequence and `received_at`.
+    bounds: [(i64, i64); 3],
     keys: KeySet<'static>,
     sidecar: SidecarBuilder,
     tenant: Option<TenantId>,
+    /// Whether the tenant has row groups of its own.
+    own: bool,
     times: (i64, i64),
     rows: u32,
     group: (usize, usize),
@@ -476,14 +519,20 @@ struct Writer<'f> {
 impl<'f> Writer<'f> {
     fn new(sink: &'f mut ChunkWriter, seals: (u64, u64)) -> Result<Self, WriteError> {
         let options = ArrowWriterOptions::new().with_properties(schema::properties()).with_skip_arrow_metadata(true);
+        let (file, columns) = ArrowWriter::try_new_with_options(sink, schema::read(), options)?.into_serialized_writer()?;
         Ok(Self {
-            arrow: ArrowWriter::try_new_with_options(sink, schema::read(), options)?,
+            file,
+            columns,
+            open: Vec::new(),
+            copied: None,
+            bounds: NO_BOUNDS,
             keys: KeySet::default(),
             sidecar: SidecarBuilder {
                 seals,
                 ..SidecarBuilder::default()
             },
             tenant: None,
+            own: false,
             times: (i64::MAX, i64::MIN),
             rows: 0,
             group: (0, 0),
@@ -492,7 +541,120 @@ impl<'f> Writer<'f> {
 
     /// Bytes of the data file so far.
     fn len(&self) -> u64 {
-        (self.arrow.bytes_written() + self.arrow.in_progress_size()) as u64
+        let open: usize = self.open.iter().map(ArrowColumnWriter::get_estimated_total_bytes).sum();
+        (self.file.bytes_written() + open) as u64 + self.copied.as_ref().map_or(0, Copied::len)
+    }
+
+    /// Goes over to a tenant, if it is another than the one before.
+    fn begin(&mut self, tenant: &TenantId, own: bool) -> Result<(), ParquetError> {
+        if self.tenant.as_ref() == Some(tenant) {
+            return Ok(());
+        }
+        if self.copied.is_none() && (own || self.own) {
+            self.cut()?;
+        }
+        (self.tenant, self.own) = (Some(tenant.clone()), own);
+        let begin = (tenant.as_str().into(), self.rows, self.sidecar.blocks.len() as u32);
+        self.sidecar.tenants.push(begin);
+        Ok(())
+    }
+
+    /// Adds rows to the row group in work.
+    fn write(&mut self, batch: &RecordBatch) -> Result<(), ParquetError> {
+        if self.copied.is_some() {
+            self.cut()?;
+        }
+        if self.open.is_empty() {
+            self.open = self.columns.create_column_writers(self.file.flushed_row_groups().len())?;
+        }
+        let mut open = self.open.iter_mut();
+        for (field, array) in batch.schema_ref().fields().iter().zip(batch.columns()) {
+            for leaf in compute_leaves(field, array)? {
+                open.next().ok_or_else(|| odd("a column too many"))?.write(&leaf)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the row group in work, if there is one.
+    fn cut(&mut self) -> Result<(), ParquetError> {
+        self.group = (0, 0);
+        if self.open.is_empty() {
+            return Ok(());
+        }
+        let (mut copied, bounds) = (self.copied.take(), std::mem::replace(&mut self.bounds, NO_BOUNDS));
+        let descr = self.file.schema_descr().columns().to_vec();
+        let mut out = self.file.next_row_group()?;
+        for ((writer, column), descr) in self.open.drain(..).zip(Column::ALL).zip(descr) {
+            let bounds = match column {
+                Column::Timestamp => Some(bounds[0]),
+                Column::Sequence => Some(bounds[1]),
+                Column::ReceivedAt => Some(bounds[2]),
+                _ => None,
+            };
+            match copied.as_mut().map_or(Ok(None), |copied| copied.column(column, descr, bounds))? {
+                Some((pages, encoded)) => out.append_column(&pages, encoded)?,
+                None => writer.close()?.append_to_row_group(&mut out)?,
+            }
+        }
+        out.close().map(drop)
+    }
+
+    /// Copies rows of a tenant with their blocks. How many they are.
+    fn copy(&mut self, tenant: &TenantId, part: &Part, piece: &Piece) -> Result<u64, WriteError> {
+        let Piece { group, rows } = piece;
+        let pages = part.pages(*group, rows).map_err(|e| WriteError::Source(part.undecodable(&e)))?;
+        let fits = self.copied.as_ref().is_some_and(|copied| copied.takes(&pages)) && self.group.0 + rows.len() <= Shape::DEFAULT.group.0;
+        if !fits {
+            self.cut()?;
+            self.open = self.columns.create_column_writers(self.file.flushed_row_groups().len())?;
+            self.copied = Some(Copied::default());
+        }
+        self.begin(tenant, true)?;
+        let (first, name) = (self.rows, tenant.as_str());
+        let end = first.checked_add(rows.len() as u32);
+        self.rows = end.ok_or(WriteError::Rows("they are more than 2^32 - 1"))?;
+        self.group.0 += rows.len();
+        if let Some(copied) = &mut self.copied {
+            copied.push(rows.len(), pages);
+        }
+        for block in part.blocks_within(rows) {
+            let start = self.sidecar.filters.len();
+            self.sidecar.filters.extend_from_slice(part.sidecar().filter(&block));
+            let sequences = (block.sequences.0 as i64, block.sequences.1 as i64);
+            for (bounds, (low, high)) in self.bounds.iter_mut().zip([block.timestamps, sequences, block.received]) {
+                *bounds = (bounds.0.min(low), bounds.1.max(high));
+            }
+            self.times = (self.times.0.min(block.timestamps.0), self.times.1.max(block.timestamps.1));
+            self.sidecar.blocks.push(Block {
+                rows: first + (block.rows.start - rows.start)..first + (block.rows.end - rows.start),
+                filter: start..self.sidecar.filters.len(),
+                ..block
+            });
+        }
+        let columns: Vec<Column> = Column::ALL.into_iter().filter(|c| *c == Column::Id || !Pages::are_of(*c)).collect();
+        let mut batches = Vec::new();
+        let read = part.fetch(&columns, rows.clone().into(), &mut |batch| {
+            batches.push(batch.clone());
+            Ok(())
+        });
+        read.map_err(WriteError::Source)?;
+        for batch in &batches {
+            for ((column, field), array) in columns.iter().zip(batch.schema_ref().fields()).zip(batch.columns()) {
+                if *column == Column::Id {
+                    let ids = array.as_fixed_size_binary_opt().ok_or_else(|| odd("a column holds no 16 bytes"))?;
+                    for i in 0..ids.len() {
+                        let row = self.sidecar.ids.len() as u32;
+                        self.sidecar.ids.push(((Shape::DEFAULT.id_key)(name, &id_in(ids, i)?), row));
+                    }
+                    continue;
+                }
+                for leaf in compute_leaves(field, array)? {
+                    self.open[*column as usize].write(&leaf)?;
+                }
+            }
+        }
+        Ok(rows.len() as u64)
     }
 
     /// Adds a piece to the block; where it grows too large it is closed, and another is begun.
@@ -517,15 +679,11 @@ impl<'f> Writer<'f> {
         if open.rows == 0 {
             return Ok(());
         }
-        if self.tenant.as_ref() != Some(tenant) {
-            self.tenant = Some(tenant.clone());
-            self.sidecar.tenants.push((tenant.as_str().into(), self.rows, self.sidecar.blocks.len() as u32));
-        }
         let mut block = empty_block(self.rows);
         let with_filter = self.keys.begin_whole(open.rows);
         for piece in &open.pieces {
             self.add_piece(tenant, piece, &mut block, with_filter)?;
-            self.arrow.write(&with_tenant(tenant, piece)?)?;
+            self.write(&with_tenant(tenant, piece)?)?;
         }
         block.overflow = self.keys.overflow();
         let start = self.sidecar.filters.len();
@@ -538,8 +696,7 @@ impl<'f> Writer<'f> {
         let shape = Shape::DEFAULT;
         self.group = (self.group.0 + open.rows, self.group.1 + open.bytes);
         if self.group.0 + shape.block.0 > shape.group.0 || self.group.1 + shape.block.1 > shape.group.1 {
-            self.arrow.flush()?;
-            self.group = (0, 0);
+            self.cut()?;
         }
         Ok(())
     }
@@ -563,7 +720,8 @@ impl<'f> Writer<'f> {
         for i in 0..rows {
             let severity = severities.get(i).and_then(Severity::parse).ok_or_else(|| odd("a severity does not parse"))?;
             block.severities[severity as usize] += 1;
-            let id = Uuid::from_slice(ids.value(i)).map_err(|_| odd("an id is no id"))?;
+            let id = id_in(ids, i)?;
+            block.ids.add(&id);
             self.sidecar.ids.push(((Shape::DEFAULT.id_key)(tenant.as_str(), &id), self.rows + i as u32));
         }
         if with_filter {
@@ -587,7 +745,7 @@ impl<'f> Writer<'f> {
                 Some(text) => Some(text.parse().map_err(|_| odd("an address does not parse"))?),
                 None => None,
             };
-            let id = Uuid::from_slice(ids.value(i)).map_err(|_| odd("an id is no id"))?;
+            let id = id_in(ids, i)?;
             self.keys.add_row(actors.get(i).unwrap_or_default(), id, address, &texts);
         }
         Ok(())
@@ -597,12 +755,17 @@ impl<'f> Writer<'f> {
         if self.rows == 0 {
             return Err(WriteError::Rows("there are none"));
         }
-        self.arrow.finish()?;
+        self.cut()?;
+        self.file.finish()?;
         Ok(Content {
             sidecar: self.sidecar,
             times: self.times,
         })
     }
+}
+
+fn id_in(ids: &FixedSizeBinaryArray, i: usize) -> Result<Uuid, ParquetError> {
+    Uuid::from_slice(ids.value(i)).map_err(|_| odd("an id is no id"))
 }
 
 /// The place of a column in a batch, which has no tenant.
@@ -629,15 +792,4 @@ fn with_tenant(tenant: &TenantId, piece: &RecordBatch) -> Result<RecordBatch, Pa
     columns.push(Arc::new(DictionaryArray::<Int32Type>::try_new(keys, names)?));
     columns.extend(piece.columns().iter().cloned());
     Ok(RecordBatch::try_new(schema::read(), columns)?)
-}
-
-impl Part {
-    /// The tenants that have rows here, ascending.
-    pub(super) fn tenant_names(&self) -> impl Iterator<Item = Result<TenantId, PartError>> + '_ {
-        (0..self.sidecar().tenants()).map(|i| {
-            let name = self.sidecar().name(i).and_then(|name| std::str::from_utf8(name).ok());
-            let name = name.and_then(|name| TenantId::decode(name).ok());
-            name.ok_or_else(|| self.undecodable(&odd("a tenant's name is none")))
-        })
-    }
 }

@@ -1,4 +1,4 @@
-//! The immutable part: one Parquet file of a range of seals, rows sorted by (tenant, timestamp, sequence), and a sidecar.
+//! The immutable part: one Parquet file of a range of seals, rows sorted by tenant, and a sidecar.
 //!
 //! ```text
 //! NAME.parquet   every field of every entry; what DuckDB, pandas or Spark reads            (schema)
@@ -6,7 +6,9 @@
 //!                which row has an id
 //! ```
 //!
-//! A tenant's rows are one range, cut in **blocks** of at most 8,192 rows of that tenant alone. A query asks
+//! A tenant's rows are one range, cut in **blocks** of at most 8,192 rows of that tenant alone, in the order of (timestamp,
+//! sequence). Blocks of a flush follow each other; a merge copies blocks of different parts one behind the other ([`copy`]), so
+//! that they may overlap, as those of different parts do. A query asks
 //! [`TenantRows::may_match`] for each block, [`TenantRows::select`]s the rows of those that remain, and
 //! [`TenantRows::read`]s the few that it shows. Rows are reached only through a [`TenantScope`]: every method checks that
 //! the rows it is given are the tenant's.
@@ -20,9 +22,11 @@
 //! [`Filter::matches`]: crate::model::filter::Filter::matches
 
 mod chunks;
+mod copy;
 mod fuse;
 mod keys;
 mod merge;
+mod plan;
 mod prune;
 mod read;
 mod schema;
@@ -39,7 +43,7 @@ mod tests;
 pub use merge::{Interrupted, Keep, Limits, Merge};
 pub use prune::MemoryFilter;
 pub use read::{Found, Part, RowTimes, Rows, TenantRows};
-pub use sidecar::Block;
+pub use sidecar::{Block, IdRange};
 pub use strings::{BatchError, StatBatch, StatColumn};
 pub use write::write;
 

@@ -5,7 +5,7 @@ use super::{
     chunks::CheckedBytes,
     data_file,
     schema::{self, Column},
-    sidecar::{Block, DataFile, ID_KEY, IdKey, Sidecar},
+    sidecar::{Block, DataFile, ID_KEY, IdKey, IdRange, Sidecar},
     sidecar_file,
 };
 use crate::{
@@ -21,13 +21,17 @@ use arrow_array::{
     cast::AsArray,
     types::{Int32Type, TimestampMillisecondType, UInt64Type},
 };
+use bytes::Bytes;
 use parquet::{
     arrow::{
         ProjectionMask,
         arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector},
     },
     errors::ParquetError,
-    file::metadata::PageIndexPolicy,
+    file::{
+        metadata::{PageIndexPolicy, ParquetMetaData},
+        reader::ChunkReader,
+    },
 };
 use smallvec::SmallVec;
 use std::{net::IpAddr, ops::Range, path::Path, sync::Arc};
@@ -35,6 +39,8 @@ use uuid::Uuid;
 
 /// Most rows that are decoded at a time.
 const BATCH_ROWS: usize = 8_192;
+/// From so many ids on it pays to ask first what ids the tenant has.
+const MANY_IDS: usize = 8;
 
 /// Rows of a part, ascending.
 #[derive(Debug, Clone, Copy)]
@@ -135,6 +141,8 @@ pub struct Part {
     footer: ArrowReaderMetadata,
     /// First row of each row group, and the number of rows at the end.
     groups: Vec<u32>,
+    /// Of all tenants.
+    ids: IdRange,
     id_key: IdKey,
 }
 
@@ -185,12 +193,15 @@ impl Part {
         if groups.last() != Some(&sidecar.rows()) {
             return Err(damaged(data_file(&meta.name), "it has another number of rows than its sidecar".to_owned()));
         }
+        let mut ids = IdRange::EMPTY;
+        (0..sidecar.blocks()).for_each(|block| ids.join(&sidecar.block(block).ids));
         Ok(Self {
             meta,
             sidecar,
             data,
             footer,
             groups,
+            ids,
             id_key,
         })
     }
@@ -230,6 +241,25 @@ impl Part {
             return Ok(Found::new());
         }
         self.tenant(scope).map_or_else(|| Ok(Found::new()), |rows| rows.find(key, id))
+    }
+
+    /// Which of a tenant's ids may have a row here, as places in `ids`, ascending: all that have one, and rarely another. `asked`
+    /// are the bounds of `ids`: where the part has none within them it costs nothing, else a few memory accesses an id.
+    pub fn may_have(&self, scope: &TenantScope, ids: &[Uuid], asked: &IdRange) -> SmallVec<[usize; 4]> {
+        let mut places = SmallVec::new();
+        if !self.ids.overlaps(asked) || ids.len() >= MANY_IDS && !self.tenant_has_within(scope, asked) {
+            return places;
+        }
+        let keys = ids.iter().map(|id| (self.id_key)(scope.tenant().as_str(), id));
+        self.sidecar.with_rows(keys, |place| places.push(place));
+        places
+    }
+
+    fn tenant_has_within(&self, scope: &TenantScope, asked: &IdRange) -> bool {
+        self.sidecar.find_tenant(scope.tenant().as_str()).is_some_and(|tenant| {
+            let mut blocks = self.sidecar.tenant_blocks(tenant);
+            blocks.any(|block| self.sidecar.block(block).ids.overlaps(asked))
+        })
     }
 
     /// Reads everything: the whole data file against its checksums, and that each row's tenant is the one that the sidecar
@@ -329,6 +359,31 @@ impl Part {
             .build()
     }
 
+    /// The row group that holds a row.
+    pub(super) fn group_of(&self, row: u32) -> usize {
+        self.groups.partition_point(|start| *start <= row).saturating_sub(1)
+    }
+
+    /// The blocks of these rows, which begin and end with some.
+    pub(super) fn blocks_within<'a>(&'a self, rows: &Range<u32>) -> impl Iterator<Item = Block> + use<'a> {
+        let (start, end) = (self.sidecar.block_at(rows.start), rows.end);
+        (start..).map_while(move |at| {
+            (at < self.sidecar.blocks())
+                .then(|| self.sidecar.block(at))
+                .filter(|block| block.rows.start < end)
+        })
+    }
+
+    /// What Parquet says about the data file.
+    pub(super) fn footer(&self) -> &ParquetMetaData {
+        self.footer.metadata()
+    }
+
+    /// Bytes of the data file, after they were checked.
+    pub(super) fn checked(&self, start: u64, len: usize) -> Result<Bytes, ParquetError> {
+        self.data.get_bytes(start, len)
+    }
+
     /// What could not be decoded, as an error of this part.
     pub(super) fn undecodable(&self, error: &ParquetError) -> PartError {
         damaged(data_file(&self.meta.name), error.to_string())
@@ -394,7 +449,7 @@ pub struct TenantRows<'a> {
 }
 
 impl TenantRows<'_> {
-    /// Its blocks in row order, i.e. by (timestamp, sequence).
+    /// Its blocks in row order.
     pub fn blocks(&self) -> impl DoubleEndedIterator<Item = Block> + ExactSizeIterator + '_ {
         let blocks = self.blocks.start as usize..self.blocks.end as usize;
         blocks.map(|block| self.part.sidecar.block(block as u32))
@@ -405,16 +460,7 @@ impl TenantRows<'_> {
         if !self.rows.contains(&row) {
             return None;
         }
-        let (mut low, mut high) = (self.blocks.start, self.blocks.end);
-        while high - low > 1 {
-            let middle = low + (high - low) / 2;
-            if self.part.sidecar.block(middle).rows.start <= row {
-                low = middle
-            } else {
-                high = middle
-            }
-        }
-        Some(self.part.sidecar.block(low))
+        Some(self.part.sidecar.block(self.part.sidecar.block_at(row)))
     }
 
     /// Timestamp and sequence of each of the rows.

@@ -1,11 +1,11 @@
 //! The sidecar of a part: where each tenant's rows are, what each block may hold, and which row has an id.
 //!
-//! # Sidecar, version 2 (all integers little endian)
+//! # Sidecar, version 3 (all integers little endian)
 //!
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 4 | magic `SLPX` |
-//! | 4 | 2 | version, 2 |
+//! | 4 | 2 | version, 3 |
 //! | 6 | 2 | flags, 0 |
 //! | 8 | 8 | length of the whole sidecar in bytes, the checksum included |
 //! | 16 | 4 | rows of the part, ≥ 1 |
@@ -22,19 +22,20 @@
 //! | 0 chunks | u32 × ⌈data length / 16 KiB⌉: CRC32C of each 16 KiB chunk of the data file |
 //! | 1 tenants | 16 bytes each, ascending by name: u32 offset of the name in section 2, u32 its length, u32 first row, u32 first block; rows and blocks go on to the next tenant's |
 //! | 2 names | the tenants' names |
-//! | 3 blocks | 88 bytes each, in row order, see below |
+//! | 3 blocks | 104 bytes each, in row order, see below |
 //! | 4 id buckets | u32 × (b + 1), b = ⌈rows / 16⌉: the first entry of section 5 of each bucket, ascending, and the number of rows |
 //! | 5 ids | 6 bytes × rows, of parts with more than 2²⁴ rows 7: u24 fingerprint and u24 (u32) row, ascending in each bucket |
 //! | 6 filters | the blocks' 8-bit filters ([`super::fuse`]) over their keys ([`super::keys`]) |
 //!
 //! An id with the key k = XXH3-64 of tenant and id ([`super::keys::id`]) is in the bucket (k × b) >> 64 with the low 24 bits of k
 //! as fingerprint. One that is not here costs three memory accesses, and one in about a million such ids has a candidate,
-//! which the row's own id then rules out.
+//! which the row's own id then rules out. Ids of version 7 begin with the time at which they were made, so that new ones lie behind
+//! the range of every older part: [`IdRange`] passes over such a part for many ids at once.
 //!
 //! | block offset | size | what |
 //! |---|---|---|
 //! | 0 | 4 | first row; a block is rows of one tenant, at most 8,192 |
-//! | 4 | 4 | bit 0: an entry has more than 256 leaves, the filter may not be asked for leaves |
+//! | 4 | 4 | bit 0: an entry has more than 256 leaves, the filter may not be asked for leaves; bit 1: an id is not of UUID version 7 |
 //! | 8 | 8 + 8 | smallest and largest `timestamp` (signed milliseconds) |
 //! | 24 | 8 + 8 | smallest and largest `sequence` |
 //! | 40 | 8 + 8 | smallest and largest `received_at` |
@@ -42,8 +43,9 @@
 //! | 72 | 8 | offset of its filter in section 6 |
 //! | 80 | 4 | length of its filter; 0: none (fewer than 64 rows), nothing is pruned by it |
 //! | 84 | 4 | 0 |
+//! | 88 | 8 + 8 | first 8 bytes (as a big-endian number) of the smallest and the largest id of UUID version 7; the first is larger: there is none |
 //!
-//! Version 1 (with whole keys and a filter over them) was never released and is refused.
+//! Versions 1 (with whole keys and a filter over them) and 2 (without ranges of ids) were never released and are refused.
 //! All of it is read in place from mapped bytes; nothing is copied when a part is opened.
 
 use super::{chunks, keys};
@@ -52,17 +54,20 @@ use std::ops::Range;
 use uuid::Uuid;
 
 const MAGIC: &[u8; 4] = b"SLPX";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
 const SECTIONS: usize = 7;
 const TABLE: usize = 48;
 const HEADER_LEN: usize = TABLE + 16 * SECTIONS;
 const TRAILER_LEN: usize = 8;
 const TENANT_LEN: usize = 16;
-const BLOCK_LEN: usize = 88;
+const BLOCK_LEN: usize = 104;
 const OVERFLOW: u32 = 1;
+const OTHER_IDS: u32 = 2;
 /// Ids that share a bucket, on average: what a look-up compares fingerprints of.
 const BUCKET_IDS: u32 = 16;
 const FINGERPRINT: u64 = 0xff_ffff;
+/// Keys whose buckets are looked for before the first is searched.
+const AT_ONCE: usize = 32;
 
 /// Most rows of a block.
 pub(super) const BLOCK_ROWS: u32 = 8_192;
@@ -80,10 +85,56 @@ pub struct Block {
     pub received: (i64, i64),
     /// Rows by `Severity as usize`.
     pub severities: [u32; 4],
+    /// Which ids its rows have.
+    pub(super) ids: IdRange,
     /// An entry has more leaves than the filter knows.
     pub(super) overflow: bool,
     /// Where its filter is in the section of filters; empty: it has none.
     pub(super) filter: Range<usize>,
+}
+
+/// Bounds of a set of ids, by the time in those of UUID version 7 (RFC 9562). Others have no order to go by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdRange {
+    /// First 8 bytes of the smallest and the largest of version 7; `(MAX, MIN)`: there is none.
+    time_ordered: (u64, u64),
+    /// Whether there are ids of other versions.
+    others: bool,
+}
+
+impl IdRange {
+    /// Of no ids.
+    pub(super) const EMPTY: Self = Self {
+        time_ordered: (u64::MAX, u64::MIN),
+        others: false,
+    };
+
+    /// Of these ids.
+    pub fn of(ids: impl IntoIterator<Item = Uuid>) -> Self {
+        let mut range = Self::EMPTY;
+        ids.into_iter().for_each(|id| range.add(&id));
+        range
+    }
+
+    pub(super) fn add(&mut self, id: &Uuid) {
+        if id.get_version_num() == 7 {
+            let (first, _) = id.as_u64_pair();
+            self.time_ordered = (self.time_ordered.0.min(first), self.time_ordered.1.max(first));
+        } else {
+            self.others = true;
+        }
+    }
+
+    pub(super) fn join(&mut self, other: &Self) {
+        self.time_ordered.0 = self.time_ordered.0.min(other.time_ordered.0);
+        self.time_ordered.1 = self.time_ordered.1.max(other.time_ordered.1);
+        self.others |= other.others;
+    }
+
+    /// Whether one id may be in both.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        self.time_ordered.0.max(other.time_ordered.0) <= self.time_ordered.1.min(other.time_ordered.1) || self.others && other.others
+    }
 }
 
 /// What a sidecar is made of.
@@ -194,7 +245,8 @@ fn by_bucket(ids: &[(u64, u32)]) -> (Vec<u32>, Vec<(u32, u32)>) {
 
 fn encode_block(block: &Block, out: &mut Vec<u8>) {
     out.extend_from_slice(&block.rows.start.to_le_bytes());
-    out.extend_from_slice(&(if block.overflow { OVERFLOW } else { 0 }).to_le_bytes());
+    let flags = if block.overflow { OVERFLOW } else { 0 } | if block.ids.others { OTHER_IDS } else { 0 };
+    out.extend_from_slice(&flags.to_le_bytes());
     for time in [block.timestamps.0, block.timestamps.1] {
         out.extend_from_slice(&time.to_le_bytes());
     }
@@ -210,6 +262,9 @@ fn encode_block(block: &Block, out: &mut Vec<u8>) {
     out.extend_from_slice(&(block.filter.start as u64).to_le_bytes());
     out.extend_from_slice(&(block.filter.len() as u32).to_le_bytes());
     out.extend_from_slice(&[0; 4]);
+    for bound in [block.ids.time_ordered.0, block.ids.time_ordered.1] {
+        out.extend_from_slice(&bound.to_le_bytes());
+    }
 }
 
 /// A sidecar read in place.
@@ -323,7 +378,8 @@ impl Sidecar {
         (self.sections[1].len() / TENANT_LEN) as u32
     }
 
-    fn blocks(&self) -> u32 {
+    /// Number of blocks.
+    pub(super) fn blocks(&self) -> u32 {
         (self.sections[3].len() / BLOCK_LEN) as u32
     }
 
@@ -388,9 +444,27 @@ impl Sidecar {
             sequences: (u64_at(bytes, 24), u64_at(bytes, 32)),
             received: (u64_at(bytes, 40) as i64, u64_at(bytes, 48) as i64),
             severities: [56, 60, 64, 68].map(|at| u32_at(bytes, at)),
+            ids: IdRange {
+                time_ordered: (u64_at(bytes, 88), u64_at(bytes, 96)),
+                others: u32_at(bytes, 4) & OTHER_IDS != 0,
+            },
             overflow: u32_at(bytes, 4) & OVERFLOW != 0,
             filter: filter..filter.saturating_add(u32_at(bytes, 80) as usize),
         }
+    }
+
+    /// The place of the block that holds a row.
+    pub(super) fn block_at(&self, row: u32) -> u32 {
+        let (mut low, mut high) = (0, self.blocks());
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            if u32_at(self.section(3), middle as usize * BLOCK_LEN) <= row {
+                low = middle
+            } else {
+                high = middle
+            }
+        }
+        low
     }
 
     /// The filter of a block; empty: it has none.
@@ -401,12 +475,43 @@ impl Sidecar {
     /// The rows that may have an id with this key, ascending: all that have it, and rarely another. O(1).
     #[inline]
     pub(super) fn rows_of(&self, key: u64) -> impl Iterator<Item = u32> + '_ {
-        let (starts, len) = (self.section(4), 3 + row_len(self.rows));
-        let at = 4 * bucket_of(key, buckets(self.rows));
-        let (start, end) = (u32_at(starts, at) as usize, u32_at(starts, at + 4) as usize);
+        self.rows_in(self.bucket(key), key)
+    }
+
+    /// Which of the keys have such a row: tells their places, ascending. Many at once cost less than one after the other: the
+    /// accesses to memory of [`AT_ONCE`] keys are under way together.
+    pub(super) fn with_rows(&self, keys: impl Iterator<Item = u64>, mut found: impl FnMut(usize)) {
+        let (mut keys, mut before) = (keys.peekable(), 0);
+        let mut batch: [(u64, Range<u32>); AT_ONCE] = std::array::from_fn(|_| (0, 0..0));
+        while keys.peek().is_some() {
+            let mut len = 0;
+            for (place, key) in batch.iter_mut().zip(&mut keys) {
+                *place = (key, self.bucket(key));
+                len += 1;
+            }
+            for (i, (key, bucket)) in batch[..len].iter().enumerate() {
+                if self.rows_in(bucket.clone(), *key).next().is_some() {
+                    found(before + i);
+                }
+            }
+            before += len;
+        }
+    }
+
+    /// Places in the section of ids of the bucket that a key falls in.
+    #[inline]
+    fn bucket(&self, key: u64) -> Range<u32> {
+        let (starts, at) = (self.section(4), 4 * bucket_of(key, buckets(self.rows)));
+        u32_at(starts, at)..u32_at(starts, at + 4)
+    }
+
+    #[inline]
+    fn rows_in(&self, bucket: Range<u32>, key: u64) -> impl Iterator<Item = u32> + '_ {
+        let len = 3 + row_len(self.rows);
         let fingerprint = ((key & FINGERPRINT) as u32).to_le_bytes();
-        let ids = self.section(5).get(start * len..end * len).unwrap_or_default();
-        ids.chunks_exact(len).filter(move |id| id[..3] == fingerprint[..3]).map(|id| {
+        let ids = self.section(5).get(bucket.start as usize * len..bucket.end as usize * len);
+        let ids = ids.unwrap_or_default().chunks_exact(len);
+        ids.filter(move |id| id[..3] == fingerprint[..3]).map(|id| {
             let mut row = [0; 4];
             row[..id.len() - 3].copy_from_slice(&id[3..]);
             u32::from_le_bytes(row)
@@ -458,7 +563,7 @@ mod tests {
         assert!(ids < 100_000 * 13 / 2, "{ids} bytes");
         // The version before this one.
         let mut old = bytes;
-        old[4] = 1;
+        old[4] = 2;
         let refusal = Sidecar::open(old.into()).err();
         assert_eq!(refusal, Some("the sidecar's version is not known to this build"));
     }

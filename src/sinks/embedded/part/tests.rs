@@ -93,8 +93,10 @@ const OBJECTS: [&str; 8] = [
 ];
 const AGENTS: [&str; 4] = ["Mozilla/5.0 (X11; Linux)", "curl/8.5.0", "", "MOZILLA straße"];
 
+/// Of odd numbers it is of version 7, in their order; of others of version 4.
 fn id_of(n: u64) -> Uuid {
-    Uuid::from_u128(u128::from(n) << 64 | 0x8000_0000_0000_0000)
+    let version = if n % 2 == 1 { 7 } else { 4 };
+    Uuid::from_u64_pair(n << 16 | version << 12, 0x8000_0000_0000_0000)
 }
 
 fn random_row(dice: &mut Dice, tenant: &str, sequence: u64) -> Row {
@@ -299,6 +301,7 @@ const SMALL: Shape = Shape {
     batch: (50, 1 << 20),
     block: (128, 1 << 20),
     group: (300, 1 << 20),
+    own: (260, 1 << 20),
     ..Shape::DEFAULT
 };
 
@@ -593,6 +596,35 @@ fn every_id_is_found_whatever_collides_and_only_by_its_tenant() {
     }
 }
 
+#[test]
+fn ids_are_asked_of_a_part_only_within_its_bounds() {
+    let rows = random_rows(4, &[("a", 90), ("b", 150)]);
+    for id_key in ID_KEYS {
+        let part = write_part(&rows, Shape { id_key, ..SMALL }).part;
+        let asked = |tenant: &str, ids: &[Uuid]| part.may_have(&scope(tenant), ids, &IdRange::of(ids.iter().copied())).to_vec();
+        for (tenant, last) in [("a", 90), ("b", 150)] {
+            let (all, one): (Vec<Uuid>, Vec<Uuid>) = ((1..=last).map(id_of).collect(), (1..=last).step_by(7).map(id_of).collect());
+            assert_eq!(asked(tenant, &all), Vec::from_iter(0..all.len()));
+            assert!(one.iter().all(|id| asked(tenant, &[*id]) == [0]));
+            let mut mixed: Vec<Uuid> = (1_000..1_100).map(id_of).collect();
+            mixed[77] = id_of(last);
+            assert!(asked(tenant, &mixed).contains(&77));
+        }
+    }
+    // Every key is the same: what is not passed over is found.
+    let part = write_part(&rows, Shape { id_key: |_, _| 7, ..SMALL }).part;
+    let asked = |tenant: &str, numbers: &[u64]| {
+        let ids: Vec<Uuid> = numbers.iter().copied().map(id_of).collect();
+        part.may_have(&scope(tenant), &ids, &IdRange::of(ids.iter().copied())).len()
+    };
+    let odd = |from: u64| Vec::from_iter((from..from + 20).filter(|n| n % 2 == 1));
+    assert_eq!(asked("a", &odd(1_001)), 0, "later than everything");
+    assert_eq!(asked("a", &[1_000]), 1, "of no time");
+    assert_eq!(asked("a", &odd(101)), 0, "b has such ones, a has not");
+    assert_eq!(asked("b", &odd(101)), 10);
+    assert_eq!(asked("nobody", &odd(1)), 0);
+}
+
 /// Keeps what is not older than this, and of `a` only even numbers.
 struct Younger(i64);
 
@@ -610,9 +642,8 @@ impl Keep for Younger {
     }
 }
 
-/// Deals the rows out to parts, merges these, and gives the results.
-fn merged(rows: &[Row], parts: u64, runs: u64, keep: &dyn Keep, bytes: u64, seed: u64) -> (TempDir, Vec<Part>, (u64, u64)) {
-    let dir = tempfile::tempdir().unwrap();
+/// Deals the rows out to parts.
+fn dealt(dir: &TempDir, rows: &[Row], parts: u64, runs: u64, seed: u64, shape: Shape) -> Vec<Arc<Part>> {
     let (mut dice, mut dealt) = (Dice(seed), vec![Vec::new(); parts as usize]);
     let mut at = 0;
     for row in rows {
@@ -622,34 +653,40 @@ fn merged(rows: &[Row], parts: u64, runs: u64, keep: &dyn Keep, bytes: u64, seed
         dealt[at].push(row);
     }
     let dealt = dealt.into_iter().filter(|rows| !rows.is_empty()).enumerate();
-    let sources: Vec<Arc<Part>> = dealt
+    dealt
         .map(|(i, rows)| {
             let name = format!("source-{i}");
-            let shape = Shape {
-                block: (1_000, 1 << 20),
-                group: (3_000, 1 << 20),
-                ..Shape::DEFAULT
-            };
             let mut rows = rows.iter().map(|row| row_in(row));
             let meta = write::write_with(&RealFs, dir.path(), &name, (i as u64 + 1, i as u64 + 1), &mut rows, shape).unwrap();
             Arc::new(Part::open(&RealFs, dir.path(), meta).unwrap())
         })
-        .collect();
-    let mut merge = Merge::new(&sources, keep).unwrap();
+        .collect()
+}
+
+/// Merges the parts and gives the results, and the rows that were kept and left out.
+fn merge(dir: &TempDir, sources: &[Arc<Part>], keep: &dyn Keep, bytes: u64, own: (usize, usize), name: &str) -> (Vec<Arc<Part>>, (u64, u64)) {
+    let mut merge = Merge::with_own(sources, keep, own).unwrap();
     let between = || Ok(());
     let (limits, mut results) = (Limits { bytes, between: &between }, Vec::new());
     while !merge.is_done().unwrap() {
         let meta = merge
-            .next_part(&RealFs, dir.path(), &format!("result-{}", results.len()), &limits)
+            .next_part(&RealFs, dir.path(), &format!("{name}-{}", results.len()), &limits)
             .unwrap()
             .unwrap();
-        assert_eq!(meta.seals, (1, sources.len() as u64));
         let part = Part::open(&RealFs, dir.path(), meta).unwrap();
         part.verify().unwrap();
-        results.push(part);
+        part.verify_rows(&mut |_, _| ()).unwrap();
+        results.push(Arc::new(part));
     }
-    (dir, results, merge.rows())
+    (results, merge.rows())
 }
+
+/// Blocks of at most this many rows in the parts that are merged.
+const SOURCE: Shape = Shape {
+    block: (1_000, 1 << 20),
+    group: (3_000, 1 << 20),
+    ..Shape::DEFAULT
+};
 
 #[test]
 fn a_merge_has_every_row_that_is_kept_once_and_finds_what_a_fresh_part_finds() {
@@ -667,7 +704,12 @@ fn a_merge_has_every_row_that_is_kept_once_and_finds_what_a_fresh_part_finds() {
             .iter()
             .filter(|r| keep.row(&r.tenant, r.entry().timestamp(), r.received_at, r.sequence))
             .collect();
-        let (_dir, results, counts) = merged(&rows, parts, runs, &keep, bytes, seed);
+        let dir = tempfile::tempdir().unwrap();
+        // Nothing is copied here.
+        let own = (usize::MAX, usize::MAX);
+        let sources = dealt(&dir, &rows, parts, runs, seed, Shape { own, ..SOURCE });
+        let (results, counts) = merge(&dir, &sources, &keep, bytes, own, "result");
+        assert!(results.iter().all(|part| part.meta().seals == (1, sources.len() as u64)));
         assert_eq!(counts, (kept.len() as u64, (rows.len() - kept.len()) as u64), "seed {seed}");
         assert_eq!(results.len() > 1, bytes < u64::MAX, "seed {seed}");
         // Results follow each other in the order of their rows.
@@ -680,27 +722,124 @@ fn a_merge_has_every_row_that_is_kept_once_and_finds_what_a_fresh_part_finds() {
             .map(|r| (r.record.clone(), r.received_at, r.actor.as_str().into(), Some(r.sequence)))
             .collect();
         assert!(read == expected, "seed {seed}");
-        let mut dice = Dice(seed);
-        for _ in 0..60 {
-            let filter = random_filter(&mut dice, 9_000);
-            for (name, _) in tenants {
-                let wanted = kept.iter().filter(|r| r.tenant.as_str() == name && r.matches(&filter)).count();
-                let mut found = 0;
-                for of in results.iter().filter_map(|part| part.tenant(&scope(name))) {
-                    for block in of.blocks() {
-                        found += of.select(&block, &filter).unwrap().len();
-                    }
+        finds_what_is_kept(&results, &kept, &tenants, seed, 60);
+    }
+}
+
+/// Filters and ids find in the parts what they find among the rows.
+fn finds_what_is_kept(results: &[Arc<Part>], kept: &[&Row], tenants: &[(&str, u64)], seed: u64, filters: usize) {
+    let mut dice = Dice(seed);
+    for _ in 0..filters {
+        let filter = random_filter(&mut dice, 9_000);
+        for (name, _) in tenants {
+            let wanted = kept.iter().filter(|r| r.tenant.as_str() == *name && r.matches(&filter)).count();
+            let mut found = 0;
+            for of in results.iter().filter_map(|part| part.tenant(&scope(name))) {
+                for block in of.blocks() {
+                    found += of.select(&block, &filter).unwrap().len();
                 }
-                assert_eq!(found, wanted, "seed {seed}: {name} {filter:?}");
             }
-        }
-        for row in kept.iter().step_by(97) {
-            let found = results
-                .iter()
-                .any(|part| !part.find(&TenantScope::new(row.tenant.clone()), row.entry().id()).unwrap().is_empty());
-            assert!(found, "seed {seed}: {}", row.sequence);
+            assert_eq!(found, wanted, "seed {seed}: {name} {filter:?}");
         }
     }
+    for row in kept.iter().step_by(97) {
+        let found = results
+            .iter()
+            .any(|part| !part.find(&TenantScope::new(row.tenant.clone()), row.entry().id()).unwrap().is_empty());
+        assert!(found, "seed {seed}: {}", row.sequence);
+    }
+}
+
+/// Everything that can be read of the parts, by tenant and number.
+fn read_sorted(parts: &[Arc<Part>], tenants: &[(&str, u64)]) -> Vec<Read> {
+    let of_tenant = |name: &str| {
+        let mut of: Vec<Read> = parts.iter().flat_map(|part| read_all(part, &[name]).unwrap()).collect();
+        of.sort_by_key(|read| read.3);
+        of
+    };
+    tenants.iter().flat_map(|(name, _)| of_tenant(name)).collect()
+}
+
+#[test]
+fn row_groups_of_large_tenants_are_copied_and_what_is_kept_of_them_is_found() {
+    let tenants = [("a", 3_000), ("b", 70), ("c", 2_500), ("d", 1), ("e", 1_200)];
+    let everything = Younger(i64::MIN);
+    for (seed, parts, runs, oldest, bytes) in [
+        (1, 4, 1, 5, u64::MAX),
+        (2, 7, 300, 40, u64::MAX),
+        (3, 3, 1, 30, 60_000),
+        (4, 1, 1, 20, u64::MAX),
+    ] {
+        let rows = random_rows(seed, &tenants);
+        let (dir, own) = (tempfile::tempdir().unwrap(), (200, usize::MAX));
+        let sources = dealt(&dir, &rows, parts, runs, seed, Shape { own, ..SOURCE });
+        // `a` is never copied; its blocks, and those of what is copied and overlaps, are read in lanes by the second merge.
+        let (first, counts) = merge(&dir, &sources, &everything, bytes, own, "first");
+        let of_a = rows.iter().filter(|r| r.tenant.as_str() == "a" && r.sequence % 2 == 1).count();
+        assert_eq!(counts, ((rows.len() - of_a) as u64, of_a as u64), "seed {seed}");
+        let keep = Younger(oldest);
+        let (second, _) = merge(&dir, &first, &keep, bytes, own, "second");
+        for (results, keep) in [(&first, &everything), (&second, &keep)] {
+            let is_kept = |r: &&Row| keep.row(&r.tenant, r.entry().timestamp(), r.received_at, r.sequence);
+            let mut kept: Vec<&Row> = rows.iter().filter(is_kept).collect();
+            finds_what_is_kept(results, &kept, &tenants, seed, 15);
+            kept.sort_by(|a, b| (&a.tenant, a.sequence).cmp(&(&b.tenant, b.sequence)));
+            let expected: Vec<Read> = kept
+                .iter()
+                .map(|r| (r.record.clone(), r.received_at, r.actor.as_str().into(), Some(r.sequence)))
+                .collect();
+            assert!(read_sorted(results, &tenants) == expected, "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn a_copied_row_group_is_the_same_bytes_and_keeps_its_filter() {
+    let rows = random_rows(7, &[("b", 50), ("c", 700), ("d", 40)]);
+    let (dir, own) = (tempfile::tempdir().unwrap(), (200, usize::MAX));
+    let sources = dealt(&dir, &rows, 1, 1, 7, Shape { own, ..SOURCE });
+    let (results, _) = merge(&dir, &sources, &Younger(i64::MIN), u64::MAX, own, "result");
+    let (from, to) = (&sources[0], &results[0]);
+    assert_eq!((from.groups(), to.groups()), (3, 3), "those of `c`, and those before and behind");
+    let middle = |part: &Part| {
+        let blocks: Vec<Block> = part.blocks_within(&part.group_rows(1)).collect();
+        let filters: Vec<Vec<u8>> = blocks.iter().map(|b| part.sidecar().filter(b).to_vec()).collect();
+        assert!(!filters.concat().is_empty());
+        (filters, blocks.iter().map(|b| b.rows.clone()).collect::<Vec<_>>())
+    };
+    assert_eq!(middle(from), middle(to));
+    // Other readers see the same rows, in the order of the file.
+    use arrow_array::{Array, cast::AsArray, types::UInt64Type};
+    let file = fs::File::open(dir.path().join(data_file(&to.meta().name))).unwrap();
+    let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file)
+        .unwrap()
+        .build()
+        .unwrap();
+    let mut seen = Vec::new();
+    for batch in reader {
+        let batch = batch.unwrap();
+        let sequences = batch.column_by_name("sequence").unwrap().as_primitive::<UInt64Type>();
+        let requests = batch.column_by_name("request_id").unwrap().as_string::<i32>();
+        seen.extend((0..batch.num_rows()).map(|i| (sequences.value(i), requests.is_valid(i).then(|| requests.value(i).to_owned()))));
+    }
+    let expected = rows.iter().map(|r| (r.sequence, r.entry().text(Field::RequestId).map(str::to_owned)));
+    assert!(expected.eq(seen));
+    // What is copied is checked first, and damage is the source's.
+    let file = dir.path().join("source-0.parquet");
+    let mut bytes = fs::read(&file).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let damaged = Arc::new(Part::open(&RealFs, dir.path(), from.meta().clone()).unwrap());
+    let keep = Younger(i64::MIN);
+    let between = || Ok(());
+    let limits = Limits {
+        bytes: u64::MAX,
+        between: &between,
+    };
+    let mut merge = Merge::with_own(&[damaged], &keep, own).unwrap();
+    let error = merge.next_part(&RealFs, dir.path(), "bad", &limits).unwrap_err();
+    assert!(matches!(&error, PartError::Damaged { file, .. } if file == "source-0.parquet"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Writes a part: data file, then sidecar, each under a temporary name until both are durable.
 //!
-//! Memory is bounded: at most 8,192 rows or 8 MiB of records as Arrow columns, the compressed pages of one row group
+//! Memory is bounded: at most 1,024 rows or 1 MiB of records as Arrow columns (they stay in the caches of the core), the compressed pages of one row group
 //! (128 Ki rows or 128 MiB of records), the keys of one block, and about 30 bytes a row for the sidecar.
+//!
+//! Tenants with few rows share row groups; the others get some of their own ([`Shape::own`]).
 
 use super::{
     PartError, PartMeta, RowIn,
@@ -9,7 +11,7 @@ use super::{
     data_file, fuse,
     keys::KeySet,
     schema::{self, Column},
-    sidecar::{BLOCK_ROWS, Block, ID_KEY, IdKey, SidecarBuilder},
+    sidecar::{BLOCK_ROWS, Block, ID_KEY, IdKey, IdRange, SidecarBuilder},
     sidecar_file,
 };
 use crate::{
@@ -24,7 +26,13 @@ use arrow_array::{
     builder::{BooleanBuilder, FixedSizeBinaryBuilder, StringBuilder, TimestampMillisecondBuilder, UInt64Builder},
 };
 use parquet::{arrow::ArrowWriter, errors::ParquetError};
-use std::{fmt::Write as _, io, path::Path, sync::Arc};
+use std::{
+    fmt::Write as _,
+    io,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    sync::Arc,
+};
 
 /// Where the writer cuts.
 #[derive(Clone, Copy)]
@@ -35,15 +43,19 @@ pub(super) struct Shape {
     pub(super) block: (usize, usize),
     /// Rows and bytes of records of a row group: its compressed pages are held until it ends.
     pub(super) group: (usize, usize),
+    /// A tenant with so many rows or bytes of records has row groups of its own, so that no page holds rows of others and a merge
+    /// can copy them as they are.
+    pub(super) own: (usize, usize),
     /// How an id becomes a key.
     pub(super) id_key: IdKey,
 }
 
 impl Shape {
     pub(super) const DEFAULT: Self = Self {
-        batch: (8_192, 8 << 20),
+        batch: (1_024, 1 << 20),
         block: (BLOCK_ROWS as usize, 16 << 20),
         group: (128 << 10, 128 << 20),
+        own: (512, 1 << 20),
         id_key: ID_KEY,
     };
 }
@@ -153,6 +165,11 @@ struct PartWriter<'f, 'a> {
     /// The block in work and the bytes of its records.
     open: Option<(Block, usize)>,
     tenant: Option<TenantId>,
+    /// The first rows of the tenant, while it is not known whether it gets row groups of its own; and the bytes of their records.
+    waiting: Vec<RowIn<'a>>,
+    waiting_bytes: usize,
+    /// Whether the tenant has row groups of its own.
+    own: bool,
     last: (i64, u64),
     times: (i64, i64),
     rows: u32,
@@ -172,6 +189,9 @@ impl<'f, 'a> PartWriter<'f, 'a> {
             shape,
             open: None,
             tenant: None,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+            own: false,
             last: (0, 0),
             times: (i64::MAX, i64::MIN),
             rows: 0,
@@ -180,20 +200,55 @@ impl<'f, 'a> PartWriter<'f, 'a> {
     }
 
     fn push(&mut self, row: &RowIn<'a>) -> Result<(), WriteError> {
-        let (entry, order) = (&row.entry, (row.entry.timestamp(), row.sequence));
+        let order = (row.entry.timestamp(), row.sequence);
         if self.tenant.as_ref() != Some(row.tenant) {
             if self.tenant.as_ref().is_some_and(|before| before > row.tenant) {
                 return Err(WriteError::Rows("they are not sorted by tenant"));
             }
-            self.close_block()?;
+            self.end_tenant()?;
             self.tenant = Some(row.tenant.clone());
-            self.sidecar
-                .tenants
-                .push((row.tenant.as_str().into(), self.rows, self.sidecar.blocks.len() as u32));
         } else if order < self.last {
             return Err(WriteError::Rows("they are not sorted by timestamp and sequence"));
         }
         self.last = order;
+        if self.own {
+            return self.put(row);
+        }
+        self.waiting.push(*row);
+        self.waiting_bytes += row.entry.as_bytes().len();
+        if self.waiting.len() >= self.shape.own.0 || self.waiting_bytes >= self.shape.own.1 {
+            self.own = true;
+            self.cut_group()?;
+            self.put_waiting()?;
+        }
+        Ok(())
+    }
+
+    /// Puts the first rows of the tenant.
+    fn put_waiting(&mut self) -> Result<(), WriteError> {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        if let Some(first) = waiting.first() {
+            let begin = (first.tenant.as_str().into(), self.rows, self.sidecar.blocks.len() as u32);
+            self.sidecar.tenants.push(begin);
+        }
+        for row in waiting.drain(..) {
+            self.put(&row)?;
+        }
+        (self.waiting, self.waiting_bytes) = (waiting, 0);
+        Ok(())
+    }
+
+    fn end_tenant(&mut self) -> Result<(), WriteError> {
+        self.put_waiting()?;
+        self.close_block()?;
+        if std::mem::take(&mut self.own) {
+            self.cut_group()?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, row: &RowIn<'a>) -> Result<(), WriteError> {
+        let (entry, order) = (&row.entry, (row.entry.timestamp(), row.sequence));
         let len = entry.as_bytes().len();
         if self
             .open
@@ -209,6 +264,7 @@ impl<'f, 'a> PartWriter<'f, 'a> {
         block.sequences = widen(block.sequences, row.sequence);
         block.received = widen(block.received, row.received_at);
         block.severities[entry.severity() as usize] += 1;
+        block.ids.add(&entry.id());
         *bytes += len;
         self.times = widen(self.times, order.0);
         let texts = entry.texts();
@@ -234,6 +290,14 @@ impl<'f, 'a> PartWriter<'f, 'a> {
         block.filter = start..self.sidecar.filters.len();
         self.sidecar.blocks.push(block);
         if self.group.0 + self.shape.block.0 > self.shape.group.0 || self.group.1 + self.shape.block.1 > self.shape.group.1 {
+            self.cut_group()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the row group in work, if there is one; no block is.
+    fn cut_group(&mut self) -> Result<(), WriteError> {
+        if self.group.0 > 0 {
             self.arrow.write(&self.columns.finish()?)?;
             self.arrow.flush()?;
             self.group = (0, 0);
@@ -254,10 +318,10 @@ impl<'f, 'a> PartWriter<'f, 'a> {
     }
 
     fn finish(&mut self) -> Result<(), WriteError> {
+        self.end_tenant()?;
         if self.rows == 0 {
             return Err(WriteError::Rows("there are none"));
         }
-        self.close_block()?;
         self.arrow.write(&self.columns.finish()?)?;
         self.arrow.finish()?;
         Ok(())
@@ -271,6 +335,7 @@ pub(super) fn empty_block(row: u32) -> Block {
         sequences: (u64::MAX, u64::MIN),
         received: (i64::MAX, i64::MIN),
         severities: [0; 4],
+        ids: IdRange::EMPTY,
         overflow: false,
         filter: 0..0,
     }
@@ -278,6 +343,20 @@ pub(super) fn empty_block(row: u32) -> Block {
 
 pub(super) fn widen<T: Ord + Copy>((low, high): (T, T), by: T) -> (T, T) {
     (low.min(by), high.max(by))
+}
+
+/// An address in its usual form; several times as fast as by `Display`.
+fn push_address(text: &mut String, addr: Ipv4Addr) {
+    for (i, byte) in addr.octets().into_iter().enumerate() {
+        if i > 0 {
+            text.push('.');
+        }
+        for (unit, needed) in [(100, byte >= 100), (10, byte >= 10), (1, true)] {
+            if needed {
+                text.push(char::from(b'0' + byte / unit % 10));
+            }
+        }
+    }
 }
 
 /// Rows on their way into a record batch.
@@ -336,8 +415,10 @@ impl Columns {
                 column.append_option(texts[field as usize]);
             } else if entry.raw(field).is_some() {
                 self.text.clear();
-                if let Some(addr) = entry.ip() {
-                    write!(self.text, "{addr}").expect("a string takes all");
+                match entry.ip() {
+                    Some(IpAddr::V4(addr)) => push_address(&mut self.text, addr),
+                    Some(IpAddr::V6(addr)) => write!(self.text, "{addr}").expect("a string takes all"),
+                    None => {}
                 }
                 column.append_value(&self.text);
             } else {
@@ -363,5 +444,19 @@ impl Columns {
             columns.push(Arc::new(column.finish()));
         }
         Ok(RecordBatch::try_new(schema::written(), columns)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_written_as_display_does() {
+        for bits in (0..=u32::MAX).step_by(65_537 * 7).chain([0, 1, 9, 10, 99, 100, 255, u32::MAX]) {
+            let (addr, mut text) = (Ipv4Addr::from_bits(bits), String::new());
+            push_address(&mut text, addr);
+            assert_eq!(text, addr.to_string());
+        }
     }
 }

@@ -5,7 +5,7 @@
 
 use super::{
     super::{
-        part::{Part, PartError, TenantRows},
+        part::{IdRange, Part, PartError, TenantRows},
         view::View,
     },
     Control, damaged,
@@ -65,20 +65,31 @@ fn read_row(part: &Part, scope: &TenantScope, row: u32) -> Result<StoredEntry, S
     entry.ok_or_else(|| StoreError::Damaged("a part knows an id and has no row of it".into()))
 }
 
-/// The content hash of the id's row, whether readers may see it yet or not. Goes by parts that are left out of the answers
+/// The content hash of each id's row, whether readers may see it yet or not. Goes by parts that are left out of the answers
 /// too, as far as they can be read: that their rows cannot be shown is no reason to store them again. A row that cannot be
 /// read is no row, and `unreadable` is told of it.
-pub fn content_hash(view: &View, scope: &TenantScope, id: Uuid, mut unreadable: impl FnMut(PartError)) -> Option<ContentHash> {
+pub fn content_hashes(view: &View, scope: &TenantScope, ids: &[Uuid], mut unreadable: impl FnMut(PartError)) -> Vec<Option<ContentHash>> {
     let erasures = view.erasures_of(scope);
-    if let Some(hash) = view.memtables().find_map(|m| m.content_hash(scope, id, erasures)) {
-        return Some(hash);
-    }
+    let in_memory = |id: &Uuid| view.memtables().find_map(|m| m.content_hash(scope, *id, erasures));
+    let mut hashes: Vec<Option<ContentHash>> = ids.iter().map(in_memory).collect();
+    let mut places: Vec<usize> = (0..ids.len()).filter(|i| hashes[*i].is_none()).collect();
+    let mut left: Vec<Uuid> = places.iter().map(|i| ids[*i]).collect();
+    let asked = IdRange::of(left.iter().copied());
     for part in view.parts.iter().chain(view.quarantined.iter()).rev() {
-        match find(part, scope, id, erasures) {
-            Ok(Some((_, hash))) => return Some(hash),
-            Ok(None) => (),
-            Err(error) => unreadable(error),
+        if left.is_empty() {
+            break;
+        }
+        // The last first, so that those before it keep their places.
+        for at in part.may_have(scope, &left, &asked).into_iter().rev() {
+            match find(part, scope, left[at], erasures) {
+                Ok(Some((_, hash))) => {
+                    hashes[places.swap_remove(at)] = Some(hash);
+                    left.swap_remove(at);
+                }
+                Ok(None) => (),
+                Err(error) => unreadable(error),
+            }
         }
     }
-    None
+    hashes
 }

@@ -119,7 +119,7 @@ fn the_newest_merge_can_be_given_up_until_its_sources_are_gone() {
         assert_eq!(rebuilt, expected, "{harm}: {:?}", again.opened.damage);
         assert_eq!((again.opened.rebuild_from, metas(&again).len()), (6, 3), "{harm}: its sources answer");
         check(&again, &sequencer.log, harm);
-        assert!(!again.store.degraded());
+        assert!(!again.store.condition(false).lacks_rows);
     }
 }
 
@@ -169,7 +169,7 @@ fn a_damaged_part_is_left_where_it_is_and_no_merge_passes_over_it() {
     fs.flip(&victim, 100, 1); // where a start does not look
     let again = Bench::recover(fs.clone(), eager(), &sequencer.log);
     again.store.compact().expect("merges the others");
-    assert!(again.store.degraded() && fs.paths().contains(&victim));
+    assert!(again.store.condition(false).lacks_rows && fs.paths().contains(&victim));
     assert_eq!(again.store.health().damage.len(), 1);
     let parts = metas(&again);
     assert!(parts.iter().all(|p| p.seals.1 < 9 || p.seals.0 > 10), "nothing reaches over it: {parts:?}");
@@ -189,7 +189,7 @@ fn a_damaged_part_is_left_where_it_is_and_no_merge_passes_over_it() {
     fs.flip(&victim, 100, 1);
     let restored = Bench::recover(fs.clone(), eager(), &sequencer.log);
     check(&restored, &sequencer.log, "restored");
-    assert!(!restored.store.degraded());
+    assert!(!restored.store.condition(false).lacks_rows);
 }
 
 #[test]

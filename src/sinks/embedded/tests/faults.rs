@@ -139,7 +139,7 @@ fn a_part_that_a_query_finds_damaged_is_left_out_and_the_rest_answers() {
     let oldest = rot_in_the_oldest(&fs);
     let again = Bench::recover(fs.clone(), quiet(), &sequencer.log);
     assert!(fs.bytes(&oldest).len() > 2 * 16_384, "the footer is in another chunk");
-    assert!(!again.store.degraded() && again.opened.damage.is_empty(), "nobody has looked");
+    assert!(!again.store.condition(false).lacks_rows && again.opened.damage.is_empty(), "nobody has looked");
     let (rest, all) = (Model::of(&sequencer.log[2..]), Model::of(&sequencer.log));
     for name in ["a", "b"] {
         let query = ListQuery {
@@ -150,7 +150,7 @@ fn a_part_that_a_query_finds_damaged_is_left_out_and_the_rest_answers() {
         let page = again.ask(again.store.list(&scope(name), query)).expect("lists");
         assert!(plain(&page.entries) == plain(&rest[&tenant(name)].rows), "{name}");
         assert_eq!(page.as_of, all[&tenant(name)].head);
-        assert!(again.store.degraded());
+        assert!(again.store.condition(false).lacks_rows);
     }
     let [damage] = &again.store.health().damage[..] else {
         panic!("{:?}", again.store.health().damage)
@@ -173,14 +173,14 @@ fn the_ledger_goes_by_what_can_be_read_of_a_damaged_part() {
         let entry = seal.entries().find(|e| e.sequence.is_some()).expect("an entry");
         (entry.pack.tenant().clone(), entry.pack.entry(entry.index).id())
     };
-    assert!(!again.store.degraded(), "nobody has looked");
+    assert!(!again.store.condition(false).lacks_rows, "nobody has looked");
     let absent = (id(old).0, Uuid::from_u128(u128::MAX));
     for _ in 0..2 {
         let hashes = again.store.lookup(&[id(old), id(new), absent.clone()]).expect("no error");
         assert!(hashes[1].is_some() && hashes[2].is_none());
         assert_eq!(hashes[0], None, "a row that cannot be read is taken for none");
     }
-    assert!(again.store.degraded());
+    assert!(again.store.condition(false).lacks_rows);
     assert_eq!(again.store.health().damage.len(), 1);
 }
 
@@ -212,7 +212,7 @@ fn ids_of_a_part_that_cannot_be_shown_stay_known_where_they_can_be_read() {
             };
             again.ask(again.store.list(&scope(name), query)).expect("lists");
         }
-        assert!(again.store.degraded(), "chunk {chunk}");
+        assert!(again.store.condition(false).lacks_rows, "chunk {chunk}");
         known.push(again.store.lookup(&ids).expect("no error").into_iter().flatten().count());
     }
     assert!(

@@ -16,7 +16,7 @@ use crate::{
         state::SealState,
     },
     sinks::{
-        Authority, SealFollower, VisibleHead,
+        Authority, Condition, SealFollower, VisibleHead,
         contract::{Model, Sequencer, Subject, plain, scope, suite, tenant},
         embedded::{EmbeddedStore, StoreSettings},
         retry::Remedy,
@@ -106,8 +106,8 @@ impl Authority for Joined {
         }
     }
 
-    fn degraded(&self) -> bool {
-        SearchStore::degraded(&self.search)
+    fn condition(&self, _: bool) -> Condition {
+        self.search.condition()
     }
 
     fn visible(&self) -> watch::Receiver<u64> {

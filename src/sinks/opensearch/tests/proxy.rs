@@ -111,7 +111,7 @@ async fn serve(mut client: TcpStream, engine: &str, seen: &Mutex<Vec<Request>>, 
     let mut answer = Vec::new();
     let _ = behind.read_to_end(&mut answer).await;
     match act {
-        Act::Pass | Act::Answer(..) => drop(client.write_all(&answer).await),
+        Act::Pass | Act::Answer(..) => drop(client.write_all(&last(answer)).await),
         Act::Break => drop(client.write_all(&answer[..answer.len().saturating_sub(20)]).await),
         Act::Silence => tokio::time::sleep(Duration::from_secs(600)).await,
         Act::Change(from, to) => {
@@ -126,6 +126,14 @@ async fn serve(mut client: TcpStream, engine: &str, seen: &Mutex<Vec<Request>>, 
             let _ = client.write_all(answer.as_bytes()).await;
         }
     }
+}
+
+/// The answer, saying that it is the last on its connection: else the client may send its next request into one that is being closed.
+fn last(mut answer: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = answer.windows(2).position(|two| two == b"\r\n") {
+        drop(answer.splice(end..end, *b"\r\nconnection: close"));
+    }
+    answer
 }
 
 /// A request: its head as text, and its body by the length that the head tells.

@@ -157,6 +157,38 @@ fn a_store_that_was_lost_is_not_read_until_it_has_everything_again() {
 }
 
 #[test]
+fn a_store_that_was_restored_from_an_earlier_time_is_not_read_until_it_has_what_it_lacks() {
+    let Some(bench) = Bench::new(|_| ()) else { return };
+    let sequencer = log(&bench.joined.embedded, &bench.view, 6);
+    let (n, restored) = (sequencer.log.len() as u64, 2);
+    bench.runtime.block_on(bench.search().apply_all(0, sequencer.log.clone())).expect("applies");
+    equal(&bench, &sequencer);
+    // It is as it was after the second seal.
+    let prefix = &bench.settings.index_prefix;
+    let then = Model::of(&sequencer.log[..restored]);
+    for name in ["hot", "warm", "cold"] {
+        let head = then.get(&tenant(name)).map_or(0, |model| model.head);
+        let later = json!({ "query": { "bool": { "filter": [{ "term": { "tenant_id": name } }, { "range": { "sequence": { "gt": head } } }] } } });
+        bench
+            .raw(Method::Post, &format!("/{prefix}-logs/_delete_by_query?refresh=true&conflicts=proceed"), later)
+            .expect("deletes");
+    }
+    let noted = json!({ "kind": "partition", "seal": restored, "sure": restored, "owes": 0 });
+    bench
+        .raw(Method::Put, &format!("/{prefix}-meta/_doc/partition-0?refresh=true"), noted)
+        .expect("writes");
+    let fresh = OpenSearch::connect(bench.settings.clone(), bench.view.clone()).expect("settings");
+    assert_eq!(bench.runtime.block_on(fresh.applied(0, n)).expect("begins"), restored as u64);
+    let list = || bench.runtime.block_on(SearchStore::list(&fresh, &scope("hot"), ListQuery::default()));
+    assert!(list().is_err(), "it would be short and look whole");
+    let lacks = sequencer.log[restored..].to_vec();
+    bench.runtime.block_on(fresh.apply_all(0, lacks)).expect("applies");
+    assert!(list().is_ok());
+    bench.search().0.state().said = None;
+    equal(&bench, &sequencer);
+}
+
+#[test]
 fn a_store_whose_seals_are_gone_is_filled_from_the_authority() {
     let Some(bench) = Bench::empty(|_| ()) else { return };
     let sequencer = log(&bench.joined.embedded, &bench.view, 10);
