@@ -133,8 +133,11 @@ mod tests {
             answer(self.scanned())
         }
 
-        fn degraded(&self) -> bool {
-            self.1
+        fn condition(&self) -> Condition {
+            Condition {
+                lacks_rows: self.1,
+                ..Condition::default()
+            }
         }
     }
 
@@ -171,8 +174,11 @@ mod tests {
             Box::pin(std::future::ready(Err(StoreError::Behind)))
         }
 
-        fn degraded(&self) -> bool {
-            self.1
+        fn condition(&self, _: bool) -> Condition {
+            Condition {
+                lacks_rows: self.1,
+                ..Condition::default()
+            }
         }
 
         fn visible(&self) -> watch::Receiver<u64> {
@@ -208,5 +214,10 @@ mod tests {
         assert_eq!(both.count_would_erase(&scope, ErasureKind::Cleanup, 0).await.expect("counts"), AUTHORITY);
         assert_eq!((both.visible_head(&scope).head, *both.visible().borrow()), (AUTHORITY, AUTHORITY));
         assert!(matches!(both.refreshed(&scope).await, Err(StoreError::Behind)), "the authority's word");
+        for (record, search) in [(true, false), (false, true)] {
+            let both = Routed::new(Arc::new(Named(AUTHORITY, record)), Arc::new(Named(SEARCH, search)));
+            let lacks = [false, true].map(|searched| both.condition(searched).lacks_rows);
+            assert_eq!(lacks, [record, search], "each answer is about the store that gave it");
+        }
     }
 }
