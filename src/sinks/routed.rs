@@ -86,8 +86,8 @@ mod tests {
     use super::*;
     use crate::{model::tenant::TenantId, search};
 
-    /// A store whose answers say who gave them: by `as_of`, `total`, `upto`, or the number of rows.
-    struct Named(u64, bool);
+    /// A store whose answers say who gave them: by `as_of`, `total`, `upto`, the lag, or the number of rows.
+    struct Named(u64);
 
     fn answer<T: Send + 'static>(value: T) -> BoxFuture<'static, Result<T, StoreError>> {
         Box::pin(std::future::ready(Ok(value)))
@@ -134,10 +134,7 @@ mod tests {
         }
 
         fn condition(&self) -> Condition {
-            Condition {
-                lacks_rows: self.1,
-                ..Condition::default()
-            }
+            Condition::late(self.0)
         }
     }
 
@@ -175,10 +172,7 @@ mod tests {
         }
 
         fn condition(&self, _: bool) -> Condition {
-            Condition {
-                lacks_rows: self.1,
-                ..Condition::default()
-            }
+            Condition::late(self.0)
         }
 
         fn visible(&self) -> watch::Receiver<u64> {
@@ -190,7 +184,7 @@ mod tests {
     async fn what_has_search_is_asked_of_the_search_store_and_everything_else_of_the_authority() {
         const AUTHORITY: u64 = 1;
         const SEARCH: u64 = 2;
-        let both = Routed::new(Arc::new(Named(AUTHORITY, false)), Arc::new(Named(SEARCH, false)));
+        let both = Routed::new(Arc::new(Named(AUTHORITY)), Arc::new(Named(SEARCH)));
         let scope = TenantScope::new(TenantId::decode("acme").expect("a tenant"));
         let searching = Filter {
             search: Some(search::parse("word").expect("parses")),
@@ -210,14 +204,16 @@ mod tests {
             let scan = both.scan(&scope, filter, 0, 10).await.expect("scans");
             assert_eq!(scan.upto, AUTHORITY, "the live feed goes by the store of record, searching or not");
         }
+        for (searched, expected) in [(false, AUTHORITY), (true, SEARCH)] {
+            assert_eq!(
+                both.condition(searched),
+                Condition::late(expected),
+                "what is said beside an answer is its store's"
+            );
+        }
         assert_eq!(both.count_erased(&scope, Uuid::nil()).await.expect("counts"), AUTHORITY);
         assert_eq!(both.count_would_erase(&scope, ErasureKind::Cleanup, 0).await.expect("counts"), AUTHORITY);
         assert_eq!((both.visible_head(&scope).head, *both.visible().borrow()), (AUTHORITY, AUTHORITY));
         assert!(matches!(both.refreshed(&scope).await, Err(StoreError::Behind)), "the authority's word");
-        for (record, search) in [(true, false), (false, true)] {
-            let both = Routed::new(Arc::new(Named(AUTHORITY, record)), Arc::new(Named(SEARCH, search)));
-            let lacks = [false, true].map(|searched| both.condition(searched).lacks_rows);
-            assert_eq!(lacks, [record, search], "each answer is about the store that gave it");
-        }
     }
 }

@@ -49,7 +49,7 @@ const OLDEST_VERSION: u32 = 1;
 
 /// What a manifest says about one tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct TenantEntry {
+pub(crate) struct TenantEntry {
     /// Head and counters.
     #[serde(flatten)]
     pub state: TenantState,
@@ -67,7 +67,7 @@ pub(super) struct TenantEntry {
 /// The contents of a manifest. The default is the state before the first flush.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Manifest {
+pub(crate) struct Manifest {
     /// Its number, from 1.
     pub number: u64,
     /// The manifest that it was made from; 0 for the first.
@@ -125,7 +125,7 @@ impl Manifest {
         }
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let json = serde_json::to_vec(self).expect("a manifest is plain data with text keys");
         let version = self.version();
         let mut out = format!("sluice-manifest {version} crc32c={:08x} bytes={}\n", crc32c::crc32c(&json), json.len()).into_bytes();
@@ -133,7 +133,7 @@ impl Manifest {
         out
     }
 
-    fn decode(bytes: &[u8], number: u64) -> Result<Self, String> {
+    pub fn decode(bytes: &[u8], number: u64) -> Result<Self, String> {
         let end = bytes.iter().position(|b| *b == b'\n').ok_or("it has no first line")?;
         let (line, json) = (std::str::from_utf8(&bytes[..end]).map_err(|_| "its first line is no text")?, &bytes[end + 1..]);
         let version = match line.split(' ').nth(1).and_then(|v| v.parse::<u32>().ok()) {

@@ -24,7 +24,7 @@
 mod commit;
 mod compact;
 mod flush;
-mod manifest;
+pub(crate) mod manifest;
 mod memtable;
 mod open;
 pub mod part;

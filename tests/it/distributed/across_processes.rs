@@ -256,7 +256,7 @@ async fn a_process_that_is_cut_off_from_the_seals_answers_nothing_rather_than_wh
     let form = Form {
         apis: 2,
         consumers: 1,
-        partitions: 1,
+        ..Form::default()
     };
     let Some(mut cluster) = Cluster::here(form).await else { return };
     let proxy = Proxy::start(cluster.engines.address("S3")).await;
