@@ -74,7 +74,7 @@ fn classify(block: &[u8]) -> (u64, u64) {
     let gather = |highs: u64| (highs >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56;
     let (mut words, mut capitals) = (0, 0);
     let mut take = |i: usize, bytes: u64| {
-        let letters = between(bytes | 0x20 * ONES, b'a', b'z');
+        let letters = between(bytes | (0x20 * ONES), b'a', b'z');
         words |= gather(letters | between(bytes, b'0', b'9')) << (8 * i);
         capitals |= gather(letters & between(bytes, b'A', b'Z')) << (8 * i);
     };
