@@ -3,7 +3,7 @@
 //! | object | holds |
 //! |---|---|
 //! | `cluster/secret.json` | `{"version": 1, "secret": "…"}`: the text of the file `secret` of every data folder |
-//! | `cluster/partitions.json` | `{"version": 1, "kind": "sqs", "partitions": ["/123/audit"]}`: the queues in their order, without their hosts; of a `wal` the name of its data folder |
+//! | `cluster/partitions.json` | `{"version": 1, "kind": "sqs", "partitions": ["/123/audit"]}`: queues in their order, without hosts; of a `wal` its data folder |
 //!
 //! Both are created once, if absent, by whichever process starts first. A data folder without a `secret` takes the shared one, so that
 //! `sluice token` makes tokens in any process's folder which all of them accept; one that differs is refused, and so is another list:

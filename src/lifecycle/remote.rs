@@ -101,7 +101,8 @@ impl Remote {
         }
     }
 
-    /// Retires the tenant's log; resolves when everything that was ever erased of it is counted, with how many rows this order removed.
+    /// Retires the tenant's log; resolves when everything that was ever erased of it is counted and no process shows a row of it, with how
+    /// many rows this order removed.
     pub(super) async fn retire(&self, scope: &TenantScope) -> u64 {
         let (tenant, job) = (scope.tenant(), Uuid::now_v7());
         let watched = self.tail.watch_job(tenant, job);
@@ -113,6 +114,8 @@ impl Remote {
             () = is_done => {}
             () = self.keep_ordering(tenant, job) => {}
         }
+        // Who hears that the tenant is deleted finds nothing of it in another process.
+        self.tail.seen_by_all().await;
         watched.rows().unwrap_or(0) // somebody else has retired it
     }
 
