@@ -2,10 +2,12 @@
 //! acknowledged id back, and prints a line of figures. See `loadtest/README.md`.
 //!
 //! ```text
-//! cargo run --release --example loadtest -- bulk|single|lag|reads|tenants|answers|soak [--seconds N | --minutes N] [--entries N] [--server PATH]
+//! cargo run --release --example loadtest -- bulk|single|lag|reads|tenants|answers|distributed|pipeline|thin|outage|soak [--seconds N | --minutes N] [--entries N] [--server PATH]
 //! ```
 
 mod answers;
+mod blackhole;
+mod distributed;
 mod http;
 mod measure;
 mod server;
@@ -61,6 +63,12 @@ fn options() -> anyhow::Result<Options> {
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, rest @ ..] = &args[..]
+        && first == "blackhole"
+    {
+        return blackhole::run(rest).await;
+    }
     let options = options()?;
     match options.scenario.as_str() {
         "bulk" => bulk(&options).await,
@@ -70,7 +78,11 @@ async fn main() -> anyhow::Result<()> {
         "tenants" => tenants(&options).await,
         "answers" => answers::run(&options).await,
         "soak" => soak::run(&options).await,
-        other => anyhow::bail!("unknown scenario `{other}`; known are bulk, single, lag, reads, tenants, answers, soak"),
+        "distributed" => distributed::bulk(&options.server, options.seconds).await,
+        "pipeline" => distributed::pipeline(&options.server, options.seconds).await,
+        "thin" => distributed::thin(&options.server, options.seconds).await,
+        "outage" => distributed::outage(&options.server, options.seconds).await,
+        other => anyhow::bail!("unknown scenario `{other}`; known are bulk, single, lag, reads, tenants, answers, distributed, pipeline, thin, outage, soak"),
     }
 }
 

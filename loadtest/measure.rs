@@ -1,7 +1,8 @@
 //! Quantiles, and the raw probe that figures are compared with.
 
 use std::{
-    io,
+    io::{self, Read, Write},
+    net::{TcpListener, TcpStream},
     os::unix::fs::FileExt,
     path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -57,6 +58,39 @@ fn raw_sync_p50(folder: &Path, bytes: usize, stop: &Receiver<()>) -> io::Result<
     }
     std::fs::remove_file(path)?;
     Ok(latencies.quantile(0.5))
+}
+
+/// What the machine itself does, measured after a run: copying memory, and a loopback round trip of one byte.
+pub fn raw() -> anyhow::Result<String> {
+    const COPIES: usize = 32;
+    let (from, mut to) = (vec![1u8; 64 << 20], vec![2u8; 64 << 20]);
+    let started = Instant::now();
+    for _ in 0..COPIES {
+        to.copy_from_slice(std::hint::black_box(&from));
+        std::hint::black_box(&to);
+    }
+    let copied = (COPIES * from.len()) as f64 / started.elapsed().as_secs_f64() / 1e9;
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let mut ours = TcpStream::connect(listener.local_addr()?)?;
+    let (mut theirs, _) = listener.accept()?;
+    for socket in [&ours, &theirs] {
+        socket.set_nodelay(true)?;
+    }
+    let echo = std::thread::spawn(move || {
+        let mut byte = [0];
+        while theirs.read_exact(&mut byte).and_then(|()| theirs.write_all(&byte)).is_ok() {}
+    });
+    let mut trips = Latencies::default();
+    for _ in 0..2_000 {
+        let started = Instant::now();
+        ours.write_all(&[7])?;
+        ours.read_exact(&mut [0])?;
+        trips.push(started.elapsed());
+    }
+    drop(ours);
+    echo.join().map_err(|_| anyhow::anyhow!("the echo panicked"))?;
+    let trip = trips.quantile(0.5) * 1e3;
+    Ok(format!("raw: memcpy_gb/s={copied:.1} loopback_echo_p50_us={trip:.0}"))
 }
 
 /// The probe on a thread of its own.

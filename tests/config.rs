@@ -299,7 +299,7 @@ mod engines {
             (&source.from, source.actor.as_str()),
             (&SourceChoice::Sqs("http://q/1/theirs".to_owned()), "sqs:theirs")
         );
-        assert_eq!(settings.seal.interval, Duration::from_millis(500), "seals are objects");
+        assert_eq!(settings.seal.interval, Duration::from_secs(1), "seals are objects");
         let text = settings.to_toml();
         assert!(
             !text.contains("hunter2") && text.contains("interval = \"auto\"") && text.contains("[[sources]]"),

@@ -635,7 +635,7 @@ pub struct SealSettings {
 }
 
 /// Where a seal is an object or a block of inserts fewer are better; in the log and the store of the data folder one costs next to nothing.
-const SHARED_INTERVAL: Duration = Duration::from_millis(500);
+const SHARED_INTERVAL: Duration = SECOND;
 
 /// Reads `[seal]`.
 pub fn seal(r: &mut Reader, engines: &EngineSettings) -> SealSettings {

@@ -160,8 +160,9 @@ impl Item {
 
 /// Encodes an envelope. Its items are at least one, and at most [`MAX_ITEMS_BYTES`]; the result is no longer than they are plus
 /// [`OVERHEAD`].
-pub fn encode<'a>(partition: u32, items: impl IntoIterator<Item = &'a Item>) -> Bytes {
-    let (mut raw, mut count) = (Vec::new(), 0u32);
+pub fn encode<'a>(partition: u32, items: impl IntoIterator<Item = &'a Item, IntoIter: Clone>) -> Bytes {
+    let items = items.into_iter();
+    let (mut raw, mut count) = (Vec::with_capacity(items.clone().map(Item::len).sum()), 0u32);
     for item in items {
         item.encode(&mut raw);
         count += 1;

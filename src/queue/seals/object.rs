@@ -30,7 +30,7 @@ use crate::{
     seal::{DecidedSeal, Decision, Seal, codec},
 };
 use bytes::Bytes;
-use std::{io::Write, sync::Arc};
+use std::sync::Arc;
 use uuid::Uuid;
 
 const MAGIC: &[u8; 4] = b"SLSO";
@@ -159,13 +159,8 @@ pub fn encode(seal: &Seal, encoded: &[u8], packs: &[Arc<Pack>], bytes_before: u6
 
     let mut out = vec![0; HEADER_LEN];
     out.reserve((head.len() + bodies) / 3);
-    let head_len = packed(&mut out, |to| to.write_all(&head));
-    let packs_len = packed(&mut out, |to| {
-        packs.iter().try_for_each(|pack| {
-            to.write_all(&(pack.bytes().len() as u32).to_le_bytes())?;
-            to.write_all(pack.bytes())
-        })
-    });
+    let head_len = packed(&mut out, &head);
+    let packs_len = packed(&mut out, &joined(packs, bodies));
     let (head_end, crc) = (HEADER_LEN + head_len, codec::crc_of(encoded));
     let (head_crc, packs_crc) = (crc32c::crc32c(&out[HEADER_LEN..head_end]), crc32c::crc32c(&out[head_end..]));
     let mut header = Vec::with_capacity(HEADER_LEN);
@@ -189,13 +184,22 @@ fn put_len(out: &mut Vec<u8>, len: usize) -> Result<(), ObjectFormatError> {
     Ok(())
 }
 
-/// Appends what `write` writes, packed; gives its packed length.
-fn packed(out: &mut Vec<u8>, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> usize {
-    let before = out.len();
-    let mut to = zstd::stream::Encoder::new(&mut *out, LEVEL).expect("the level is one of zstd's");
-    write(&mut to).expect("memory takes what is written to it");
-    to.finish().expect("memory takes what is written to it");
-    out.len() - before
+/// The packs as they stand in their section, `len` bytes.
+fn joined(packs: &[Arc<Pack>], len: usize) -> Vec<u8> {
+    let mut joined = Vec::with_capacity(len);
+    for pack in packs {
+        joined.extend_from_slice(&(pack.bytes().len() as u32).to_le_bytes());
+        joined.extend_from_slice(pack.bytes());
+    }
+    joined
+}
+
+/// Appends a section, packed; gives its packed length. In one piece: on a stream zstd copies what it is given, and looks for
+/// matches in two places.
+fn packed(out: &mut Vec<u8>, section: &[u8]) -> usize {
+    let packed = zstd::bulk::compress(section, LEVEL).expect("the level is one of zstd's, and memory takes what is written to it");
+    out.extend_from_slice(&packed);
+    packed.len()
 }
 
 fn unpacked(bytes: &[u8], at: u64, (len, raw, crc): (u32, u32, u32), what: &'static str) -> Result<Vec<u8>, ObjectFormatError> {

@@ -33,6 +33,7 @@ use crate::{
     sinks::{SealFollower, StoreError},
 };
 use clickhouse::{Row, insert_formatted::BufInsertFormatted};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Deserialize;
 use std::{
     collections::{HashMap, HashSet},
@@ -44,6 +45,8 @@ use uuid::Uuid;
 
 /// Ids of one ledger query: its parameters stay below what a server takes for one.
 const KEYS_AT_ONCE: usize = 1_500;
+/// Ledger queries at a time: the sequencer waits for all of them.
+const QUERIES_AT_ONCE: usize = 4;
 /// How long it is believed that nobody else has applied seals: less than a lease lasts.
 const BELIEVED: Duration = Duration::from_secs(10);
 /// How far clocks of owners may differ, milliseconds: seals are looked for by the time of their making, too.
@@ -295,9 +298,8 @@ impl ClickHouseFollower {
         })
     }
 
-    /// What of the keys has a row, by its place among them. Several rows of an id are there if earlier ones are erased.
+    /// What of the keys has a row, by its place among them, by the erasures that were read last. Several rows of an id are there if earlier ones are erased.
     async fn known(&self, keys: &[(TenantId, Uuid)]) -> Result<Vec<Option<ContentHash>>, StoreError> {
-        self.refresh().await?;
         let mut tenants: Vec<&TenantId> = keys.iter().map(|(tenant, _)| tenant).collect();
         tenants.sort_unstable();
         tenants.dedup();
@@ -374,11 +376,12 @@ impl SealFollower for ClickHouseFollower {
     }
 
     fn lookup(&self, keys: &[(TenantId, Uuid)]) -> Result<Vec<Option<ContentHash>>, StoreError> {
-        let mut hashes = Vec::with_capacity(keys.len());
-        for keys in keys.chunks(KEYS_AT_ONCE) {
-            hashes.extend(self.runtime.block_on(self.known(keys))?);
-        }
-        Ok(hashes)
+        let look_up = async {
+            self.refresh().await?;
+            let asked = stream::iter(keys.chunks(KEYS_AT_ONCE)).map(|keys| self.known(keys));
+            asked.buffered(QUERIES_AT_ONCE).try_collect::<Vec<_>>().await
+        };
+        Ok(self.runtime.block_on(look_up)?.concat())
     }
 
     fn lookup_packs(&self, packs: &[Uuid]) -> Result<Vec<bool>, StoreError> {

@@ -85,9 +85,14 @@ pub struct Chunk {
 impl Chunk {
     /// An empty one.
     pub fn new(how: How) -> Self {
+        Self::with_room(how, 0)
+    }
+
+    /// An empty one that will hold about `bytes`.
+    pub fn with_room(how: How, bytes: usize) -> Self {
         Self {
             how,
-            lines: Vec::new(),
+            lines: Vec::with_capacity(bytes),
             items: Vec::new(),
         }
     }

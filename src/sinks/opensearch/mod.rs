@@ -423,7 +423,8 @@ impl Inner {
         let noted = self.state().noted.get(&partition).copied().unwrap_or_default();
         let meta = self.schema.meta();
         let mut touched: BTreeSet<Arc<str>> = BTreeSet::new();
-        let mut chunk = Chunk::new(How::Create);
+        let rows: usize = seals.iter().flat_map(|seal| &seal.packs).map(|pack| pack.bytes().len()).sum();
+        let mut chunk = Chunk::with_room(How::Create, (3 * rows).min(self.settings.bulk_bytes + self.settings.bulk_bytes / 16));
         let begun = Noted {
             seal: noted.seal.max(last),
             ..noted
@@ -450,7 +451,9 @@ impl Inner {
                 }
                 chunk.row(&index, around, &decided.entry);
                 if chunk.len() >= self.settings.bulk_bytes {
-                    let full = std::mem::replace(&mut chunk, Chunk::new(How::Create));
+                    // There are more, probably as many; what is never written to costs no memory.
+                    let next = Chunk::with_room(How::Create, chunk.len() + chunk.len() / 16);
+                    let full = std::mem::replace(&mut chunk, next);
                     writing.push(full.write(&self.client, &self.schema));
                     if writing.len() >= IN_FLIGHT {
                         refused.extend(writing.try_next().await?.into_iter().flatten());
