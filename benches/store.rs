@@ -89,7 +89,8 @@ fn ask(c: &mut Criterion, smoke: bool) {
             BatchSize::PerIteration,
         );
     });
-    let made: [(&str, fn() -> Uuid); 2] = [("in order of time", Uuid::now_v7), ("at random", Uuid::new_v4)];
+    type MakeId = fn() -> Uuid;
+    let made: [(&str, MakeId); 2] = [("in order of time", Uuid::now_v7), ("at random", Uuid::new_v4)];
     for (how, id) in made {
         group.bench_function(BenchmarkId::new("look up 200 unknown ids of 200 tenants, made", how), |b| {
             b.iter_batched(

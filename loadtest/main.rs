@@ -2,8 +2,7 @@
 //! acknowledged id back, and prints a line of figures. See `loadtest/README.md`.
 //!
 //! ```text
-//! cargo run --release --example loadtest -- SCENARIO [--seconds N | --minutes N] [--entries N] [--server PATH]
-//!     bulk|single|lag|reads|tenants|answers|soak|distributed|pipeline|thin|outage
+//! cargo run --release --example loadtest -- bulk|single|lag|reads|tenants|answers|distributed|pipeline|thin|outage|soak [--seconds N | --minutes N] [--entries N] [--server PATH]
 //! ```
 
 mod answers;
@@ -83,7 +82,7 @@ async fn main() -> anyhow::Result<()> {
         "pipeline" => distributed::pipeline(&options.server, options.seconds).await,
         "thin" => distributed::thin(&options.server, options.seconds).await,
         "outage" => distributed::outage(&options.server, options.seconds).await,
-        other => anyhow::bail!("unknown scenario `{other}`; known are bulk, single, lag, reads, tenants, answers, soak, distributed, pipeline, thin, outage"),
+        other => anyhow::bail!("unknown scenario `{other}`; known are bulk, single, lag, reads, tenants, answers, distributed, pipeline, thin, outage, soak"),
     }
 }
 
