@@ -9,10 +9,10 @@ WORKDIR /src
 # The dependencies are a layer of their own, made again only when the lock file changes: they are built with an empty crate in
 # place of ours. Every target that the manifest names must exist for Cargo to read it.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src benches loadtest \
+RUN mkdir -p src benches loadtest fuzz \
     && touch src/lib.rs \
     && benches=$(sed -n '/^\[\[bench]]/{n;s/^name = "\(.*\)"/benches\/\1/p}' Cargo.toml) \
-    && for target in src/main loadtest/main $benches; do echo 'fn main() {}' > "$target.rs"; done \
+    && for target in src/main loadtest/main fuzz/main $benches; do echo 'fn main() {}' > "$target.rs"; done \
     && cargo build --locked --release --bin sluice
 
 COPY config config
