@@ -11,7 +11,7 @@ $(shell mkdir -p "$(CARGO_TARGET_DIR)"; [ "$$(cat "$(CARGO_TARGET_DIR)/checkout"
 .PHONY: demo demo-distributed build test test-engines fmt lint unit smoke doc check-deploy test-browser coverage bench loadtest kill-everything crash simulate fuzz soak
 
 demo: ## entries of several tenants arrive, are stored, found, counted and shown live
-	cargo run --locked --release --bin sluice -- demo $(ARGS)
+	cargo run --locked --release --no-default-features --bin sluice -- demo $(ARGS)
 
 demo-distributed: ## three processes on SQS, ClickHouse, OpenSearch and S3, all on this machine; entries through a foreign queue
 	engines/demo $(ARGS)
