@@ -3,7 +3,8 @@
 # alive DIR NAME: the pid of that process, if it is there and ours.
 alive() {
     local pid
-    pid=$(cat "$1/$2/pid" 2>/dev/null) && [ -n "$pid" ] && tr '\0' '\n' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$1/" && echo "$pid"
+    # No pipe: whoever writes into a grep that has seen enough is ended by a signal, which counts as a failure here.
+    pid=$(cat "$1/$2/pid" 2>/dev/null) && [ -n "$pid" ] && grep -qaF "$1/" "/proc/$pid/cmdline" 2>/dev/null && echo "$pid"
 }
 
 busy() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
