@@ -81,5 +81,5 @@ coverage: ## line coverage of the crate; fails below 85 %
 bench: ## criterion benchmarks by layer
 	cargo bench --locked $(ARGS)
 
-loadtest: ## the figures of the README: see loadtest/README.md
+loadtest: ## all scenarios, about 20 minutes; `ARGS="--save"` keeps the results; some of them: loadtest/run.sh, loadtest/README.md
 	loadtest/run.sh $(ARGS)
