@@ -188,13 +188,26 @@ impl<'a> EntryRef<'a> {
         let entry = Self(bytes);
         let head = entry.head();
         let total: usize = (0..Field::COUNT).map(|i| len_of(head, i)).sum();
-        let texts_good = || {
-            Field::ALL
-                .iter()
-                .filter(|f| **f != Field::IpAddress)
-                .all(|f| entry.raw(*f).is_none_or(|b| std::str::from_utf8(b).is_ok()))
+        let fits = total + FIXED_LEN == bytes.len() && matches!(len_of(head, Field::IpAddress as usize), 0 | 4 | 16);
+        (fits && entry.texts_are_good()).then_some(entry)
+    }
+
+    /// Whether every text is UTF-8: the two runs of bytes around the address are, and no field begins within a character.
+    fn texts_are_good(&self) -> bool {
+        let head = self.head();
+        let run = |fields: std::ops::Range<usize>, start: usize| {
+            let end = start + fields.clone().map(|i| len_of(head, i)).sum::<usize>();
+            let mut at = 0;
+            let good = simdutf8::basic::from_utf8(&self.0[start..end]).is_ok_and(|text| {
+                fields.into_iter().all(|i| {
+                    at += len_of(head, i);
+                    text.is_char_boundary(at)
+                })
+            });
+            good.then_some(end)
         };
-        (total + FIXED_LEN == bytes.len() && matches!(len_of(head, Field::IpAddress as usize), 0 | 4 | 16) && texts_good()).then_some(entry)
+        let address = Field::IpAddress as usize;
+        run(0..address, FIXED_LEN).is_some_and(|at| run(address + 1..Field::COUNT, at + len_of(head, address)).is_some())
     }
 
     /// Takes the first record of `bytes`, which is known to be well formed (it was checked when its pack was read).
@@ -257,8 +270,8 @@ impl<'a> EntryRef<'a> {
         let address = FIXED_LEN + (0..Field::IpAddress as usize).map(|i| len_of(head, i)).sum::<usize>();
         let behind = address + len_of(head, Field::IpAddress as usize);
         let pieces = [
-            (FIXED_LEN, std::str::from_utf8(&self.0[FIXED_LEN..address]).unwrap_or_default()),
-            (behind, std::str::from_utf8(&self.0[behind..]).unwrap_or_default()),
+            (FIXED_LEN, simdutf8::basic::from_utf8(&self.0[FIXED_LEN..address]).unwrap_or_default()),
+            (behind, simdutf8::basic::from_utf8(&self.0[behind..]).unwrap_or_default()),
         ];
         std::array::from_fn(|i| {
             let start = at;
