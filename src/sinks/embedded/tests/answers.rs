@@ -163,7 +163,7 @@ fn a_scan_that_pauses_says_how_far_it_looked_and_goes_on_from_there() {
 }
 
 /// The most bytes of pages that one question holds at a time, whatever there is: a batch of each column that it looks at.
-const PAGES: isize = 3 << 20;
+const PAGES: isize = 4 << 20;
 
 #[test]
 fn what_a_question_holds_does_not_grow_with_what_there_is() {
