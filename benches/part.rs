@@ -236,7 +236,7 @@ fn figures(name: &str, mut rows: Vec<Row>) {
     let spent = (cpu() - start).as_secs_f64() / 4.0;
     let merged = merge(dir.path(), &sources);
     println!(
-        "{name}: merged, {:.1} of data and {:.1} of sidecar a row, {:.2} us of CPU a row",
+        "> {name}: merged, {:.1} of data and {:.1} of sidecar a row, {:.2} us of CPU a row",
         merged.bytes as f64 / count,
         merged.sidecar_bytes as f64 / count,
         spent * 1e6 / count
@@ -260,7 +260,7 @@ fn parts(c: &mut Criterion) {
     let part = Part::open(&RealFs, dir.path(), meta.clone()).expect("opened");
     let per_row = |bytes: f64| bytes / count as f64;
     println!(
-        "{count} rows: {:.0} bytes of record, {:.1} of data, {:.1} of sidecar a row; {} bytes of heap while open",
+        "> {count} rows: {:.0} bytes of record, {:.1} of data, {:.1} of sidecar a row; {} bytes of heap while open",
         per_row(raw as f64),
         per_row(meta.bytes as f64),
         per_row(meta.sidecar_bytes as f64),
@@ -270,7 +270,8 @@ fn parts(c: &mut Criterion) {
     let mut group = c.benchmark_group("part");
     group
         .sample_size(10)
-        .measurement_time(Duration::from_secs(3))
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
         .throughput(Throughput::Elements(count));
     group.bench_function("write", |b| b.iter(|| write(dir.path(), "q", &rows)));
     // Twelve flushes of rows that follow each other in time, as a full rung is.
@@ -292,7 +293,7 @@ fn parts(c: &mut Criterion) {
         .collect();
     let merged = merge(dir.path(), &sources);
     println!(
-        "merged: {:.1} of data, {:.1} of sidecar a row, from {:.1} and {:.1}",
+        "> merged: {:.1} of data, {:.1} of sidecar a row, from {:.1} and {:.1}",
         per_row(merged.bytes as f64),
         per_row(merged.sidecar_bytes as f64),
         per_row(sources.iter().map(|p| p.meta().bytes as f64).sum()),
@@ -378,7 +379,10 @@ fn parts(c: &mut Criterion) {
 /// filter lets pass, and finding the one row among all blocks.
 fn searches(c: &mut Criterion, of: &TenantRows<'_>, rows: &[Row]) {
     let mut group = c.benchmark_group("search");
-    group.sample_size(20);
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
     group.bench_function("parse", |b| {
         b.iter(|| {
             search::parse(black_box(

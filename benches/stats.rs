@@ -4,7 +4,7 @@
 //! one of 3,000,000 with 50,000 users (about a minute, and about 600 MB in the temporary folder). An unoptimised build, or
 //! `--test`, only smokes.
 
-use criterion::{BenchmarkId, Criterion};
+use criterion::{BenchmarkId, Criterion, Throughput};
 use sluice::{
     fs::real::RealFs,
     model::{
@@ -196,9 +196,14 @@ fn main() {
         ("by metadata.region", None, by(&[GroupKey::Leaf(vec!["region".into()])]), Filter::default()),
         ("errors after a day, by day", day, None, some),
     ];
-    let mut criterion = Criterion::default().sample_size(10).configure_from_args();
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .configure_from_args();
     for (at, rows) in [(7, ROWS), (0, SMALL * ROWS)] {
         let mut group = criterion.benchmark_group(format!("stats of {rows} rows"));
+        group.throughput(Throughput::Elements(rows));
         let scope = TenantScope::new(tenant(at));
         for (name, series, groups, filter) in &queries {
             let query = StatsQuery {

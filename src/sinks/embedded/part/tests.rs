@@ -514,23 +514,26 @@ proptest! {
         let tenants = [("a", 900), ("b", 20), ("c", 200)];
         let rows = random_rows(seed, &tenants);
         let part = write_part(&rows, SMALL).part;
+        let each: Vec<_> = tenants.iter().map(|(tenant, _)| part.tenant(&scope(tenant)).expect("rows")).collect();
+        let blocks = each.iter().flat_map(|of| of.blocks().map(move |block| (of, block)));
+        let blocks: Vec<_> = blocks
+            .map(|(of, block)| {
+                let here = rows[block.rows.start as usize..block.rows.end as usize].iter().map(|row| (row.actor.as_str(), row.entry()));
+                (of, block, MemoryFilter::build(here, 1 << 20))
+            })
+            .collect();
         let mut dice = Dice(seed ^ 0xf117);
         for _ in 0..60 {
             let filter = random_filter(&mut dice, 900);
-            for (tenant, _) in tenants {
-                let of = part.tenant(&scope(tenant)).expect("rows");
-                for block in of.blocks() {
-                    let expected: Vec<u32> = block.rows.clone().filter(|row| rows[*row as usize].matches(&filter)).collect();
-                    prop_assert!(expected.is_empty() || of.may_match(&block, &filter), "{:?} rules out {:?}", filter, expected);
-                    prop_assert_eq!(of.select(&block, &filter).unwrap(), &*expected, "{:?}", &filter);
-                    let mut piece = block.clone();
-                    piece.rows = block.rows.start + dice.below(block.rows.len() as u64) as u32..block.rows.end - dice.below(2) as u32;
-                    let inside: Vec<u32> = expected.iter().copied().filter(|row| piece.rows.contains(row)).collect();
-                    prop_assert_eq!(of.select(&piece, &filter).unwrap(), inside, "{:?} in {:?}", &filter, piece.rows);
-                    let here = rows[block.rows.start as usize..block.rows.end as usize].iter().map(|row| (row.actor.as_str(), row.entry()));
-                    let in_memory = MemoryFilter::build(here, 1 << 20);
-                    prop_assert!(expected.is_empty() || in_memory.may_match(&filter), "{:?}", &filter);
-                }
+            for (of, block, in_memory) in &blocks {
+                let expected: Vec<u32> = block.rows.clone().filter(|row| rows[*row as usize].matches(&filter)).collect();
+                prop_assert!(expected.is_empty() || of.may_match(block, &filter), "{:?} rules out {:?}", filter, expected);
+                prop_assert_eq!(of.select(block, &filter).unwrap(), &*expected, "{:?}", &filter);
+                let mut piece = block.clone();
+                piece.rows = block.rows.start + dice.below(block.rows.len() as u64) as u32..block.rows.end - dice.below(2) as u32;
+                let inside: Vec<u32> = expected.iter().copied().filter(|row| piece.rows.contains(row)).collect();
+                prop_assert_eq!(of.select(&piece, &filter).unwrap(), inside, "{:?} in {:?}", &filter, piece.rows);
+                prop_assert!(expected.is_empty() || in_memory.may_match(&filter), "{:?}", &filter);
             }
         }
     }
