@@ -78,8 +78,8 @@ test-browser: ## the console in a real browser against `sluice demo`
 coverage: ## line coverage of the crate; fails below 85 %
 	.ci/coverage
 
-bench: ## criterion benchmarks by layer
-	cargo bench --locked $(ARGS)
+bench: ## benchmarks by layer, each beside its floor, and one table of them; `ARGS="--bench wal"`, `ARGS=--save`
+	benches/run.sh $(ARGS)
 
 loadtest: ## all scenarios, about 20 minutes; `ARGS="--save"` keeps the results; some of them: loadtest/run.sh, loadtest/README.md
 	loadtest/run.sh $(ARGS)

@@ -3,7 +3,7 @@
 //!
 //! Run: `make bench ARGS="--bench access"`.
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use sluice::{
     auth::{Origin, Principal, Role},
@@ -20,6 +20,9 @@ use sluice::{
 };
 use std::{hint::black_box, sync::Arc, time::Duration};
 use uuid::Uuid;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Takes every pack and keeps none.
 struct Nowhere;
@@ -78,7 +81,8 @@ fn record(c: &mut Criterion) {
         ("search", "invoice draft"),
         ("page_size", "50"),
     ];
-    c.bench_function("access/record a search", |b| {
+    let mut group = c.benchmark_group("access");
+    group.throughput(Throughput::Elements(1)).bench_function("record a search", |b| {
         b.iter(|| {
             let who = Who::new(black_box(&principal), peer, Some(agent), "0190a3b4-0000-7000-8000-000000000001".into());
             let event = Event::read("sluice.search", "log", "audit")
@@ -88,8 +92,13 @@ fn record(c: &mut Criterion) {
             log.record(&tenant, &who, &event);
         });
     });
+    group.finish();
     runtime.block_on(log.stop());
 }
 
-criterion_group!(benches, record);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    targets = record
+}
 criterion_main!(benches);

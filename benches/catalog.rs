@@ -40,11 +40,11 @@ fn main() {
     let objects = full.join("objects");
     write(&objects.join("catalog"));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    println!("{TENANTS} tenants with {KEYS} keys each:");
+    println!("> {TENANTS} tenants with {KEYS} keys each:");
     let catalog = open(&runtime, &objects);
     for (what, data) in [("an empty folder", &empty), ("these", &full)] {
         let (time, memory) = start(data);
-        println!("sluice serve on {what}: listening after {time:.0?}, {} anonymous", mib(memory));
+        println!("> sluice serve on {what}: listening after {time:.0?}, {} anonymous", mib(memory));
     }
     key(&runtime, &catalog);
     password(&runtime);
@@ -80,7 +80,7 @@ fn open(runtime: &Runtime, objects: &Path) -> Catalog {
     let time = since.elapsed();
     let memory = anonymous("self").saturating_sub(before);
     assert!(catalog.damaged() == 0 && catalog.list().len() == TENANTS && catalog.key(&format!("{:016}", TENANTS * KEYS - 1)).is_some());
-    println!("Catalog::open: {time:.0?}, {}", mib(memory));
+    println!("> Catalog::open: {time:.0?}, {}", mib(memory));
     catalog
 }
 
@@ -120,7 +120,7 @@ fn key(runtime: &Runtime, catalog: &Catalog) {
         let id = ApiKey::id_in(presented).expect("the form");
         assert!(catalog.key(id).is_some_and(|key| key.verify(presented)));
     }
-    println!("a key found and verified: {:.0?}", since.elapsed() / rounds);
+    println!("> a key found and verified: {:.0?}", since.elapsed() / rounds);
 }
 
 fn password(runtime: &Runtime) {
@@ -130,7 +130,7 @@ fn password(runtime: &Runtime) {
     for _ in 0..rounds {
         runtime.block_on(hasher.hash(&password, Recipe::of_nobody())).expect("hashed");
     }
-    println!("a password hashed: {:.1?}", since.elapsed() / rounds);
+    println!("> a password hashed: {:.1?}", since.elapsed() / rounds);
 }
 
 /// Anonymous resident memory of a process, bytes; 0 where there is no `/proc`.

@@ -1,116 +1,141 @@
-//! What one entry costs on its way in and out: parse (syntax, rules, hash, record), encode (the pack with its checksum),
-//! decode (a pack read back and checked), render (the JSON object), words (the stream that filters are made of).
+//! What one entry costs on its way in and out.
 //!
-//! Bulks of 100 entries of 700–900 bytes of JSON each; times are of the whole bulk, so `elem/s` is entries a second.
-//! Run: `make bench ARGS="--bench codec"`, shorter with `-- --quick`.
+//! `parse`: a body becomes records (syntax, rules, content hash), as an array of 100 entries, as NDJSON of 100, and as a single one.
+//! Beside it, for the same bytes: copying them (`floor: copy`), finding every quote (`memchr`), and what serde_json does with them: as
+//! values, and as a struct that borrows its texts and looks into no nested object.
+//!
+//! `codec`: encode (the pack with its checksum, the parse included), decode (a pack read back and checked, beside the checksum alone),
+//! render (the JSON object, beside a copy of as many bytes), words (the stream that filters are made of).
+//!
+//! Entries have about 800 bytes of JSON; `elem/s` is entries a second. Run: `make bench ARGS="--bench codec"`.
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sluice::model::{
-    entry::StoredEntry,
-    pack::{Pack, PackHeader},
-    parse::{BodyFormat, ParseContext, Parsed, parse_body},
-    render::write_entry,
-    tenant::TenantId,
-    words::entry_words,
-};
-use std::{fmt::Write, hint::black_box};
-use uuid::Uuid;
+mod entries;
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use entries::{entry, pack, parse};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use sluice::model::{entry::StoredEntry, pack::Pack, parse::BodyFormat, render::write_entry, tenant::TenantId, words::entry_words};
+use std::{borrow::Cow, hint::black_box, time::Duration};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ENTRIES: usize = 100;
-const NOW: i64 = 1_709_208_000_123;
+const RECEIVED_AT: i64 = 1_709_208_000_123;
+const WARM_UP: Duration = Duration::from_millis(500);
+const MEASURE: Duration = Duration::from_secs(2);
 
-/// One entry: an update by a user, with both states and metadata.
-fn entry(i: usize) -> String {
-    let mut out = String::new();
-    let id = Uuid::from_u128(0x0189_0a5d_ac96_774b_bcce_b302_099a_8057 + i as u128);
-    let minute = i % 60;
-    write!(
-        out,
-        concat!(
-            r#"{{"id":"{id}","timestamp":"2024-02-29T11:{minute:02}:07.123Z","action":"UPDATE","resource_type":"invoice","#,
-            r#""resource_id":"inv-{i:08}","user_id":"user-{minute}","session_id":"b6f0c3d2e41a4f5b9d{i:08}","request_id":"req-{i:012}","#,
-            r#""email":"user{minute}@example.com","ip_address":"10.20.30.{minute}","#,
-            r#""user_agent":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/122.0.0.0 Safari/537.36","#,
-            r#""severity":"WARNING","message":"Invoice inv-{i:08} changed from draft to sent by user{minute}@example.com","#,
-            r#""before_state":{{"status":"draft","total":129.50,"lines":3}},"after_state":{{"status":"sent","total":129.50,"lines":3}},"#,
-            r#""metadata":{{"region":"eu-central-1","service":"billing","trace":"{id}","retries":0,"tags":["finance","q1"]}}}}"#
-        ),
-        id = id,
-        minute = minute,
-        i = i
-    )
-    .expect("a string takes everything");
-    assert!((700..=900).contains(&out.len()), "an entry of {} bytes", out.len());
-    out
+/// The same fields by serde: nothing is checked but the syntax and that texts are texts.
+#[derive(Deserialize)]
+#[allow(dead_code)] // they are made, not read
+struct Borrowed<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    timestamp: Cow<'a, str>,
+    action: Cow<'a, str>,
+    resource_type: Cow<'a, str>,
+    resource_id: Cow<'a, str>,
+    user_id: Cow<'a, str>,
+    session_id: Cow<'a, str>,
+    request_id: Cow<'a, str>,
+    email: Cow<'a, str>,
+    ip_address: Cow<'a, str>,
+    user_agent: Cow<'a, str>,
+    severity: Cow<'a, str>,
+    message: Cow<'a, str>,
+    before_state: &'a RawValue,
+    after_state: &'a RawValue,
+    metadata: &'a RawValue,
 }
 
-fn parse(body: &str, format: BodyFormat, tenant: &TenantId) -> Parsed {
-    let context = ParseContext {
-        tenant,
-        subject: "bench",
-        now_ms: NOW,
-        log_levels: [true; 4],
-        keep_unknown_fields: false,
-        idempotency_key: None,
-        ids: &[],
-        max_entries: 10_000,
-        max_entry_bytes: 256 << 10,
-        resent: None,
-    };
-    let parsed = parse_body(body.as_bytes(), format, &context).expect("a body");
-    assert_eq!(parsed.builder.len(), ENTRIES);
-    parsed
+fn bodies() -> [(&'static str, String, BodyFormat, u64); 3] {
+    let entries: Vec<String> = (0..ENTRIES as u64).map(|i| entry(i, &format!("user{i}@example.com"))).collect();
+    let one = entries[0].clone();
+    println!("> {} bytes of JSON an entry", one.len());
+    [
+        ("array of 100", format!("[{}]", entries.join(",")), BodyFormat::Bulk, ENTRIES as u64),
+        ("NDJSON of 100", entries.join("\n"), BodyFormat::Ndjson, ENTRIES as u64),
+        ("one", one, BodyFormat::Single, 1),
+    ]
 }
 
-fn pack(parsed: Parsed, tenant: &TenantId) -> Pack {
-    let header = PackHeader {
-        pack_id: Uuid::from_u128(1),
-        tenant: tenant.clone(),
-        actor: "bench".into(),
-        request_id: "r".into(),
-        received_at: NOW,
-        part: (0, 1),
-    };
-    parsed.builder.finish(header).expect("entries")
+/// All entries of a body by serde_json; how many there are.
+fn by_serde<'a, T: Deserialize<'a>>(body: &'a str, format: BodyFormat) -> usize {
+    match format {
+        BodyFormat::Bulk => serde_json::from_slice::<Vec<T>>(body.as_bytes()).expect("an array").len(),
+        BodyFormat::Single | BodyFormat::Ndjson => serde_json::Deserializer::from_slice(body.as_bytes())
+            .into_iter::<T>()
+            .collect::<Result<Vec<_>, _>>()
+            .expect("objects")
+            .len(),
+    }
+}
+
+fn parsing(criterion: &mut Criterion) {
+    let tenant = TenantId::parse("acme").expect("a tenant");
+    let mut group = criterion.benchmark_group("parse");
+    group.warm_up_time(WARM_UP).measurement_time(MEASURE);
+    for (what, body, format, entries) in &bodies() {
+        group.throughput(Throughput::Elements(*entries));
+        let mut copy = vec![0; body.len()];
+        group.bench_function(BenchmarkId::new("floor: copy", what), |b| {
+            b.iter(|| black_box(&mut copy[..]).copy_from_slice(black_box(body.as_bytes())));
+        });
+        group.bench_function(BenchmarkId::new("memchr of quotes", what), |b| {
+            b.iter(|| memchr::memchr_iter(b'"', black_box(body.as_bytes())).count());
+        });
+        group.bench_function(BenchmarkId::new("serde_json, values", what), |b| {
+            b.iter(|| by_serde::<serde_json::Value>(black_box(body), *format));
+        });
+        group.bench_function(BenchmarkId::new("serde_json, borrowing", what), |b| {
+            b.iter(|| by_serde::<Borrowed<'_>>(black_box(body), *format));
+        });
+        group.bench_function(BenchmarkId::new("sluice", what), |b| b.iter(|| parse(black_box(body), *format, &tenant)));
+        assert_eq!(parse(body, *format, &tenant).builder.len() as u64, *entries);
+    }
+    let pretty = bodies()[0].1.replace("\":", "\": ").replace(",\"", ",\n  \"");
+    group.throughput(Throughput::Elements(ENTRIES as u64));
+    group.bench_function(BenchmarkId::new("sluice", "array of 100 with whitespace"), |b| {
+        b.iter(|| parse(black_box(&pretty), BodyFormat::Bulk, &tenant));
+    });
+    group.finish();
 }
 
 fn codec(criterion: &mut Criterion) {
     let tenant = TenantId::parse("acme").expect("a tenant");
-    let entries: Vec<String> = (0..ENTRIES).map(entry).collect();
-    let array = format!("[{}]", entries.join(","));
-    let pretty = format!("[{}]", entries.join(",").replace("\":", "\": ").replace(",\"", ",\n  \""));
-    let lines = entries.join("\n");
-    println!("{} bytes of JSON an entry", array.len() / ENTRIES);
-
+    let [(_, array, format, _), ..] = &bodies();
     let mut group = criterion.benchmark_group("codec");
-    for (unit, throughput) in [
-        ("entries", Throughput::Elements(ENTRIES as u64)),
-        ("bytes", Throughput::Bytes(array.len() as u64)),
-    ] {
-        group.throughput(throughput);
-        group.bench_function(format!("parse+encode/{unit}"), |b| {
-            b.iter(|| pack(parse(black_box(&array), BodyFormat::Bulk, &tenant), &tenant));
-        });
-    }
-    group.throughput(Throughput::Elements(ENTRIES as u64));
-    group.bench_function("parse/array", |b| b.iter(|| parse(black_box(&array), BodyFormat::Bulk, &tenant)));
-    group.bench_function("parse/array with whitespace", |b| {
-        b.iter(|| parse(black_box(&pretty), BodyFormat::Bulk, &tenant))
-    });
-    group.bench_function("parse/ndjson", |b| b.iter(|| parse(black_box(&lines), BodyFormat::Ndjson, &tenant)));
+    group
+        .warm_up_time(WARM_UP)
+        .measurement_time(MEASURE)
+        .throughput(Throughput::Elements(ENTRIES as u64));
+    group.bench_function("parse+encode", |b| b.iter(|| pack(parse(black_box(array), *format, &tenant), &tenant)));
 
-    let pack = pack(parse(&array, BodyFormat::Bulk, &tenant), &tenant);
-    group.bench_function("decode", |b| b.iter(|| Pack::decode(black_box(pack.bytes()).clone()).expect("a pack")));
+    let pack = pack(parse(array, *format, &tenant), &tenant);
+    println!("> {} bytes of pack an entry", pack.bytes().len() / ENTRIES);
+    group.bench_function(BenchmarkId::new("floor: checksum", "pack"), |b| {
+        b.iter(|| crc32c::crc32c(black_box(pack.bytes())))
+    });
+    group.bench_function(BenchmarkId::new("decode", "pack"), |b| {
+        b.iter(|| Pack::decode(black_box(pack.bytes()).clone()).expect("a pack"));
+    });
     let stored: Vec<StoredEntry> = (0..ENTRIES)
         .map(|i| StoredEntry {
             record: pack.record(i),
-            received_at: NOW,
+            received_at: RECEIVED_AT,
             actor: "bench".into(),
             sequence: Some(i as u64),
         })
         .collect();
     let mut out = Vec::new();
-    group.bench_function("render", |b| {
+    stored.iter().for_each(|entry| write_entry(&mut out, &tenant, entry));
+    let mut copy = vec![0; out.len()];
+    group.bench_function(BenchmarkId::new("floor: copy", "render"), |b| {
+        b.iter(|| black_box(&mut copy[..]).copy_from_slice(black_box(&out)));
+    });
+    let mut out = Vec::new();
+    group.bench_function(BenchmarkId::new("JSON", "render"), |b| {
         b.iter(|| {
             out.clear();
             stored.iter().for_each(|entry| write_entry(&mut out, &tenant, black_box(entry)));
@@ -129,5 +154,5 @@ fn codec(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, codec);
+criterion_group!(benches, parsing, codec);
 criterion_main!(benches);

@@ -25,6 +25,9 @@ use std::{
 };
 use tokio::{runtime::Runtime, sync::watch};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const SMOKE: bool = cfg!(debug_assertions);
 
 fn main() {
@@ -68,7 +71,7 @@ fn fill(dir: &std::path::Path, rows: u64, tenants: u64) -> EmbeddedStore {
         }
         store.flush().expect("flushes");
     }
-    println!("{rows} rows of {tenants} tenants in {} parts", store.health().parts);
+    println!("> {rows} rows of {tenants} tenants in {} parts", store.health().parts);
     store
 }
 
@@ -107,7 +110,7 @@ fn export(runtime: &Runtime, store: &EmbeddedStore, format: Format, sort: Sort) 
     });
     let took = started.elapsed().as_secs_f64();
     println!(
-        "export {format:?} {sort:?}: {rows} rows, {:.0} rows/s, {:.0} MB/s, at most {} MiB above {} MiB",
+        "> export {format:?} {sort:?}: {rows} rows, {:.0} rows/s, {:.0} MB/s, at most {} MiB above {} MiB",
         rows as f64 / took,
         bytes as f64 / 1e6 / took,
         most.saturating_sub(before) >> 10,
@@ -135,5 +138,5 @@ fn pages(runtime: &Runtime, store: &EmbeddedStore, tenants: u64, name: &str, fil
         assert!(page.entries.len() <= 50);
     }
     took.sort_unstable();
-    println!("page of {name}: median {:?}, 99 % {:?}, worst {:?}", took[100], took[198], took[199]);
+    println!("> page of {name}: median {:?}, 99 % {:?}, worst {:?}", took[100], took[198], took[199]);
 }

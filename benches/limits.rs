@@ -1,14 +1,17 @@
 //! What the limits cost a request: no limit, admitted and charged, refused; and what they cost an address that tries.
 //!
-//! Run: `make bench ARGS="--bench limits"`, shorter with `-- --quick`.
+//! Run: `make bench ARGS="--bench limits"`.
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sluice::{
     catalog::RateLimit,
     limits::{LimitSettings, addresses::Addresses, quota::Quotas, rates::TenantRates},
     model::tenant::TenantId,
 };
-use std::{hint::black_box, net::IpAddr};
+use std::{hint::black_box, net::IpAddr, time::Duration};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const TENANTS: usize = 10_000;
 
@@ -29,6 +32,7 @@ fn rates(c: &mut Criterion) {
         &tenants[turn]
     };
     let mut group = c.benchmark_group("limits");
+    group.throughput(Throughput::Elements(1));
     group.bench_function("no limit", |b| b.iter(|| rates.admit(black_box(next()), None, 1_000)));
     let wide = limit(1 << 50);
     group.bench_function("admitted and charged, 10,000 tenants", |b| {
@@ -71,5 +75,9 @@ fn rates(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, rates);
+criterion_group! {
+    name = benches;
+    config = Criterion::default().warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2));
+    targets = rates
+}
 criterion_main!(benches);

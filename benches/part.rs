@@ -12,6 +12,7 @@ use sluice::{
     model::{
         entry::{EntryRef, Field, NewEntry, Severity},
         filter::{Filter, LeafFilter, Surroundings},
+        parse::{Sent, content_hash},
         tenant::{TenantId, TenantScope},
     },
     search,
@@ -88,12 +89,14 @@ fn row(n: u64) -> Row {
     }
     fields[Field::IpAddress as usize] = Some(&address);
     let mut record = Vec::new();
+    let timestamp = START + (n * 3) as i64 + (z % 50) as i64;
+    let severity = Severity::ALL[[0, 0, 0, 0, 0, 1, 2, 3][z as usize % 8]];
     NewEntry {
         id: id_of(n),
         client_id: n.is_multiple_of(2),
-        hash: u128::from(z) << 64 | u128::from(mix(z)),
-        timestamp: START + (n * 3) as i64 + (z % 50) as i64,
-        severity: Severity::ALL[[0, 0, 0, 0, 0, 1, 2, 3][z as usize % 8]],
+        hash: hash(fields, severity, timestamp),
+        timestamp,
+        severity,
         fields,
     }
     .encode(&mut record);
@@ -107,6 +110,16 @@ fn row(n: u64) -> Row {
         sequence: n + 1,
         record,
     }
+}
+
+/// As if the client had sent everything.
+fn hash(fields: [Option<&[u8]>; Field::COUNT], severity: Severity, timestamp: i64) -> u128 {
+    let sent = Sent {
+        fields,
+        severity: Some(severity),
+        timestamp: Some(timestamp),
+    };
+    content_hash(&sent, &mut Vec::new())
 }
 
 fn row_in(row: &Row) -> RowIn<'_> {
@@ -178,16 +191,16 @@ fn demo_row(generator: &mut Generator, tenant: u64, n: u64) -> Row {
         })
     });
     let mut record = Vec::new();
+    let timestamp = START + (n * 3) as i64 - (mix(n) % 60_000) as i64;
+    let severity = object.get("severity").and_then(|s| Severity::parse(s.get().trim_matches('"')));
+    let (severity, fields) = (severity.unwrap_or_default(), texts.each_ref().map(Option::as_deref));
     NewEntry {
         id,
         client_id: true,
-        hash: u128::from(mix(n)) << 64 | u128::from(mix(n + 1)),
-        timestamp: START + (n * 3) as i64 - (mix(n) % 60_000) as i64,
-        severity: object
-            .get("severity")
-            .and_then(|s| Severity::parse(s.get().trim_matches('"')))
-            .unwrap_or_default(),
-        fields: texts.each_ref().map(Option::as_deref),
+        hash: hash(fields, severity, timestamp),
+        timestamp,
+        severity,
+        fields,
     }
     .encode(&mut record);
     Row {
@@ -223,7 +236,7 @@ fn figures(name: &str, mut rows: Vec<Row>) {
     let spent = (cpu() - start).as_secs_f64() / 4.0;
     let merged = merge(dir.path(), &sources);
     println!(
-        "{name}: merged, {:.1} of data and {:.1} of sidecar a row, {:.2} us of CPU a row",
+        "> {name}: merged, {:.1} of data and {:.1} of sidecar a row, {:.2} us of CPU a row",
         merged.bytes as f64 / count,
         merged.sidecar_bytes as f64 / count,
         spent * 1e6 / count
@@ -247,7 +260,7 @@ fn parts(c: &mut Criterion) {
     let part = Part::open(&RealFs, dir.path(), meta.clone()).expect("opened");
     let per_row = |bytes: f64| bytes / count as f64;
     println!(
-        "{count} rows: {:.0} bytes of record, {:.1} of data, {:.1} of sidecar a row; {} bytes of heap while open",
+        "> {count} rows: {:.0} bytes of record, {:.1} of data, {:.1} of sidecar a row; {} bytes of heap while open",
         per_row(raw as f64),
         per_row(meta.bytes as f64),
         per_row(meta.sidecar_bytes as f64),
@@ -257,7 +270,8 @@ fn parts(c: &mut Criterion) {
     let mut group = c.benchmark_group("part");
     group
         .sample_size(10)
-        .measurement_time(Duration::from_secs(3))
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
         .throughput(Throughput::Elements(count));
     group.bench_function("write", |b| b.iter(|| write(dir.path(), "q", &rows)));
     // Twelve flushes of rows that follow each other in time, as a full rung is.
@@ -279,7 +293,7 @@ fn parts(c: &mut Criterion) {
         .collect();
     let merged = merge(dir.path(), &sources);
     println!(
-        "merged: {:.1} of data, {:.1} of sidecar a row, from {:.1} and {:.1}",
+        "> merged: {:.1} of data, {:.1} of sidecar a row, from {:.1} and {:.1}",
         per_row(merged.bytes as f64),
         per_row(merged.sidecar_bytes as f64),
         per_row(sources.iter().map(|p| p.meta().bytes as f64).sum()),
@@ -298,6 +312,11 @@ fn parts(c: &mut Criterion) {
             part.find(&scope, id_of(count + n)).expect("good")
         });
     });
+    // As when a client sends again what it sent long ago: whole rows are read for their hashes.
+    let again: Vec<Uuid> = (0..1_000).map(|n| id_of(count / 2 / 10 * 10 + n * 10 / 9 + 1)).collect();
+    group.throughput(Throughput::Elements(again.len() as u64));
+    group.bench_function("find, 1,000 that are there", |b| b.iter(|| part.find_all(&scope, &again).expect("good")));
+    group.throughput(Throughput::Elements(1));
     group.bench_function("get by id", |b| {
         b.iter(|| {
             n += 1;
@@ -360,7 +379,10 @@ fn parts(c: &mut Criterion) {
 /// filter lets pass, and finding the one row among all blocks.
 fn searches(c: &mut Criterion, of: &TenantRows<'_>, rows: &[Row]) {
     let mut group = c.benchmark_group("search");
-    group.sample_size(20);
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2));
     group.bench_function("parse", |b| {
         b.iter(|| {
             search::parse(black_box(

@@ -1,7 +1,8 @@
 //! The log's group commit against the bare disk: append + sync of one group's worth of packs, beside one `pwrite` +
-//! `fdatasync` of the same bytes into a preallocated, zero-filled file. The ratio of the two is what the log costs.
+//! `fdatasync` of the same bytes into a preallocated, zero-filled file. The ratio of the two is what the log costs; the table of
+//! `make bench` has it.
 //!
-//! `cargo bench --bench wal`; the folder is the one of temporary files (`TMPDIR=/some/disk` for another disk).
+//! Run: `make bench ARGS="--bench wal"`; the folder is the one of temporary files (`TMPDIR=/some/disk` for another disk).
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -15,6 +16,9 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Packs at once × bytes of each: one small request, 32 bulk requests, a full group.
 const SHAPES: [(usize, usize); 3] = [(1, 800), (32, 80_000), (50, 80_000)];
@@ -32,16 +36,19 @@ fn zeroed(path: &Path) -> Arc<dyn File> {
 
 fn group_commit(c: &mut Criterion) {
     let mut group = c.benchmark_group("wal");
-    group.sample_size(20).measurement_time(Duration::from_secs(5));
+    group
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(3));
     for (packs, bytes) in SHAPES {
-        let name = format!("{packs}x{bytes}");
+        let name = format!("{packs} × {bytes} bytes");
         let body = Bytes::from(vec![7; bytes]);
         group.throughput(Throughput::Bytes((packs * bytes) as u64));
 
         let dir = tempfile::tempdir().expect("a temporary folder");
         let probe = zeroed(&dir.path().join("probe"));
         let block = vec![7; (packs * bytes).next_multiple_of(4096)];
-        group.bench_function(BenchmarkId::new("raw", &name), |b| {
+        group.bench_function(BenchmarkId::new("floor: write and fdatasync", &name), |b| {
             let mut at = 0;
             b.iter(|| {
                 at = if at + 2 * block.len() as u64 > PROBE_BYTES {
@@ -59,7 +66,7 @@ fn group_commit(c: &mut Criterion) {
             ..Default::default()
         };
         let (wal, _) = Wal::open(Arc::new(RealFs), dir.path().join("log"), settings, &mut |_, _, _| {}).expect("a new log opens");
-        group.bench_function(BenchmarkId::new("log", &name), |b| {
+        group.bench_function(BenchmarkId::new("append and group commit", &name), |b| {
             b.iter_custom(|rounds| {
                 let mut spent = Duration::ZERO;
                 for _ in 0..rounds {

@@ -186,14 +186,28 @@ impl<'a> EntryRef<'a> {
             return None;
         }
         let entry = Self(bytes);
-        let total: usize = (0..Field::COUNT).map(|i| entry.len_of(i)).sum();
-        let texts_good = || {
-            Field::ALL
-                .iter()
-                .filter(|f| **f != Field::IpAddress)
-                .all(|f| entry.raw(*f).is_none_or(|b| std::str::from_utf8(b).is_ok()))
+        let head = entry.head();
+        let total: usize = (0..Field::COUNT).map(|i| len_of(head, i)).sum();
+        let fits = total + FIXED_LEN == bytes.len() && matches!(len_of(head, Field::IpAddress as usize), 0 | 4 | 16);
+        (fits && entry.texts_are_good()).then_some(entry)
+    }
+
+    /// Whether every text is UTF-8: the two runs of bytes around the address are, and no field begins within a character.
+    fn texts_are_good(&self) -> bool {
+        let head = self.head();
+        let run = |fields: std::ops::Range<usize>, start: usize| {
+            let end = start + fields.clone().map(|i| len_of(head, i)).sum::<usize>();
+            let mut at = 0;
+            let good = simdutf8::basic::from_utf8(&self.0[start..end]).is_ok_and(|text| {
+                fields.into_iter().all(|i| {
+                    at += len_of(head, i);
+                    text.is_char_boundary(at)
+                })
+            });
+            good.then_some(end)
         };
-        (total + FIXED_LEN == bytes.len() && matches!(entry.len_of(Field::IpAddress as usize), 0 | 4 | 16) && texts_good()).then_some(entry)
+        let address = Field::IpAddress as usize;
+        run(0..address, FIXED_LEN).is_some_and(|at| run(address + 1..Field::COUNT, at + len_of(head, address)).is_some())
     }
 
     /// Takes the first record of `bytes`, which is known to be well formed (it was checked when its pack was read).
@@ -237,8 +251,11 @@ impl<'a> EntryRef<'a> {
         if self.flags() >> (8 + i) & 1 == 0 {
             return None;
         }
-        let start = FIXED_LEN + (0..i).map(|k| self.len_of(k)).sum::<usize>();
-        Some(&self.0[start..start + self.len_of(i)])
+        let (head, mut start) = (self.head(), FIXED_LEN);
+        for before in 0..i {
+            start += len_of(head, before);
+        }
+        Some(&self.0[start..start + len_of(head, i)])
     }
 
     /// The text of a field (for objects, their JSON), `None` where it is absent. Not for `ip_address`.
@@ -248,17 +265,17 @@ impl<'a> EntryRef<'a> {
 
     /// [`EntryRef::text`] of every field, by `Field as usize`, in one pass; that of `ip_address` is always `None`.
     pub fn texts(&self) -> [Option<&'a str>; Field::COUNT] {
-        let (flags, mut at) = (self.flags(), FIXED_LEN);
+        let (flags, head, mut at) = (self.flags(), self.head(), FIXED_LEN);
         // The bytes of the address are no text; what stands before and behind them is checked in two pieces.
-        let address = FIXED_LEN + (0..Field::IpAddress as usize).map(|i| self.len_of(i)).sum::<usize>();
-        let behind = address + self.len_of(Field::IpAddress as usize);
+        let address = FIXED_LEN + (0..Field::IpAddress as usize).map(|i| len_of(head, i)).sum::<usize>();
+        let behind = address + len_of(head, Field::IpAddress as usize);
         let pieces = [
-            (FIXED_LEN, std::str::from_utf8(&self.0[FIXED_LEN..address]).unwrap_or_default()),
-            (behind, std::str::from_utf8(&self.0[behind..]).unwrap_or_default()),
+            (FIXED_LEN, simdutf8::basic::from_utf8(&self.0[FIXED_LEN..address]).unwrap_or_default()),
+            (behind, simdutf8::basic::from_utf8(&self.0[behind..]).unwrap_or_default()),
         ];
         std::array::from_fn(|i| {
             let start = at;
-            at += self.len_of(i);
+            at += len_of(head, i);
             let is_text = flags >> (8 + i) & 1 == 1 && i != Field::IpAddress as usize;
             let (first, piece) = pieces[usize::from(i > Field::IpAddress as usize)];
             is_text.then(|| piece.get(start - first..at - first).unwrap_or_default())
@@ -279,13 +296,21 @@ impl<'a> EntryRef<'a> {
         u32_at(self.0, 44)
     }
 
-    fn len_of(&self, i: usize) -> usize {
-        if i < SHORT_FIELDS {
-            let at = 48 + 2 * i;
-            usize::from(u16::from_le_bytes(self.0[at..at + 2].try_into().expect("2 bytes")))
-        } else {
-            u32_at(self.0, 68 + 4 * (i - SHORT_FIELDS)) as usize
-        }
+    /// Everything before the fields: their lengths among it.
+    fn head(&self) -> &'a [u8; FIXED_LEN] {
+        self.0.first_chunk().expect("a record is checked, and has it")
+    }
+}
+
+/// The length of field `i`. Of an array of known size, byte by byte: no bound is checked when it is optimised, nothing is called when it
+/// is not, and every look at a field adds up several of these.
+fn len_of(head: &[u8; FIXED_LEN], i: usize) -> usize {
+    if i < SHORT_FIELDS {
+        let at = 48 + 2 * i;
+        head[at] as usize | (head[at + 1] as usize) << 8
+    } else {
+        let at = 68 + 4 * (i - SHORT_FIELDS);
+        head[at] as usize | (head[at + 1] as usize) << 8 | (head[at + 2] as usize) << 16 | (head[at + 3] as usize) << 24
     }
 }
 

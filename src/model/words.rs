@@ -23,6 +23,29 @@ pub fn for_each_word<F: FnMut(&str) + ?Sized>(text: &str, visit: &mut F) {
     }
 }
 
+/// Appends the words of `text`, in order, with one space or more between them and perhaps around them; whether there was any.
+pub fn append_words(text: &str, out: &mut Vec<u8>) -> bool {
+    let start = out.len();
+    if text.len() <= MAX_WORD_LEN && text.is_ascii() {
+        // No word can be too long: each byte stands for itself, in lower case, or for a space, and nothing is decided byte by byte.
+        out.extend(text.bytes().map(|byte| {
+            let lower = byte | 0x20;
+            let letter = lower.wrapping_sub(b'a') < 26;
+            let digit = byte.wrapping_sub(b'0') < 10;
+            let kept = if letter { lower } else { byte };
+            if letter | digit { kept } else { b' ' }
+        }));
+    } else {
+        for_each_word(text, &mut |word: &str| {
+            if out.len() > start {
+                out.push(b' ');
+            }
+            out.extend_from_slice(word.as_bytes());
+        });
+    }
+    out[start..].iter().any(|byte| *byte != b' ')
+}
+
 /// The words of a text that is all ASCII, 64 bytes at a time: each byte is a bit, and words begin and end where bits change.
 fn ascii_words<F: FnMut(&str) + ?Sized>(text: &str, visit: &mut F) {
     // Where the word in work begins, and whether the block before ended within it.
@@ -202,6 +225,26 @@ mod tests {
             ("snake_case", vec!["snake", "case"]),
         ] {
             assert_eq!(words(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn appended_words_are_those_that_are_visited() {
+        for text in [
+            "",
+            " -–_.",
+            "User a.b@Example.COM",
+            "x--y",
+            "é",
+            "Straße Ä",
+            &"A".repeat(300),
+            &"a b".repeat(100),
+        ] {
+            let mut out = b"before".to_vec();
+            let any = append_words(text, &mut out);
+            let appended = std::str::from_utf8(&out).expect("text").strip_prefix("before").expect("what was there stays");
+            assert_eq!(appended.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>(), words(text), "{text}");
+            assert_eq!(any, !words(text).is_empty(), "{text}");
         }
     }
 

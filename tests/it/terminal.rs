@@ -1,13 +1,13 @@
 //! `sluice search` and `sluice tail` as a person or a script runs them.
 
-use crate::harness::{PATIENCE, Server, Site, data};
+use crate::harness::{self, Server, Site, data};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     process::{Child, ChildStdout, Output, Stdio},
     sync::{Arc, Mutex},
-    time::Instant,
 };
 use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
@@ -131,16 +131,7 @@ impl Tail {
 
     /// Ctrl-C; the exit code and what was said.
     fn interrupt(mut self) -> (Option<i32>, String) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
-        let deadline = Instant::now() + PATIENCE;
-        let code = loop {
-            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
-                break status.code();
-            }
-            assert!(Instant::now() < deadline, "it did not stop");
-            std::thread::yield_now();
-        };
+        let code = harness::end(&mut self.child, Signal::INT).expect("it stops").code();
         let mut said = String::new();
         self.child.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
         (code, said)

@@ -58,27 +58,30 @@ impl Name {
         Field::ALL.into_iter().map(Self::Field).chain(rest)
     }
 
+    /// The field of a key: by its length first, so that few texts are compared.
     fn of(key: &str) -> Option<Self> {
-        Some(match key {
-            "id" => Self::Id,
-            "tenant_id" => Self::TenantId,
-            "timestamp" => Self::Timestamp,
-            "severity" => Self::Severity,
-            "action" => Self::Field(Field::Action),
-            "resource_type" => Self::Field(Field::ResourceType),
-            "resource_id" => Self::Field(Field::ResourceId),
-            "user_id" => Self::Field(Field::UserId),
-            "session_id" => Self::Field(Field::SessionId),
-            "request_id" => Self::Field(Field::RequestId),
-            "email" => Self::Field(Field::Email),
-            "ip_address" => Self::Field(Field::IpAddress),
-            "user_agent" => Self::Field(Field::UserAgent),
-            "message" => Self::Field(Field::Message),
-            "before_state" | "before" => Self::Field(Field::BeforeState),
-            "after_state" | "after" => Self::Field(Field::AfterState),
-            "metadata" | "log_metadata" => Self::Field(Field::Metadata),
-            _ => return None,
-        })
+        let candidates: &[(&str, Self)] = match key.len() {
+            2 => &[("id", Self::Id)],
+            5 => &[("email", Self::Field(Field::Email)), ("after", Self::Field(Field::AfterState))],
+            6 => &[("action", Self::Field(Field::Action)), ("before", Self::Field(Field::BeforeState))],
+            7 => &[("message", Self::Field(Field::Message)), ("user_id", Self::Field(Field::UserId))],
+            8 => &[("metadata", Self::Field(Field::Metadata)), ("severity", Self::Severity)],
+            9 => &[("timestamp", Self::Timestamp), ("tenant_id", Self::TenantId)],
+            10 => &[
+                ("session_id", Self::Field(Field::SessionId)),
+                ("request_id", Self::Field(Field::RequestId)),
+                ("ip_address", Self::Field(Field::IpAddress)),
+                ("user_agent", Self::Field(Field::UserAgent)),
+            ],
+            11 => &[("resource_id", Self::Field(Field::ResourceId)), ("after_state", Self::Field(Field::AfterState))],
+            12 => &[
+                ("before_state", Self::Field(Field::BeforeState)),
+                ("log_metadata", Self::Field(Field::Metadata)),
+            ],
+            13 => &[("resource_type", Self::Field(Field::ResourceType))],
+            _ => &[],
+        };
+        candidates.iter().find(|(name, _)| *name == key).map(|(_, field)| *field)
     }
 }
 
@@ -178,4 +181,22 @@ pub(super) fn keys_of(object: &str) -> Vec<Cow<'_, str>> {
         }
     }
     keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_and_alias_is_known_and_nothing_else() {
+        for name in Name::all() {
+            assert_eq!(Name::of(name.text()), Some(name));
+            if let Some(alias) = name.alias() {
+                assert_eq!(Name::of(alias), Some(name));
+            }
+        }
+        for other in ["", "i", "ID", "received_at", "sequence", "actor", "resource_name", "emails"] {
+            assert_eq!(Name::of(other), None, "{other}");
+        }
+    }
 }

@@ -32,7 +32,7 @@ mod ids;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use hash::{Sent, content_hash};
+pub use hash::{Sent, content_hash};
 
 use super::{
     entry::ContentHash,
@@ -209,7 +209,8 @@ pub enum BodyError {
 pub fn parse_body(body: &[u8], format: BodyFormat, context: &ParseContext<'_>) -> Result<Parsed, BodyError> {
     let start = if body.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     let mut parser = Parser::new(body.len(), context);
-    match (format, std::str::from_utf8(body)) {
+    // Most bodies are text: the standard library is asked only where one is not, since it says where.
+    match (format, simdutf8::basic::from_utf8(body).or_else(|_| std::str::from_utf8(body))) {
         (BodyFormat::Single, Ok(text)) => parser.single(text, start)?,
         (BodyFormat::Bulk, Ok(text)) => parser.bulk(text, start)?,
         (BodyFormat::Ndjson, text) => parser.lines(body, text.ok(), start)?,

@@ -1,9 +1,10 @@
 //! The index of pending ids: which packs may hold one.
 //!
-//! Nearly every id is in one pack: that one is in a hash map, whose keyed hash no choice of ids makes slow. Repeats, which cost
+//! Nearly every id is in one pack: that one is in a hash map, whose hash is keyed anew for each map, so that nobody can choose ids for it. Repeats, which cost
 //! a client as much as new ids and may be all the same, are ordered.
 
-use std::collections::{BTreeSet, HashMap};
+use hashbrown::{HashMap, hash_map::Entry};
+use std::collections::BTreeSet;
 
 /// An empty map with more room than this gives it back: most tenants are idle.
 const KEPT: usize = 64;
@@ -26,17 +27,18 @@ impl Ids {
 
     /// Removes it, if it is there.
     pub fn remove(&mut self, id: u64, slot: u32) {
-        if self.first.get(&id) != Some(&slot) {
-            self.more.remove(&(id, slot));
-            return;
-        }
-        match self.more.range((id, 0)..=(id, u32::MAX)).next().copied() {
-            Some(next) => {
-                self.more.remove(&next);
-                self.first.insert(id, next.1);
-            }
-            None => {
-                self.first.remove(&id);
+        match self.first.entry(id) {
+            Entry::Occupied(mut first) if *first.get() == slot => match self.more.range((id, 0)..=(id, u32::MAX)).next().copied() {
+                Some(next) => {
+                    self.more.remove(&next);
+                    *first.get_mut() = next.1;
+                }
+                None => {
+                    first.remove();
+                }
+            },
+            _ => {
+                self.more.remove(&(id, slot));
             }
         }
         if self.first.is_empty() && self.first.capacity() > KEPT {

@@ -25,8 +25,8 @@ use std::{
 use tokio::sync::watch;
 use uuid::Uuid;
 
-/// Seals kept as they are, bytes.
-const RECENT: usize = 8 << 20;
+/// Seals kept as they are, bytes: a few full ones, since a store that follows is a few behind while everything is busy.
+const RECENT: usize = 32 << 20;
 
 /// Hears of a durable seal and its CRC.
 pub type Told = Box<dyn Fn(&Seal, u32) + Send + Sync>;

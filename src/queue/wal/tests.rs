@@ -48,7 +48,10 @@ fn path(ordinal: u64) -> PathBuf {
 fn body(n: u64, bytes: usize) -> Bytes {
     let mut dice = Dice::new(n);
     let mut out = n.to_le_bytes().to_vec();
-    out.extend((8..bytes.max(8)).map(|_| dice.roll() as u8 | 1));
+    while out.len() < bytes {
+        out.extend_from_slice(&(dice.roll() | u64::from_le_bytes([1; 8])).to_le_bytes());
+    }
+    out.truncate(bytes.max(8));
     out.into()
 }
 

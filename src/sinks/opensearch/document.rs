@@ -28,9 +28,10 @@ use crate::{
     model::{
         entry::{EntryRef, Field, NewEntry, Severity, StoredEntry},
         filter::IpRange,
+        json::write_str,
         leaves::for_each_leaf,
         tenant::TenantId,
-        words::for_each_word,
+        words::append_words,
     },
     seal::DecidedEntry,
 };
@@ -129,15 +130,16 @@ pub fn write(out: &mut Vec<u8>, around: Around<'_>, entry: &EntryRef<'_>) {
     let mut more = around.actor.len() > EXACT_BYTES;
     out.extend_from_slice(b"{\"tenant_id\":\"");
     out.extend_from_slice(around.tenant.as_str().as_bytes());
+    let (mut id, mut hash) = ([0; 36], [0; 32]);
+    let id = &*entry.id().hyphenated().encode_lower(&mut id);
     let _ = write!(
         out,
-        "\",\"sequence\":{},\"id\":\"{}\",\"timestamp\":{},\"received_at\":{},\"severity\":\"{}\",\"hash\":\"{:032x}\",\"client_id\":{}",
+        "\",\"sequence\":{},\"id\":\"{id}\",\"timestamp\":{},\"received_at\":{},\"severity\":\"{}\",\"hash\":\"{}\",\"client_id\":{}",
         around.sequence,
-        entry.id().hyphenated(),
         entry.timestamp(),
         around.received_at,
         entry.severity().as_str(),
-        entry.hash(),
+        Uuid::from_u128(entry.hash()).simple().encode_lower(&mut hash),
         entry.client_id(),
     ); // a vector takes everything
     member(out, F::ACTOR, around.actor);
@@ -156,9 +158,9 @@ pub fn write(out: &mut Vec<u8>, around: Around<'_>, entry: &EntryRef<'_>) {
             member(out, name, &lower(text));
         }
     }
-    let mut leaves = Vec::new();
+    let mut leaves = Leaves::default();
     let mut values = Values::begin(out, F::WORDS);
-    values.words(out, entry.id().hyphenated().encode_lower(&mut [0; 36]));
+    values.words(out, id);
     for field in Field::ALL {
         if let (true, Some(text)) = (is_exact(field) && field != Field::IpAddress, texts[field as usize]) {
             values.words(out, text);
@@ -173,22 +175,16 @@ pub fn write(out: &mut Vec<u8>, around: Around<'_>, entry: &EntryRef<'_>) {
         match field {
             Field::Metadata => for_each_leaf(text, &mut |path, leaf| {
                 values.words(out, &leaf);
-                match leaf_token(path, &leaf) {
-                    Some(token) if leaves.len() < MOST_LEAVES => leaves.push(token),
-                    _ => more = true,
-                }
+                more |= !leaves.push(path, &leaf);
             }),
             _ if field.is_object() => for_each_leaf(text, &mut |_, leaf| values.words(out, &leaf)),
             _ => values.words(out, text),
         }
         out.push(b']');
     }
-    if !leaves.is_empty() {
+    if leaves.count > 0 {
         key(out, F::LEAVES);
-        for (i, leaf) in leaves.iter().enumerate() {
-            out.push(if i == 0 { b'[' } else { b',' });
-            string(out, leaf);
-        }
+        out.extend_from_slice(&leaves.json);
         out.push(b']');
     }
     if more {
@@ -209,21 +205,37 @@ impl Values {
         Self { any: false }
     }
 
-    /// One more value: the words of a text. Words are letters and digits, so that nothing needs an escape.
+    /// One more value: the words of a text, if it has any. Words are letters and digits, so that nothing needs an escape.
     fn words(&mut self, out: &mut Vec<u8>, text: &str) {
-        let mut first = true;
-        for_each_word(text, &mut |word| {
-            match (first, self.any) {
-                (true, true) => out.extend_from_slice(b",\""),
-                (true, false) => out.push(b'"'),
-                (false, _) => out.push(b' '),
-            }
-            (first, self.any) = (false, true);
-            out.extend_from_slice(word.as_bytes());
-        });
-        if !first {
+        let start = out.len();
+        out.extend_from_slice(if self.any { b",\"" } else { b"\"" });
+        if append_words(text, out) {
             out.push(b'"');
+            self.any = true;
+        } else {
+            out.truncate(start);
         }
+    }
+}
+
+/// The leaves that are indexed, as the list that is written.
+#[derive(Default)]
+struct Leaves {
+    json: Vec<u8>,
+    count: usize,
+    token: String,
+}
+
+impl Leaves {
+    /// One more; false where it is too long, or there are too many.
+    fn push(&mut self, path: &[Cow<'_, str>], text: &str) -> bool {
+        if self.count == MOST_LEAVES || !write_leaf(&mut self.token, path, text) {
+            return false;
+        }
+        self.json.push(if self.count == 0 { b'[' } else { b',' });
+        write_str(&mut self.json, &self.token);
+        self.count += 1;
+        true
     }
 }
 
@@ -235,17 +247,7 @@ fn key(out: &mut Vec<u8>, name: &str) {
 
 fn member(out: &mut Vec<u8>, name: &str, text: &str) {
     key(out, name);
-    string(out, text);
-}
-
-fn string(out: &mut Vec<u8>, text: &str) {
-    if text.bytes().any(|b| b < 0x20 || b == b'"' || b == b'\\') {
-        serde_json::to_writer(&mut *out, text).expect("a text is JSON, and a vector takes everything");
-    } else {
-        out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
-        out.push(b'"');
-    }
+    write_str(out, text);
 }
 
 fn lower(text: &str) -> Cow<'_, str> {
@@ -258,24 +260,32 @@ fn lower(text: &str) -> Cow<'_, str> {
 
 /// A leaf as it is indexed; `None` where it is too long for it.
 pub fn leaf_token<K: AsRef<str>>(path: &[K], text: &str) -> Option<String> {
-    let mut token = String::with_capacity(text.len() + 16);
+    let mut token = String::new();
+    write_leaf(&mut token, path, text).then_some(token)
+}
+
+/// The same into `token`, in place of what was there; whether it is short enough.
+fn write_leaf<K: AsRef<str>>(token: &mut String, path: &[K], text: &str) -> bool {
+    token.clear();
     for (i, key) in path.iter().enumerate() {
         if i > 0 {
             token.push('.');
         }
-        for c in key.as_ref().chars() {
-            if matches!(c, '\\' | '.' | '=') {
-                token.push('\\');
-            }
-            token.push(c);
+        let mut rest = key.as_ref();
+        while let Some(at) = rest.find(['\\', '.', '=']) {
+            token.push_str(&rest[..at]);
+            token.push('\\');
+            token.push_str(&rest[at..at + 1]);
+            rest = &rest[at + 1..];
         }
+        token.push_str(rest);
         if token.len() > LEAF_BYTES {
-            return None;
+            return false;
         }
     }
     token.push('=');
     token.push_str(text);
-    (token.len() <= LEAF_BYTES).then_some(token)
+    token.len() <= LEAF_BYTES
 }
 
 /// An address as it is indexed.

@@ -7,6 +7,7 @@ pub mod proxy;
 pub mod stage;
 pub mod streams;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sluice::{
     auth::{
@@ -20,7 +21,9 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -131,6 +134,21 @@ impl Site {
     }
 }
 
+/// Sends a signal and waits until the process has ended. `None`: it did not, and was killed.
+pub fn end(child: &mut Child, signal: Signal) -> Option<ExitStatus> {
+    let (pid, (tell, ended)) = (Pid::from_child(child), mpsc::channel());
+    kill_process(pid, signal).expect("it runs");
+    thread::scope(|scope| {
+        // It waits in the kernel: asking again and again would take a core away from who is to end.
+        scope.spawn(move || drop(tell.send(child.wait())));
+        let status = ended.recv_timeout(PATIENCE).ok();
+        if status.is_none() {
+            let _ = kill_process(pid, Signal::KILL); // and the waiting ends
+        }
+        status.map(|status| status.expect("it can be waited for"))
+    })
+}
+
 /// A running server. Dropping it kills it.
 pub struct Server {
     child: Child,
@@ -160,25 +178,18 @@ impl Server {
 
     /// SIGTERM; the exit code.
     pub fn stop(mut self) -> Option<i32> {
-        rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).expect("it runs");
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("it can be waited for") {
-                return status.code();
-            }
-            assert!(Instant::now() < deadline, "the server did not stop: {}", self.stderr());
-            std::thread::yield_now();
-        }
+        let status = end(&mut self.child, Signal::TERM).unwrap_or_else(|| panic!("the server did not stop: {}", self.stderr()));
+        status.code()
     }
 
     /// Its process stands still, as in a virtual machine that was paused, until [`Server::go_on`].
     pub fn stand_still(&self) {
-        rustix::process::kill_process(self.pid(), rustix::process::Signal::STOP).expect("it runs");
+        kill_process(self.pid(), Signal::STOP).expect("it runs");
     }
 
     /// Ends [`Server::stand_still`].
     pub fn go_on(&self) {
-        rustix::process::kill_process(self.pid(), rustix::process::Signal::CONT).expect("it runs");
+        kill_process(self.pid(), Signal::CONT).expect("it runs");
     }
 
     /// Whether its process has ended by itself.
@@ -191,8 +202,8 @@ impl Server {
         self.child.id()
     }
 
-    fn pid(&self) -> rustix::process::Pid {
-        rustix::process::Pid::from_child(&self.child)
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     /// Everything the servers of this site have logged.
