@@ -1,7 +1,7 @@
 //! The way of a pack from the queue to a batch: router, bounded lane with credit, tenant actor on its shard. Beside it, for the same
-//! packs and the same end (every ticket settled): one bounded `tokio::sync::mpsc` to a task, which is the floor of anything that
-//! crosses threads, and the mailbox of an actix actor, which is what the lane is instead of. The mailbox has no bound: only the sender
-//! bounds what is under way here.
+//! packs and the same end (every ticket settled): one bounded `tokio::sync::mpsc` to a task, which is the floor of anything that is bounded
+//! and crosses threads, and the mailbox of an actix actor, which is what the lane is instead of. The mailbox has no bound, order or
+//! credit, so it may be faster than the floor: only the sender bounds what is under way here.
 //!
 //! One tenant, 100 tenants in turn, and one tenant with more under way than its lane holds, where packs are parked by their position
 //! and read again. Packs of 25 entries; `elem/s` is entries a second. Run: `make bench ARGS="--bench lanes"`.
