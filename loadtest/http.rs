@@ -237,7 +237,8 @@ mod tests {
         tokio::spawn(async move {
             let (mut socket, _) = listener.accept().await.expect("a connection");
             let mut asked = vec![0; 4096];
-            socket.read(&mut asked).await.expect("a request");
+            let asked = socket.read(&mut asked).await.expect("a request");
+            assert!(asked > 0, "nothing was asked");
             for piece in pieces {
                 socket.write_all(piece.as_bytes()).await.expect("written");
                 tokio::task::yield_now().await;
