@@ -81,5 +81,5 @@ coverage: ## line coverage of the crate; fails below 85 %
 bench: ## benchmarks by layer, each beside its floor, and one table of them; `ARGS="--bench wal"`, `ARGS=--save`
 	benches/run.sh $(ARGS)
 
-loadtest: ## the figures of the README: see loadtest/README.md
+loadtest: ## all scenarios, about 20 minutes; `ARGS="--save"` keeps the results; some of them: loadtest/run.sh, loadtest/README.md
 	loadtest/run.sh $(ARGS)

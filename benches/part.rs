@@ -12,6 +12,7 @@ use sluice::{
     model::{
         entry::{EntryRef, Field, NewEntry, Severity},
         filter::{Filter, LeafFilter, Surroundings},
+        parse::{Sent, content_hash},
         tenant::{TenantId, TenantScope},
     },
     search,
@@ -88,12 +89,14 @@ fn row(n: u64) -> Row {
     }
     fields[Field::IpAddress as usize] = Some(&address);
     let mut record = Vec::new();
+    let timestamp = START + (n * 3) as i64 + (z % 50) as i64;
+    let severity = Severity::ALL[[0, 0, 0, 0, 0, 1, 2, 3][z as usize % 8]];
     NewEntry {
         id: id_of(n),
         client_id: n.is_multiple_of(2),
-        hash: u128::from(z) << 64 | u128::from(mix(z)),
-        timestamp: START + (n * 3) as i64 + (z % 50) as i64,
-        severity: Severity::ALL[[0, 0, 0, 0, 0, 1, 2, 3][z as usize % 8]],
+        hash: hash(fields, severity, timestamp),
+        timestamp,
+        severity,
         fields,
     }
     .encode(&mut record);
@@ -107,6 +110,16 @@ fn row(n: u64) -> Row {
         sequence: n + 1,
         record,
     }
+}
+
+/// As if the client had sent everything.
+fn hash(fields: [Option<&[u8]>; Field::COUNT], severity: Severity, timestamp: i64) -> u128 {
+    let sent = Sent {
+        fields,
+        severity: Some(severity),
+        timestamp: Some(timestamp),
+    };
+    content_hash(&sent, &mut Vec::new())
 }
 
 fn row_in(row: &Row) -> RowIn<'_> {
@@ -178,16 +191,16 @@ fn demo_row(generator: &mut Generator, tenant: u64, n: u64) -> Row {
         })
     });
     let mut record = Vec::new();
+    let timestamp = START + (n * 3) as i64 - (mix(n) % 60_000) as i64;
+    let severity = object.get("severity").and_then(|s| Severity::parse(s.get().trim_matches('"')));
+    let (severity, fields) = (severity.unwrap_or_default(), texts.each_ref().map(Option::as_deref));
     NewEntry {
         id,
         client_id: true,
-        hash: u128::from(mix(n)) << 64 | u128::from(mix(n + 1)),
-        timestamp: START + (n * 3) as i64 - (mix(n) % 60_000) as i64,
-        severity: object
-            .get("severity")
-            .and_then(|s| Severity::parse(s.get().trim_matches('"')))
-            .unwrap_or_default(),
-        fields: texts.each_ref().map(Option::as_deref),
+        hash: hash(fields, severity, timestamp),
+        timestamp,
+        severity,
+        fields,
     }
     .encode(&mut record);
     Row {
@@ -299,6 +312,11 @@ fn parts(c: &mut Criterion) {
             part.find(&scope, id_of(count + n)).expect("good")
         });
     });
+    // As when a client sends again what it sent long ago: whole rows are read for their hashes.
+    let again: Vec<Uuid> = (0..1_000).map(|n| id_of(count / 2 / 10 * 10 + n * 10 / 9 + 1)).collect();
+    group.throughput(Throughput::Elements(again.len() as u64));
+    group.bench_function("find, 1,000 that are there", |b| b.iter(|| part.find_all(&scope, &again).expect("good")));
+    group.throughput(Throughput::Elements(1));
     group.bench_function("get by id", |b| {
         b.iter(|| {
             n += 1;

@@ -12,6 +12,7 @@ use sluice::{
         entry::{Field, NewEntry, Severity},
         filter::Filter,
         pack::{Pack, PackBuilder, PackHeader},
+        parse::{Sent, content_hash},
         tenant::{TenantId, TenantScope},
     },
     seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant},
@@ -70,12 +71,19 @@ fn pack(at: u64, first: u64, of: u64, users: u64) -> Pack {
         let mut fields = [None; Field::COUNT];
         texts.iter().for_each(|(field, text)| fields[*field as usize] = Some(text.as_bytes()));
         fields[Field::IpAddress as usize] = Some(&[10, 1, 2, 3]);
+        let timestamp = START + (DAYS_30 * i / of) as i64;
+        let severity = Severity::ALL[if dice % 10 < 7 { 0 } else { dice as usize % 4 }];
+        let sent = Sent {
+            fields,
+            severity: Some(severity),
+            timestamp: Some(timestamp),
+        };
         builder.push(&NewEntry {
             id: Uuid::from_u64_pair(dice, at << 40 | i),
             client_id: false,
-            hash: u128::from(dice),
-            timestamp: START + (DAYS_30 * i / of) as i64,
-            severity: Severity::ALL[if dice % 10 < 7 { 0 } else { dice as usize % 4 }],
+            hash: content_hash(&sent, &mut Vec::new()),
+            timestamp,
+            severity,
             fields,
         });
     }

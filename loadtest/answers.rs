@@ -2,18 +2,26 @@
 //! question takes; then exports, ingest beside queries, disk per entry, and the time to open the folder again.
 //!
 //! Times of entries go from a year ago to now in the order of sending, with a minute of jitter; one in 5,000 holds a rare
-//! word. Everything is sent once and counted: the statistics of each tenant must add up to what was acknowledged.
+//! word. Everything is sent once: the statistics of each tenant must add up to what was acknowledged, and in the end every id is read back.
 
-use crate::{Options, http::Connection, measure::Latencies, server::Server};
+use crate::{
+    Options,
+    http::Connection,
+    ids::{Answer, Compared, Sent},
+    measure::Latencies,
+    report::say,
+    server::Server,
+};
 use sluice::{cli::demo::generator::Generator, model::time::rfc3339};
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 use tokio::{task::JoinSet, time::Instant};
+use uuid::Uuid;
 
 const TENANTS: usize = 100;
 const YEAR_MS: i64 = 365 * 86_400_000;
@@ -26,8 +34,12 @@ const ROUNDS: usize = 40;
 /// Clients that share twenty queries a second.
 const ASKERS: u64 = 10;
 const RARE: &str = "quokka";
+/// After so many rows of an export the memory is looked at.
+const LOOK: u64 = 16_384;
 
 type Tenants = Vec<(String, String)>;
+/// What was acknowledged, by tenant.
+type Acked = Arc<Vec<Mutex<Sent>>>;
 /// A name, its target in milliseconds, and what is asked in a round.
 type Question<'a> = (&'a str, f64, Box<dyn Fn(usize) -> String + 'a>);
 
@@ -36,42 +48,51 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let mut server = Server::start(&options.server, &[]).await?;
     let tenants = server.make_tenants(TENANTS).await?;
     let (cpu, began) = (server.cpu_seconds()?, Instant::now());
-    let needles = fill(&server, &tenants, options.entries).await?;
+    let acked: Acked = Arc::new(tenants.iter().map(|_| Mutex::default()).collect());
+    let needles = fill(&server, &tenants, options.entries, &acked).await?;
     let stored = server.wait_stored(&tenants).await?;
     anyhow::ensure!(stored == options.entries, "{stored} stored");
     let filled = server.cpu_seconds()? - cpu;
-    println!(
+    say(format!(
         "fill: entries={stored} stored/s={:.0} cpu_us/entry={:.2}",
         stored as f64 / began.elapsed().as_secs_f64(),
         filled * 1e6 / stored as f64
-    );
+    ));
     let (before, reopened) = (server.cpu_seconds()?, Instant::now());
     let parts = server.compacted().await?;
-    println!(
+    say(format!(
         "compaction: parts={parts} took_s={:.0} cpu_us/entry_after_the_fill={:.2} written_mib={:.0} bytes/entry={:.1}",
         reopened.elapsed().as_secs_f64(),
         (server.cpu_seconds()? - before) * 1e6 / stored as f64,
         server.metric("sluice_store_compaction_bytes_total").await.unwrap_or(f64::NAN) / (1 << 20) as f64,
         server.part_bytes()? as f64 / stored as f64
-    );
+    ));
     let reopened = Instant::now();
     server.restart().await?;
-    println!(
-        "open: seconds={:.2} (stop excluded, until reads are answered)",
-        reopened.elapsed().as_secs_f64() - server.stopped_in.as_secs_f64()
-    );
+    say(format!(
+        "open: seconds={:.2} (stop excluded, until reads are answered) bytes/entry={:.1} (without the sources of merges)",
+        reopened.elapsed().as_secs_f64() - server.stopped_in.as_secs_f64(),
+        server.part_bytes()? as f64 / stored as f64
+    ));
     check(&server, &tenants, stored).await?;
     questions(&server, &tenants, &needles).await?;
     export(&server, &tenants).await?;
-    beside(&server, &tenants, options.seconds).await
+    beside(&server, &tenants, options.seconds, &acked).await?;
+    let mut compared = Compared::default();
+    for (tenant, acked) in tenants.iter().zip(&*acked) {
+        let mut sent = std::mem::take(&mut *acked.lock().expect("whole"));
+        compared += server.compare(tenant, &mut sent).await?;
+    }
+    say(format!("ids read back: {} acknowledged, each there once, and nothing else", compared.acked));
+    Ok(())
 }
 
 /// Sends everything; a few request ids of each tenant.
-async fn fill(server: &Server, tenants: &Tenants, entries: u64) -> anyhow::Result<Vec<(usize, String)>> {
+async fn fill(server: &Server, tenants: &Tenants, entries: u64, acked: &Acked) -> anyhow::Result<Vec<(usize, String)>> {
     let (taken, start) = (Arc::new(AtomicU64::new(0)), sluice::model::time::now_ms() - YEAR_MS);
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {
-        let (taken, tenants) = (taken.clone(), tenants.clone());
+        let (taken, tenants, acked) = (taken.clone(), tenants.clone(), acked.clone());
         let mut connection = Connection::open(server.http).await?;
         let mut maker = Maker::new(client as u64);
         clients.spawn(async move {
@@ -83,8 +104,8 @@ async fn fill(server: &Server, tenants: &Tenants, entries: u64) -> anyhow::Resul
                 }
                 let tenant = (from / BULK) as usize % TENANTS;
                 let at = |i: u64| start + (YEAR_MS as f64 * ((from + i) as f64 / entries as f64)) as i64;
-                let body = maker.bulk(BULK.min(entries - from), at);
-                send(&mut connection, &tenants[tenant].1, body).await?;
+                maker.bulk(BULK.min(entries - from), at);
+                send(&mut connection, &tenants[tenant].1, &maker, &acked[tenant]).await?;
                 if from % (BULK * 64) < BULK {
                     needles.push((tenant, maker.last_request.clone()));
                 }
@@ -98,20 +119,25 @@ async fn fill(server: &Server, tenants: &Tenants, entries: u64) -> anyhow::Resul
     Ok(needles)
 }
 
-async fn send(connection: &mut Connection, token: &str, body: &[u8]) -> anyhow::Result<()> {
+/// Sends what the maker has made until it is taken.
+async fn send(connection: &mut Connection, token: &str, maker: &Maker, acked: &Mutex<Sent>) -> anyhow::Result<()> {
     loop {
-        match connection.post("/api/v1/logs/bulk?ids=false", token, body).await? {
-            201 => return Ok(()),
+        match connection.post("/api/v1/logs/bulk?ids=false", token, &maker.body).await? {
+            201 => break,
             429 | 503 => tokio::time::sleep(Duration::from_millis(100)).await,
             status => anyhow::bail!("status {status}"),
         }
     }
+    acked.lock().expect("whole").note(Answer::Acked, maker.ids.iter().copied());
+    Ok(())
 }
 
 /// Makes bodies of new entries with times of our own.
 struct Maker {
     generator: Generator,
     body: Vec<u8>,
+    /// Of the entries in the body.
+    ids: Vec<Uuid>,
     one: Vec<u8>,
     made: u64,
     last_request: String,
@@ -122,17 +148,20 @@ impl Maker {
         Self {
             generator: Generator::new(seed),
             body: Vec::new(),
+            ids: Vec::new(),
             one: Vec::new(),
             made: 0,
             last_request: String::new(),
         }
     }
 
-    fn bulk(&mut self, n: u64, at: impl Fn(u64) -> i64) -> &[u8] {
+    /// Makes a body of so many.
+    fn bulk(&mut self, n: u64, at: impl Fn(u64) -> i64) {
         self.body.clear();
+        self.ids.clear();
         for i in 0..n {
             self.one.clear();
-            self.generator.write(&mut self.one);
+            self.ids.push(self.generator.write(&mut self.one).id);
             self.made += 1;
             self.body.push(if i == 0 { b'[' } else { b',' });
             let jitter = (self.made.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as i64 % 60_000;
@@ -152,7 +181,6 @@ impl Maker {
             self.body.extend_from_slice(text.as_bytes());
         }
         self.body.push(b']');
-        &self.body
     }
 }
 
@@ -212,11 +240,11 @@ async fn questions(server: &Server, tenants: &Tenants, needles: &[(usize, String
             anyhow::ensure!(status == 200, "{path}: {status}");
             found += usize::from(body.len() > 200); // neither an empty page nor empty statistics
         }
-        println!(
+        say(format!(
             "{name}: p50_ms={:.1} p99_ms={:.1} target_ms={target} answers_with_matches={found}/{ROUNDS}",
             latencies.quantile(0.5),
             latencies.quantile(0.99)
-        );
+        ));
     }
     Ok(())
 }
@@ -227,23 +255,27 @@ async fn export(server: &Server, tenants: &Tenants) -> anyhow::Result<()> {
     let (mut rows, mut peak) = (0u64, 0f64);
     for (_, token) in tenants.iter().take(20) {
         let mut connection = Connection::open(server.http).await?;
-        let (status, body) = connection.get("/api/v1/logs/export?format=ndjson", token).await?;
-        anyhow::ensure!(status == 200, "export: {status}");
-        rows += memchr::memchr_iter(b'\n', &body).count() as u64;
-        peak = peak.max(server.anonymous_mib()?);
+        let each = |_: &[u8]| {
+            rows += 1;
+            if rows.is_multiple_of(LOOK) {
+                peak = peak.max(server.anonymous_mib()?);
+            }
+            Ok(())
+        };
+        connection.lines("/api/v1/logs/export?format=ndjson", token, "*/*", each).await?;
     }
     let cpu = server.cpu_seconds()? - cpu;
-    println!(
+    say(format!(
         "export ndjson: rows={rows} rows/s={:.0} rows_per_cpu_second={:.0} more_memory_mib={:.0}",
         rows as f64 / began.elapsed().as_secs_f64(),
         rows as f64 / cpu,
         peak - memory
-    );
+    ));
     Ok(())
 }
 
 /// The intake of bulks with and without twenty queries a second, in turns.
-async fn beside(server: &Server, tenants: &Tenants, seconds: u64) -> anyhow::Result<()> {
+async fn beside(server: &Server, tenants: &Tenants, seconds: u64, acked: &Acked) -> anyhow::Result<()> {
     let mut rates = [0.0; 2];
     for turn in 0..4 {
         let (queries, share) = (turn % 2, Duration::from_secs(seconds.div_ceil(4)));
@@ -254,12 +286,13 @@ async fn beside(server: &Server, tenants: &Tenants, seconds: u64) -> anyhow::Res
         let (began, sent) = (Instant::now(), Arc::new(AtomicU64::new(0)));
         let mut clients = JoinSet::new();
         for (client, (_, token)) in tenants.iter().enumerate().take(CLIENTS) {
-            let (token, sent) = (token.clone(), sent.clone());
+            let (token, sent, acked) = (token.clone(), sent.clone(), acked.clone());
             let mut connection = Connection::open(server.http).await?;
             let mut maker = Maker::new(1000 + (turn * CLIENTS + client) as u64);
             clients.spawn(async move {
                 while began.elapsed() < share {
-                    send(&mut connection, &token, maker.bulk(BULK, |_| sluice::model::time::now_ms())).await?;
+                    maker.bulk(BULK, |_| sluice::model::time::now_ms());
+                    send(&mut connection, &token, &maker, &acked[client]).await?;
                     sent.fetch_add(BULK, Ordering::Relaxed);
                 }
                 anyhow::Ok(())
@@ -276,9 +309,9 @@ async fn beside(server: &Server, tenants: &Tenants, seconds: u64) -> anyhow::Res
         server.wait_stored(tenants).await?;
         let rate = sent.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
         rates[queries] += rate / 2.0;
-        println!("intake: stored/s={rate:.0} queries={asked}");
+        say(format!("intake: stored/s={rate:.0} queries={asked}"));
     }
-    println!("intake with 20 queries/s against without: {:.2} (target 0.80)", rates[1] / rates[0]);
+    say(format!("intake with 20 queries/s against without: {:.2} (target 0.80)", rates[1] / rates[0]));
     Ok(())
 }
 

@@ -4,15 +4,19 @@
 //!
 //! Needs the addresses that `engines/up` prints: `loadtest/run.sh` starts them for these scenarios.
 
-use crate::{Template, http::Connection, measure, server::Server};
+use crate::{
+    bodies::Template,
+    holes::{Blackhole, engine, make_bucket, name, stores},
+    http::Connection,
+    ids::{Answer, Sent},
+    report::say,
+    server::Server,
+};
 use anyhow::Context;
 use serde_json::Value;
 use sluice::cli::demo::generator::Generator;
 use std::{
     collections::HashMap,
-    io::{BufRead, BufReader},
-    net::SocketAddr,
-    process::{Child, Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -29,84 +33,6 @@ type Acked = HashMap<String, Vec<Uuid>>;
 const CONNECTIONS: usize = 256;
 /// Entries a second that come in before, during and after an outage.
 const INTAKE: u64 = 10_000;
-
-/// The stand-ins, ended when this is dropped.
-struct Blackhole {
-    child: Child,
-    sqs: SocketAddr,
-    clickhouse: SocketAddr,
-    opensearch: SocketAddr,
-}
-
-impl Drop for Blackhole {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn engine(name: &str) -> anyhow::Result<String> {
-    std::env::var(name).with_context(|| format!("`{name}` is not set: engines/up starts the engines and prints it"))
-}
-
-impl Blackhole {
-    fn start() -> anyhow::Result<Self> {
-        let (clickhouse, opensearch) = (engine("SLUICE_TEST_CLICKHOUSE")?, engine("SLUICE_TEST_OPENSEARCH")?);
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["blackhole", &clickhouse, &opensearch])
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("piped")?).read_line(&mut line)?;
-        let mut addresses = line.split_whitespace();
-        let mut next = || anyhow::Ok(addresses.next().context("the stand-ins did not start")?.parse()?);
-        Ok(Self {
-            sqs: next()?,
-            clickhouse: next()?,
-            opensearch: next()?,
-            child,
-        })
-    }
-
-    async fn seen(&self, of: SocketAddr) -> anyhow::Result<Value> {
-        let (_, body) = Connection::open(of).await?.get("/__seen", "").await?;
-        Ok(serde_json::from_slice(&body)?)
-    }
-
-    /// Both stores refuse everything for so long.
-    async fn down(&self, seconds: u64) -> anyhow::Result<()> {
-        for of in [self.clickhouse, self.opensearch] {
-            let status = Connection::open(of).await?.post(&format!("/__down?{seconds}"), "", b"").await?;
-            anyhow::ensure!(status == 200, "the stand-in said {status}");
-        }
-        Ok(())
-    }
-
-    /// Rows that both stores have.
-    async fn rows(&self) -> anyhow::Result<u64> {
-        let mut least = u64::MAX;
-        for of in [self.clickhouse, self.opensearch] {
-            least = least.min(self.seen(of).await?["rows"].as_u64().context("a number")?);
-        }
-        Ok(least)
-    }
-
-    /// Waits until both stores have so many.
-    async fn stored(&self, rows: u64) -> anyhow::Result<()> {
-        let (mut before, mut since) = (0, Instant::now());
-        loop {
-            let now = self.rows().await?;
-            if now >= rows {
-                return Ok(());
-            }
-            if now > before {
-                (before, since) = (now, Instant::now());
-            }
-            anyhow::ensure!(since.elapsed() < Duration::from_secs(120), "{rows} acknowledged, and no more than {now} stored");
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
 
 /// The servers and what they stand on.
 struct Site {
@@ -165,68 +91,23 @@ impl Site {
 
     /// Every acknowledged id reached both stores once, under dense numbers.
     async fn compare(&self, acked: &Acked) -> anyhow::Result<()> {
-        for of in [self.holes.clickhouse, self.holes.opensearch] {
-            let seen = self.holes.seen(of).await?;
-            anyhow::ensure!(seen["twice"] == 0, "{} rows were stored twice", seen["twice"]);
-            let mut connection = Connection::open(of).await?;
-            for (tenant, ids) in acked {
-                let (_, bytes) = connection.get(&format!("/__ids?{tenant}"), "").await?;
-                let stored = bytes.as_chunks::<16>().0.iter().copied().map(Uuid::from_bytes);
-                anyhow::ensure!(
-                    bytes.len() == 16 * ids.len(),
-                    "{tenant}: {} acknowledged, {} stored",
-                    ids.len(),
-                    bytes.len() / 16
-                );
-                let (mut stored, mut ids): (Vec<_>, _) = (stored.collect(), ids.clone());
-                stored.sort_unstable();
-                ids.sort_unstable();
-                anyhow::ensure!(stored == ids, "{tenant}: other ids were stored than acknowledged");
+        self.holes.nothing_twice().await?;
+        for (tenant, ids) in acked {
+            let mut sent = Sent::default();
+            sent.note(Answer::Acked, ids.iter().copied());
+            for of in [self.holes.clickhouse, self.holes.opensearch] {
+                let mut comparison = sent.compare()?;
+                let stored = self.holes.ids(of, tenant).await?.into_iter().try_for_each(|id| comparison.stored(id));
+                stored.and_then(|()| comparison.finish()).with_context(|| tenant.clone())?;
             }
         }
         Ok(())
     }
 }
 
-fn name() -> String {
-    format!("load{}", &Uuid::new_v4().simple().to_string()[..12])
-}
-
-fn stores(holes: &Blackhole, name: &str) -> Vec<(&'static str, String)> {
-    vec![
-        ("SLUICE__STORES__ANALYTICS", "clickhouse".to_owned()),
-        ("SLUICE__STORES__SEARCH", "opensearch".to_owned()),
-        ("SLUICE__CLICKHOUSE__URL", format!("http://{}", holes.clickhouse)),
-        ("SLUICE__CLICKHOUSE__DATABASE", name.to_owned()),
-        ("SLUICE__OPENSEARCH__URL", format!("http://{}", holes.opensearch)),
-        ("SLUICE__OPENSEARCH__INDEX_PREFIX", name.to_owned()),
-    ]
-}
-
 async fn start(binary: &str, settings: &[(&str, String)]) -> anyhow::Result<Server> {
     let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     Server::start(binary, &settings).await
-}
-
-/// By curl, which signs; the product itself makes no buckets.
-fn make_bucket(endpoint: &str, bucket: &str) -> anyhow::Result<()> {
-    let (key, secret) = (engine("AWS_ACCESS_KEY_ID")?, engine("AWS_SECRET_ACCESS_KEY")?);
-    let made = Command::new("curl")
-        .args([
-            "-sf",
-            "--aws-sigv4",
-            "aws:amz:us-east-1:s3",
-            "-H",
-            "x-amz-content-sha256: UNSIGNED-PAYLOAD",
-            "-X",
-            "PUT",
-            "--user",
-        ])
-        .args([format!("{key}:{secret}"), format!("{endpoint}/{bucket}")])
-        .stdout(Stdio::null())
-        .status()?;
-    anyhow::ensure!(made.success(), "the bucket could not be made");
-    Ok(())
 }
 
 fn count(acked: &Acked) -> u64 {
@@ -259,7 +140,7 @@ async fn flat_out(scenario: &str, site: &Site, seconds: u64) -> anyhow::Result<(
     let queue = site.holes.seen(site.holes.sqs).await?;
     let per = |seconds: f64| seconds * 1e6 / count as f64;
     let (api, consumer) = (per(after.0 - before.0), per(after.1 - before.1));
-    print!(
+    let mut line = format!(
         "{scenario}: entries={count} accepted/s={:.0} stored/s={:.0} cpu_us/entry={:.2}",
         count as f64 / accepted_in.as_secs_f64(),
         count as f64 / stored_in.as_secs_f64(),
@@ -268,15 +149,14 @@ async fn flat_out(scenario: &str, site: &Site, seconds: u64) -> anyhow::Result<(
     if site.consumer.is_some() {
         let requests = number(&queue, "requests") - number(&queue_before, "requests");
         let bytes = number(&queue, "bytes") - number(&queue_before, "bytes");
-        print!(
+        line += &format!(
             " (api {api:.2}, consumer {consumer:.2}) entries/s/consumer_core={:.0} sqs_requests/1000={:.3} sqs_bytes/entry={:.0}",
             1e6 / consumer,
             requests * 1e3 / count as f64,
             bytes / count as f64
         );
     }
-    println!(" rss_anon_mib={memory:.0} every id in both stores once");
-    println!("{}", measure::raw()?);
+    say(format!("{line} rss_anon_mib={memory:.0} every id in both stores once"));
     Ok(())
 }
 
@@ -380,7 +260,7 @@ pub async fn thin(binary: &str, seconds: u64) -> anyhow::Result<()> {
         let made = number(&after.0["by_action"], action) - before.0["by_action"][action.as_str()].as_f64().unwrap_or(0.0);
         format!("{action} {made:.0}")
     });
-    println!(
+    say(format!(
         "thin: entries={sent:.0} refused={refused} entries/s={:.0} sqs_requests/1000={:.3} ({}) inserts/s: logs {:.2}, entry_ids {:.2}, packs {:.2} cpu_us/entry={:.2} rss_anon_mib={memory:.0} every id in both stores once",
         sent / took,
         (number(&after.0, "requests") - number(&before.0, "requests")) * 1e3 / sent,
@@ -389,7 +269,7 @@ pub async fn thin(binary: &str, seconds: u64) -> anyhow::Result<()> {
         rate("entry_ids"),
         rate("packs"),
         (cpu.0 - cpu_before.0 + cpu.1 - cpu_before.1) * 1e6 / sent,
-    );
+    ));
     Ok(())
 }
 
@@ -436,11 +316,11 @@ pub async fn outage(binary: &str, seconds: u64) -> anyhow::Result<()> {
     site.holes.stored(count(&acked)).await?;
     site.compare(&acked).await?;
     let rate = (total - before) as f64 / caught_up;
-    println!(
+    say(format!(
         "outage: of_seconds={seconds} behind={behind} consumer_rss_anon_mib: before {calm:.0}, largest in it {largest:.0}, after catching up {after:.0}; \
          catch_up_s={caught_up:.1} catch_up/s={rate:.0} catch_up/intake={:.1} refused={refused} entries={} every id in both stores once",
         rate / INTAKE as f64,
         count(&acked)
-    );
+    ));
     Ok(())
 }

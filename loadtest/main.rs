@@ -1,63 +1,93 @@
-//! The load generator: starts the real binary on a temporary folder, drives one scenario on loopback, reads every
-//! acknowledged id back, and prints a line of figures. See `loadtest/README.md`.
+//! The load generator: starts the real binary on a temporary folder, drives scenarios on loopback, reads every acknowledged id back, and prints
+//! figures. See `loadtest/README.md`.
 //!
 //! ```text
-//! cargo run --release --example loadtest -- bulk|single|lag|reads|tenants|answers|distributed|pipeline|thin|outage|soak [--seconds N | --minutes N] [--entries N] [--server PATH]
+//! cargo run --release --example loadtest -- NAME… [--seconds N | --minutes N] [--entries N] [--server PATH] [--save]
 //! ```
+//!
+//! A name is that of a file in `loadtest/scenarios/`, or one of [`BUILT_IN`], which do more than a file can say.
 
 mod answers;
+mod arrivals;
 mod blackhole;
+mod bodies;
+mod clients;
 mod distributed;
+mod faults;
+mod holes;
 mod http;
+mod ids;
 mod measure;
+mod phases;
+mod process;
+mod report;
+mod scenario;
 mod server;
+mod site;
 mod soak;
 
-use http::Connection;
-use measure::{Latencies, RawSync};
-use server::Server;
-use sluice::cli::demo::generator::Generator;
-use std::{
-    collections::HashSet,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
-use tokio::{task::JoinSet, time::Instant};
-use uuid::Uuid;
+use anyhow::Context;
+use report::say;
+use scenario::Scenario;
+use std::path::Path;
 
-/// Bodies are made before the clock starts, and repeated with new ids, so that making them costs the measurement nothing.
-const BODIES: usize = 64;
+/// Scenarios that are code.
+const BUILT_IN: [&str; 6] = ["answers", "soak", "distributed", "pipeline", "thin", "outage"];
+/// What a phase takes beside the time in which requests are due: tenants, what was not yet stored, reading back. Seconds, for an estimate.
+const AROUND: f64 = 8.0;
 
 struct Options {
-    scenario: String,
+    names: Vec<String>,
+    /// Instead of what the scenario says.
+    length: Option<u64>,
+    /// Of scenarios that are code.
     seconds: u64,
     server: String,
     /// How many the `answers` scenario fills in.
     entries: u64,
+    save: bool,
+    /// The command that repeats it.
+    command: String,
 }
 
-fn options() -> anyhow::Result<Options> {
-    let mut args = std::env::args().skip(1);
-    let scenario = args.next().unwrap_or_else(|| "bulk".into());
+fn options(args: impl Iterator<Item = String>) -> anyhow::Result<Options> {
+    let (mut args, mut shown) = (args, Vec::new());
     let mut options = Options {
-        scenario,
+        names: Vec::new(),
+        length: None,
         seconds: 15,
         server: "target/release/sluice".into(),
         entries: 10_000_000,
+        save: false,
+        command: String::new(),
     };
     while let Some(name) = args.next() {
-        let value = args.next().ok_or_else(|| anyhow::anyhow!("`{name}` needs a value"))?;
+        if !name.starts_with("--") {
+            options.names.push(name);
+            continue;
+        }
+        if name == "--save" {
+            options.save = true;
+            continue;
+        }
+        let value = args.next().with_context(|| format!("`{name}` needs a value"))?;
         match name.as_str() {
-            "--seconds" => options.seconds = value.parse()?,
-            "--minutes" => options.seconds = (60.0 * value.parse::<f64>()?) as u64,
-            "--server" => options.server = value,
+            "--seconds" => options.length = Some(value.parse()?),
+            "--minutes" => options.length = Some((60.0 * value.parse::<f64>()?) as u64),
+            "--server" => options.server.clone_from(&value),
             "--entries" => options.entries = value.parse()?,
-            _ => anyhow::bail!("unknown option `{name}`; known are --seconds, --minutes, --entries and --server"),
+            _ => anyhow::bail!("unknown option `{name}`; known are --seconds, --minutes, --entries, --server and --save"),
+        }
+        if name != "--server" {
+            shown.extend([name, value]);
         }
     }
+    anyhow::ensure!(
+        !options.names.is_empty(),
+        "usage: loadtest NAME… [--seconds N | --minutes N] [--entries N] [--server PATH] [--save]"
+    );
+    options.seconds = options.length.unwrap_or(options.seconds);
+    options.command = shown.join(" ");
     Ok(options)
 }
 
@@ -69,341 +99,96 @@ async fn main() -> anyhow::Result<()> {
     {
         return blackhole::run(rest).await;
     }
-    let options = options()?;
-    match options.scenario.as_str() {
-        "bulk" => bulk(&options).await,
-        "single" => single(&options).await,
-        "lag" => lag(&options).await,
-        "reads" => reads(&options).await,
-        "tenants" => tenants(&options).await,
-        "answers" => answers::run(&options).await,
-        "soak" => soak::run(&options).await,
+    let options = options(args.into_iter())?;
+    let mut scenarios = Vec::new();
+    let mut seconds = 0.0;
+    for name in &options.names {
+        let file = if BUILT_IN.contains(&name.as_str()) {
+            None
+        } else {
+            Some(read(name, &options)?)
+        };
+        seconds += file.as_ref().map_or(options.seconds as f64, |file| {
+            file.seconds() + AROUND * f64::from(file.rounds) * file.phase.len() as f64
+        });
+        scenarios.push((name, file));
+    }
+    println!("{} scenarios, about {:.0} minutes\n", scenarios.len(), (seconds / 60.0).ceil());
+    for (name, file) in scenarios {
+        let command = match options.command.as_str() {
+            "" => format!("loadtest/run.sh {name}"),
+            more => format!("ARGS=\"{more}\" loadtest/run.sh {name}"),
+        };
+        report::begin(name, file.as_ref().map_or("", |file| file.what.trim()), &command);
+        match &file {
+            Some(file) => {
+                let figures = phases::run(&options.server, file).await?;
+                say(measure::raw()?);
+                say("");
+                figures.say(&file.target);
+            }
+            None => {
+                say("```text");
+                built_in(name, &options).await?;
+                say(measure::raw()?);
+                say("```");
+            }
+        }
+        say(format!("\nload after it: {}", report::load()));
+        if options.save {
+            println!("saved as {}", report::save(name)?.display());
+        }
+        println!();
+    }
+    Ok(())
+}
+
+fn read(name: &str, options: &Options) -> anyhow::Result<Scenario> {
+    let path = Path::new("loadtest/scenarios").join(format!("{name}.toml"));
+    anyhow::ensure!(
+        path.exists(),
+        "there is no scenario `{name}`: neither in loadtest/scenarios nor one of {BUILT_IN:?}"
+    );
+    let mut scenario = Scenario::read(&path)?;
+    if let Some(seconds) = options.length {
+        scenario
+            .set_seconds(seconds as f64)
+            .with_context(|| format!("`{name}` with {seconds} seconds"))?;
+    }
+    Ok(scenario)
+}
+
+async fn built_in(name: &str, options: &Options) -> anyhow::Result<()> {
+    match name {
+        "answers" => answers::run(options).await,
+        "soak" => soak::run(options).await,
         "distributed" => distributed::bulk(&options.server, options.seconds).await,
         "pipeline" => distributed::pipeline(&options.server, options.seconds).await,
         "thin" => distributed::thin(&options.server, options.seconds).await,
         "outage" => distributed::outage(&options.server, options.seconds).await,
-        other => anyhow::bail!("unknown scenario `{other}`; known are bulk, single, lag, reads, tenants, answers, distributed, pipeline, thin, outage, soak"),
+        other => anyhow::bail!("`{other}` is not one of {BUILT_IN:?}"),
     }
 }
 
-/// A bulk body with the byte offsets of its ids, so that each sending gets new ones in place.
-#[derive(Clone)]
-struct Template {
-    body: Vec<u8>,
-    ids: Vec<usize>,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Template {
-    fn new(generator: &mut Generator, entries: usize, array: bool) -> Self {
-        let (mut body, mut ids) = (Vec::new(), Vec::new());
-        for i in 0..entries {
-            if array {
-                body.push(if i == 0 { b'[' } else { b',' });
-            }
-            ids.push(body.len() + br#"{"id":""#.len());
-            generator.write(&mut body);
+    fn parse(args: &str) -> anyhow::Result<Options> {
+        options(args.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn names_and_options_may_be_mixed_and_nothing_unknown_is_passed_over() {
+        let some = parse("bulk --server x/y single --seconds 7 --save").expect("right");
+        assert_eq!(some.names, ["bulk", "single"]);
+        assert_eq!((some.length, some.seconds, some.save, some.server.as_str()), (Some(7), 7, true, "x/y"));
+        assert_eq!(some.command, "--seconds 7", "what repeats it names no path of this machine");
+        assert_eq!(parse("soak --minutes 0.5").expect("right").seconds, 30);
+        assert_eq!(parse("answers").expect("right").length, None);
+        for wrong in ["", "--seconds 7", "bulk --seconds", "bulk --seconds x", "bulk --fast 1"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
         }
-        if array {
-            body.push(b']');
-        }
-        Self { body, ids }
-    }
-
-    /// Puts new ids in and appends them to `sent`.
-    fn renew(&mut self, sent: &mut Vec<Uuid>) {
-        for at in &self.ids {
-            let id = Uuid::now_v7();
-            id.hyphenated().encode_lower(&mut self.body[*at..*at + 36]);
-            sent.push(id);
-        }
-    }
-}
-
-/// 32 connections, bulk of 100, four tenants: accepted and stored per second, CPU per entry, ack latency against a raw sync.
-async fn bulk(options: &Options) -> anyhow::Result<()> {
-    let server = Server::start(&options.server, &[]).await?;
-    let tenants = server.make_tenants(4).await?;
-    let before = server.cpu_seconds()?;
-    let probe = RawSync::start(server.folder(), 100 * 900);
-    let deadline = Instant::now() + Duration::from_secs(options.seconds);
-    let started = Instant::now();
-    let mut clients = JoinSet::new();
-    for i in 0..32 {
-        let (tenant, token) = tenants[i % tenants.len()].clone();
-        let mut connection = Connection::open(server.http).await?;
-        let mut generator = Generator::new(i as u64);
-        let mut templates: Vec<Template> = (0..BODIES / 8).map(|_| Template::new(&mut generator, 100, true)).collect();
-        clients.spawn(async move {
-            let (mut acked, mut latencies, mut turn) = (Vec::new(), Latencies::default(), 0);
-            while Instant::now() < deadline {
-                let template = &mut templates[turn % (BODIES / 8)];
-                turn += 1;
-                let known = acked.len();
-                template.renew(&mut acked);
-                let sent = Instant::now();
-                let status = connection.post("/api/v1/logs/bulk?ids=false", &token, &template.body).await?;
-                if status == 201 {
-                    latencies.push(sent.elapsed());
-                } else {
-                    acked.truncate(known);
-                    anyhow::ensure!(matches!(status, 429 | 503), "status {status}");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-            }
-            anyhow::Ok((tenant, acked, latencies))
-        });
-    }
-    let (mut acked, mut latencies) = (Acked::default(), Latencies::default());
-    while let Some(done) = clients.join_next().await {
-        let (tenant, ids, mine) = done??;
-        acked.add(tenant, ids);
-        latencies.merge(mine);
-    }
-    let (accepted_in, raw) = (started.elapsed(), probe.finish()?);
-    let usage = server.wait_stored(&tenants).await?;
-    let stored_in = started.elapsed();
-    let cpu = server.cpu_seconds()? - before;
-    let count = acked.count();
-    server.compare(&tenants, &acked.0).await?;
-    println!(
-        "bulk: entries={count} accepted/s={:.0} stored/s={:.0} cpu_us/entry={:.2} ack_p50_ms={:.2} ack_p99_ms={:.2} raw_sync_p50_ms={raw:.2} ack/raw={:.2} rss_anon_mib={:.0} stored={usage} every id read back",
-        count as f64 / accepted_in.as_secs_f64(),
-        count as f64 / stored_in.as_secs_f64(),
-        cpu * 1e6 / count as f64,
-        latencies.quantile(0.5),
-        latencies.quantile(0.99),
-        latencies.quantile(0.5) / raw,
-        server.anonymous_mib()?,
-    );
-    Ok(())
-}
-
-/// 1,000 connections, one entry a request.
-async fn single(options: &Options) -> anyhow::Result<()> {
-    let server = Server::start(&options.server, &[]).await?;
-    let tenants = server.make_tenants(16).await?;
-    let started = Instant::now();
-    let deadline = started + Duration::from_secs(options.seconds);
-    let mut clients = JoinSet::new();
-    for i in 0..1000 {
-        let (tenant, token) = tenants[i % tenants.len()].clone();
-        let mut connection = Connection::open(server.http).await?;
-        let mut template = Template::new(&mut Generator::new(i as u64), 1, false);
-        clients.spawn(async move {
-            let (mut acked, mut latencies) = (Vec::new(), Latencies::default());
-            while Instant::now() < deadline {
-                template.renew(&mut acked);
-                let sent = Instant::now();
-                let status = connection.post("/api/v1/logs", &token, &template.body).await?;
-                if status == 201 {
-                    latencies.push(sent.elapsed());
-                } else {
-                    acked.pop();
-                    anyhow::ensure!(matches!(status, 429 | 503), "status {status}");
-                }
-            }
-            anyhow::Ok((tenant, acked, latencies))
-        });
-    }
-    let (mut acked, mut latencies) = (Acked::default(), Latencies::default());
-    while let Some(done) = clients.join_next().await {
-        let (tenant, ids, mine) = done??;
-        acked.add(tenant, ids);
-        latencies.merge(mine);
-    }
-    let took = started.elapsed().as_secs_f64();
-    server.wait_stored(&tenants).await?;
-    server.compare(&tenants, &acked.0).await?;
-    println!(
-        "single: requests={} req/s={:.0} p50_ms={:.1} p99_ms={:.1} every id read back",
-        acked.count(),
-        acked.count() as f64 / took,
-        latencies.quantile(0.5),
-        latencies.quantile(0.99)
-    );
-    Ok(())
-}
-
-/// 10,000 entries a second (open loop) and a prober: from the 201 to the entry in `GET /logs`.
-async fn lag(options: &Options) -> anyhow::Result<()> {
-    let server = Server::start(&options.server, &[]).await?;
-    let tenants = server.make_tenants(8).await?;
-    let probe = RawSync::start(server.folder(), 100 * 900);
-    let deadline = Instant::now() + Duration::from_secs(options.seconds);
-    let mut clients = JoinSet::new();
-    for i in 0..10 {
-        let (tenant, token) = tenants[i % tenants.len()].clone();
-        let mut connection = Connection::open(server.http).await?;
-        let mut template = Template::new(&mut Generator::new(i as u64), 100, true);
-        clients.spawn(async move {
-            let (mut acked, mut acks) = (Vec::new(), Latencies::default());
-            // One after the other, so that the bursts of the generator are not what is measured.
-            let mut ticks = tokio::time::interval_at(Instant::now() + Duration::from_millis(10 * i as u64), Duration::from_millis(100));
-            while Instant::now() < deadline {
-                ticks.tick().await;
-                template.renew(&mut acked);
-                let sent = Instant::now();
-                let status = connection.post("/api/v1/logs/bulk?ids=false", &token, &template.body).await?;
-                anyhow::ensure!(status == 201, "status {status}");
-                acks.push(sent.elapsed());
-            }
-            anyhow::Ok((tenant, acked, acks))
-        });
-    }
-    let (mut latencies, mut own) = (Latencies::default(), Vec::new());
-    let (tenant, token) = tenants[0].clone();
-    let mut prober = Connection::open(server.http).await?;
-    let mut template = Template::new(&mut Generator::new(99), 1, true);
-    while Instant::now() < deadline {
-        template.renew(&mut own);
-        anyhow::ensure!(prober.post("/api/v1/logs/bulk?ids=false", &token, &template.body).await? == 201);
-        let accepted = Instant::now();
-        let path = format!("/api/v1/logs?total=false&id={}", own[own.len() - 1]);
-        while !prober.get(&path, &token).await?.1.starts_with(b"{\"data\":[{") {}
-        latencies.push(accepted.elapsed());
-        tokio::time::sleep(Duration::from_millis(7)).await;
-    }
-    let (mut acked, mut acks) = (Acked::default(), Latencies::default());
-    acked.add(tenant, own);
-    while let Some(done) = clients.join_next().await {
-        let (tenant, ids, mine) = done??;
-        acked.add(tenant, ids);
-        acks.merge(mine);
-    }
-    let raw = probe.finish()?;
-    server.wait_stored(&tenants).await?;
-    server.compare(&tenants, &acked.0).await?;
-    println!(
-        "lag: entries={} probes={} visible_p50_ms={:.1} visible_p99_ms={:.1} ack_p50_ms={:.2} ack_p99_ms={:.2} raw_sync_p50_ms={raw:.2} ack/raw={:.2} every id read back",
-        acked.count(),
-        latencies.len(),
-        latencies.quantile(0.5),
-        latencies.quantile(0.99),
-        acks.quantile(0.5),
-        acks.quantile(0.99),
-        acks.quantile(0.5) / raw
-    );
-    Ok(())
-}
-
-/// 5 M entries of 1,000 tenants, uncompacted: get by id, newest 50, statistics.
-async fn reads(options: &Options) -> anyhow::Result<()> {
-    let server = Server::start(&options.server, &[]).await?;
-    let tenants = server.make_tenants(1000).await?;
-    let (total, done) = (5_000_000, Arc::new(AtomicU64::new(0)));
-    let mut clients = JoinSet::new();
-    for i in 0..16 {
-        let (tenants, done) = (tenants.clone(), done.clone());
-        let mut connection = Connection::open(server.http).await?;
-        let mut template = Template::new(&mut Generator::new(i as u64), 500, true);
-        clients.spawn(async move {
-            let (mut samples, mut turn) = (Vec::new(), i);
-            while done.fetch_add(500, Ordering::Relaxed) < total {
-                let (_, token) = &tenants[turn % tenants.len()];
-                let mut ids = Vec::new();
-                template.renew(&mut ids);
-                loop {
-                    match connection.post("/api/v1/logs/bulk?ids=false", token, &template.body).await? {
-                        201 => break,
-                        429 | 503 => tokio::time::sleep(Duration::from_millis(200)).await,
-                        status => anyhow::bail!("status {status}"),
-                    }
-                }
-                samples.push((turn % tenants.len(), ids[turn % 500]));
-                turn += 16;
-            }
-            anyhow::Ok(samples)
-        });
-    }
-    let mut samples = Vec::new();
-    while let Some(done) = clients.join_next().await {
-        samples.extend(done??);
-    }
-    let usage = server.wait_stored(&tenants).await?;
-    let mut connection = Connection::open(server.http).await?;
-    let (mut gets, mut lists, mut stats) = (Latencies::default(), Latencies::default(), Latencies::default());
-    for k in 0..400 {
-        let (tenant, id) = &samples[k * 7919 % samples.len()];
-        let token = &tenants[*tenant].1;
-        for (path, latencies) in [
-            (format!("/api/v1/logs/{id}"), &mut gets),
-            ("/api/v1/logs?page_size=50".to_owned(), &mut lists),
-            ("/api/v1/logs/stats".to_owned(), &mut stats),
-        ] {
-            let sent = Instant::now();
-            let (status, _) = connection.get(&path, token).await?;
-            anyhow::ensure!(status == 200, "{path}: {status}");
-            latencies.push(sent.elapsed());
-        }
-    }
-    println!(
-        "reads: stored={usage} parts={} get_p50_ms={:.2} get_p99_ms={:.2} newest50_p50_ms={:.2} newest50_p99_ms={:.2} stats_p50_ms={:.2} rss_anon_mib={:.0}",
-        server.parts()?,
-        gets.quantile(0.5),
-        gets.quantile(0.99),
-        lists.quantile(0.5),
-        lists.quantile(0.99),
-        stats.quantile(0.5),
-        server.anonymous_mib()?
-    );
-    Ok(())
-}
-
-/// 10,000 tenants active at once: anonymous resident memory at defaults.
-async fn tenants(options: &Options) -> anyhow::Result<()> {
-    let server = Server::start(&options.server, &[]).await?;
-    let tenants = server.make_tenants(10_000).await?;
-    let deadline = Instant::now() + Duration::from_secs(options.seconds);
-    let mut clients = JoinSet::new();
-    for i in 0..32 {
-        let tenants = tenants.clone();
-        let mut connection = Connection::open(server.http).await?;
-        let mut template = Template::new(&mut Generator::new(i as u64), 10, true);
-        clients.spawn(async move {
-            let (mut acked, mut turn, mut peak) = (Acked::default(), i, 0usize);
-            while Instant::now() < deadline || peak < tenants.len() / 32 {
-                let (tenant, token) = &tenants[turn % tenants.len()];
-                let mut ids = Vec::new();
-                template.renew(&mut ids);
-                match connection.post("/api/v1/logs/bulk?ids=false", token, &template.body).await? {
-                    201 => acked.add(tenant.clone(), ids),
-                    429 | 503 => tokio::time::sleep(Duration::from_millis(200)).await,
-                    status => anyhow::bail!("status {status}"),
-                }
-                turn += 32;
-                peak += 1;
-            }
-            anyhow::Ok(acked)
-        });
-    }
-    let (mut acked, mut peak) = (Acked::default(), 0.0f64);
-    while let Some(done) = clients.join_next().await {
-        peak = peak.max(server.anonymous_mib()?);
-        for (tenant, ids) in done??.0 {
-            acked.add(tenant, ids);
-        }
-    }
-    let live = server.metric("sluice_live_tenants").await?;
-    server.wait_stored(&tenants).await?;
-    server.compare(&tenants, &acked.0).await?;
-    println!(
-        "tenants: tenants={} live={live} entries={} rss_anon_peak_mib={peak:.0} every id read back",
-        tenants.len(),
-        acked.count()
-    );
-    Ok(())
-}
-
-/// Acknowledged ids by tenant.
-#[derive(Default)]
-struct Acked(std::collections::HashMap<String, HashSet<Uuid>>);
-
-impl Acked {
-    fn add(&mut self, tenant: String, ids: impl IntoIterator<Item = Uuid>) {
-        self.0.entry(tenant).or_default().extend(ids);
-    }
-
-    fn count(&self) -> usize {
-        self.0.values().map(HashSet::len).sum()
+        assert!(read("../scenarios/none", &parse("x").expect("right")).is_err());
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! Ids are made of a connection and a number, so that what was acknowledged is one byte per entry, however long it runs.
 
-use super::{Options, Template, http::Connection, measure::Latencies, server::Server};
+use crate::{Options, bodies::Template, http::Connection, measure::Latencies, report::say, server::Server};
 use anyhow::{Context, ensure};
 use sluice::cli::demo::generator::Generator;
 use std::{
@@ -138,7 +138,9 @@ fn judge(samples: &[Sample]) -> anyhow::Result<()> {
         let (slope, mean) = line(&points);
         let most = samples.iter().map(|sample| sample.values[i]).fold(0.0, f64::max);
         let grown = slope * minutes;
-        println!("{name}: mean {mean:.0}, most {most:.0}, second half {grown:+.1} in {minutes:.1} minutes");
+        say(format!(
+            "{name}: mean {mean:.0}, most {most:.0}, second half {grown:+.1} in {minutes:.1} minutes"
+        ));
         ensure!(
             grown <= f64::max(LITTLE[i], mean / 10.0),
             "{name} grew by {grown:.0} in {minutes:.1} minutes: it is not flat"
@@ -164,37 +166,17 @@ async fn ask(server: &Server, tenants: &[(String, String)], done: Arc<AtomicBool
 
 /// Every id of every tenant, once, and exactly those that were acknowledged; a refused one (429, 503) must not be there.
 async fn read_back(server: &Server, tenants: &[(String, String)], sent: Vec<Sent>) -> anyhow::Result<usize> {
-    #[derive(serde::Deserialize)]
-    struct Page {
-        data: Vec<Row>,
-    }
-    #[derive(serde::Deserialize)]
-    struct Row {
-        id: Uuid,
-        sequence: u64,
-    }
     let mut missing: Vec<Vec<bool>> = sent.into_iter().map(|sent| sent.acked).collect();
     let mut found = 0;
     for (name, token) in tenants {
-        let (mut connection, mut from) = (Connection::open(server.http).await?, 1);
-        loop {
-            let path = format!("/api/v1/logs?sort=sequence:asc&page_size=1000&total=false&min_sequence={from}");
-            let (status, body) = connection.get(&path, token).await?;
-            ensure!(status == 200, "reading back: {status}");
-            let page: Page = serde_json::from_slice(&body)?;
-            let Some(last) = page.data.last() else { break };
-            from = last.sequence + 1;
-            for row in page.data {
-                let (connection, number) = Sent::place(row.id);
-                let place = missing.get_mut(connection).and_then(|all| all.get_mut(number));
-                ensure!(
-                    place.is_some_and(std::mem::take),
-                    "{name}: {} is there twice, or was never acknowledged",
-                    row.id
-                );
-                found += 1;
-            }
-        }
+        let each = |id: Uuid| {
+            let (connection, number) = Sent::place(id);
+            let place = missing.get_mut(connection).and_then(|all| all.get_mut(number));
+            ensure!(place.is_some_and(std::mem::take), "{id} is there twice, or was never acknowledged");
+            found += 1;
+            Ok(())
+        };
+        server.each_id(token, each).await.with_context(|| name.clone())?;
     }
     let lost = missing.iter().flatten().filter(|missing| **missing).count();
     ensure!(lost == 0, "{lost} acknowledged entries are lost");
@@ -210,7 +192,7 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let rate = LOAD * most;
     let pause = Duration::from_secs_f64((BULK * CONNECTIONS) as f64 / rate);
     let lasting = Duration::from_secs(options.seconds);
-    println!("soak: {most:.0} entries/s at most; {rate:.0} entries/s for {} s", lasting.as_secs());
+    say(format!("soak: {most:.0} entries/s at most; {rate:.0} entries/s for {} s", lasting.as_secs()));
     server.wait_stored(&tenants).await?;
 
     let (begun, done) = (Instant::now(), Arc::new(AtomicBool::new(false)));
@@ -227,23 +209,23 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
     let mut sent = sent;
     sent.iter_mut().for_each(|sent| sent.latencies = Latencies::default());
     let (sent, samples, asked) = tokio::join!(load(&server, &tenants, sent, lasting, pause), sampling, ask(&server, &tenants, done.clone()));
-    let (mut sent, samples, mut asked) = (sent?, samples?, asked?);
+    let (mut sent, samples, asked) = (sent?, samples?, asked?);
     let mut latencies = Latencies::default();
     let refused: u64 = sent.iter().map(|sent| sent.refused).sum();
-    sent.iter_mut().for_each(|sent| latencies.merge(std::mem::take(&mut sent.latencies)));
-    println!(
+    sent.iter_mut().for_each(|sent| latencies.merge(&std::mem::take(&mut sent.latencies)));
+    say(format!(
         "{} entries, {refused} bulks refused; answered p50 {:.1} ms, p99 {:.1} ms after they were due; questions p50 {:.1} ms, p99 {:.1} ms",
         count(&sent) - before,
         latencies.quantile(0.5),
         latencies.quantile(0.99),
         asked.quantile(0.5),
         asked.quantile(0.99)
-    );
+    ));
     for sample in samples.iter().step_by(samples.len().div_ceil(20)) {
-        println!(
+        say(format!(
             "  minute {:5.1}: {:6.0} MiB, {:4} handles, {:3} threads, {:4} tasks",
             sample.minute, sample.values[0], sample.values[1], sample.values[2], sample.values[3]
-        );
+        ));
     }
     let stored = server.wait_stored(&tenants).await?;
     let acked = count(&sent);
@@ -252,6 +234,6 @@ pub async fn run(options: &Options) -> anyhow::Result<()> {
         found == acked && stored == acked as u64,
         "{acked} acknowledged, {stored} counted, {found} found"
     );
-    println!("{found} ids read back, each once, and nothing else");
+    say(format!("{found} ids read back, each once, and nothing else"));
     judge(&samples)
 }

@@ -4,6 +4,7 @@ use sluice::{
     model::{
         entry::{Field, NewEntry, Severity},
         pack::{Pack, PackBuilder, PackHeader},
+        parse::{Sent, content_hash},
         tenant::TenantId,
     },
     seal::{DecidedSeal, Decision, Seal, SealPack, SealTenant},
@@ -67,12 +68,19 @@ impl Sealer {
             ];
             let mut fields = [None; Field::COUNT];
             texts.iter().for_each(|(field, text)| fields[*field as usize] = Some(text.as_bytes()));
+            let timestamp = 1_700_000_000_000 + (self.n * 10) as i64 + (spread % 3_000) as i64;
+            let severity = Severity::ALL[if spread % 10 < 7 { 0 } else { spread as usize % 4 }];
+            let sent = Sent {
+                fields,
+                severity: Some(severity),
+                timestamp: Some(timestamp),
+            };
             builder.push(&NewEntry {
                 id: id(tenant, i),
                 client_id: true,
-                hash: u128::from(spread),
-                timestamp: 1_700_000_000_000 + (self.n * 10) as i64 + (spread % 3_000) as i64,
-                severity: Severity::ALL[if spread % 10 < 7 { 0 } else { spread as usize % 4 }],
+                hash: content_hash(&sent, &mut Vec::new()),
+                timestamp,
+                severity,
                 fields,
             });
         }

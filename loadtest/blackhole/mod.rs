@@ -4,8 +4,8 @@
 //! tables stay empty.
 //!
 //! They run in a process of their own (`loadtest blackhole …`), so that their CPU time is not that of the servers. `GET /__seen`
-//! on each says what came in, `GET /__ids?LOG` on a gate gives the ids of a log in the order of their numbers, and `POST /__down?SECONDS`
-//! refuses everything for that long.
+//! on each says what came in, `GET /__ids?LOG` on a gate gives the ids of a log in the order of their numbers, `POST /__down?SECONDS`
+//! refuses everything for that long, and `POST /__slow?MILLISECONDS` answers so much later from then on.
 
 mod clickhouse;
 mod kept;
@@ -64,6 +64,7 @@ async fn gate(upstream: &str, store: Store) -> anyhow::Result<std::net::SocketAd
         inserts: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
         down_until: Mutex::new(None),
+        slow_ms: AtomicU64::new(0),
     };
     listen(Router::new().fallback(through_gate).with_state(Arc::new(gate))).await
 }
@@ -81,6 +82,7 @@ struct Gate {
     inserts: AtomicU64,
     bytes: AtomicU64,
     down_until: Mutex<Option<Instant>>,
+    slow_ms: AtomicU64,
 }
 
 async fn through_gate(State(gate): State<Arc<Gate>>, request: Request) -> Response {
@@ -94,6 +96,10 @@ async fn through_gate(State(gate): State<Arc<Gate>>, request: Request) -> Respon
             *gate.down_until.lock().expect("whole") = Some(until);
             return StatusCode::OK.into_response();
         }
+        "/__slow" => {
+            gate.slow_ms.store(query.parse().unwrap_or(0), Ordering::Relaxed);
+            return StatusCode::OK.into_response();
+        }
         _ => {}
     }
     let Ok(body) = body.collect().await else {
@@ -101,6 +107,10 @@ async fn through_gate(State(gate): State<Arc<Gate>>, request: Request) -> Respon
     };
     if gate.down_until.lock().expect("whole").is_some_and(|until| Instant::now() < until) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    let slow = gate.slow_ms.load(Ordering::Relaxed);
+    if slow > 0 {
+        tokio::time::sleep(Duration::from_millis(slow)).await;
     }
     let answer = match &gate.store {
         Store::ClickHouse(store) => store.answer(&gate, &parts, body.to_bytes()).await,

@@ -62,17 +62,23 @@ impl Erasure {
 
     /// What [`Erasure::covers`] says about rows within these bounds (inclusive).
     fn may_cover(&self, timestamps: (i64, i64), received: (i64, i64), sequences: (u64, u64)) -> Cover {
-        if self.covers(timestamps.1, received.1, sequences.1) {
-            Cover::All
-        } else if self.covers(timestamps.0, received.0, sequences.0) {
-            Cover::Some
-        } else {
-            Cover::None
-        }
+        cover(|t, r, s| self.covers(t, r, s), timestamps, received, sequences)
     }
 
     fn step(&self) -> Step {
         Step(self.cutoff, self.head)
+    }
+}
+
+/// What something that erases whatever is older does to the rows within these bounds (inclusive).
+fn cover(covers: impl Fn(i64, i64, u64) -> bool, timestamps: (i64, i64), received: (i64, i64), sequences: (u64, u64)) -> Cover {
+    // The oldest corner is taken first, and the newest last.
+    if covers(timestamps.1, received.1, sequences.1) {
+        Cover::All
+    } else if covers(timestamps.0, received.0, sequences.0) {
+        Cover::Some
+    } else {
+        Cover::None
     }
 }
 
@@ -206,25 +212,12 @@ impl Erasures {
 
     /// What [`Erasures::covers`] says about rows within these bounds (inclusive).
     pub fn may_cover(&self, timestamps: (i64, i64), received: (i64, i64), sequences: (u64, u64)) -> Cover {
-        // An erasure takes everything that is older: so the oldest corner is taken first, and the newest last.
-        if self.covers(timestamps.1, received.1, sequences.1) {
-            Cover::All
-        } else if self.covers(timestamps.0, received.0, sequences.0) {
-            Cover::Some
-        } else {
-            Cover::None
-        }
+        cover(|t, r, s| self.covers(t, r, s), timestamps, received, sequences)
     }
 
     /// What [`Erasures::settled_covers`] says about rows within these bounds (inclusive).
     pub fn settled_may_cover(&self, timestamps: (i64, i64), received: (i64, i64), sequences: (u64, u64)) -> Cover {
-        if self.settled_covers(timestamps.1, received.1, sequences.1) {
-            Cover::All
-        } else if self.settled_covers(timestamps.0, received.0, sequences.0) {
-            Cover::Some
-        } else {
-            Cover::None
-        }
+        cover(|t, r, s| self.settled_covers(t, r, s), timestamps, received, sequences)
     }
 
     /// The steps of which one hides every erased row and none of them another: kind, cutoff and head, the pending ones too. For

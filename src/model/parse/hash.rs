@@ -29,14 +29,17 @@ const SEVERITY_TAG: u8 = 32;
 const TIMESTAMP_TAG: u8 = 33;
 
 /// What the client sent, checked and canonical.
-pub(crate) struct Sent<'a> {
-    pub(crate) fields: [Option<&'a [u8]>; Field::COUNT],
-    pub(crate) severity: Option<Severity>,
-    pub(crate) timestamp: Option<i64>,
+pub struct Sent<'a> {
+    /// The bytes of each field that the record holds.
+    pub fields: [Option<&'a [u8]>; Field::COUNT],
+    /// `None`: it was left to the server.
+    pub severity: Option<Severity>,
+    /// Likewise; milliseconds since 1970.
+    pub timestamp: Option<i64>,
 }
 
 /// The hash; `scratch` is memory to use again.
-pub(crate) fn content_hash(sent: &Sent<'_>, scratch: &mut Vec<u8>) -> ContentHash {
+pub fn content_hash(sent: &Sent<'_>, scratch: &mut Vec<u8>) -> ContentHash {
     scratch.clear();
     scratch.push(VERSION);
     let mut part = |tag: u8, content: &[u8]| {

@@ -32,7 +32,7 @@ mod ids;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use hash::{Sent, content_hash};
+pub use hash::{Sent, content_hash};
 
 use super::{
     entry::ContentHash,

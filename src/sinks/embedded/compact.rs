@@ -48,7 +48,7 @@ const DEAD_PERCENT: u64 = 30;
 /// A part with any erased row is rewritten after this time: within 24 hours, a restart included.
 const DEAD_FOR: Duration = Duration::from_secs(12 * 3600);
 /// How long the files of merged parts stay when no flush comes, so that the newest manifest can still be given up.
-const KEEP_FOR: Duration = Duration::from_secs(600);
+const KEEP_FOR: Duration = Duration::from_secs(60);
 /// Without anything new it looks again after this time.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);

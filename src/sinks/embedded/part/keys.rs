@@ -16,8 +16,8 @@
 //! - A value (not of `action` and `resource_type`, which are compared in any case, nor an actor) or a leaf with a **telling**
 //!   word: of at least six bytes, with an ASCII digit. Such a text is here only if all its words are; [`needle`] and
 //!   [`leaf_needle`] say what to ask for.
-//! - The three words of four hexadecimal digits in the middle of the entry's own id. A word of that form may therefore be
-//!   anywhere; [`asked_word`] says so.
+//! - Words of four hexadecimal digits: three are in every id, and most texts with ids have them, without telling which. A word of
+//!   that form may therefore be anywhere; [`asked_word`] says so.
 
 use crate::model::{
     entry::{EntryRef, Field},
@@ -87,7 +87,7 @@ fn is_telling(text: &str) -> bool {
     telling
 }
 
-/// Whether a word may be one of the middle of an id, which have no keys.
+/// Whether a word may be one of the middle of an id: such words have no keys.
 fn may_be_of_id(word: &str) -> bool {
     word.len() == 4 && word.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f'))
 }
@@ -303,13 +303,10 @@ impl Keys {
             }
         }
         let mut leaves = 0;
-        // The id's words come first.
-        let mut of_id = 0;
         row_terms(id, &texts, &mut |term| match term {
             Term::Word(text) => {
-                of_id += 1;
-                if !matches!(of_id, 2..=4) {
-                    self.put(word(text));
+                if let Some(key) = asked_word(text) {
+                    self.put(key);
                 }
             }
             Term::Leaf(path, text) => {

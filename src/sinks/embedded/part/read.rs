@@ -4,6 +4,8 @@ use super::{
     PartError, PartMeta,
     chunks::CheckedBytes,
     data_file,
+    pages::GroupPages,
+    record,
     schema::{self, Column},
     sidecar::{Block, DataFile, ID_KEY, IdKey, IdRange, Sidecar},
     sidecar_file,
@@ -11,21 +13,22 @@ use super::{
 use crate::{
     fs::Fs,
     model::{
-        entry::{ContentHash, Field, NewEntry, Severity, StoredEntry, ip_from_bytes},
+        entry::{ContentHash, StoredEntry},
         tenant::TenantScope,
     },
     seal::erasure::Erasures,
 };
 use arrow_array::{
-    Array, BooleanArray, DictionaryArray, FixedSizeBinaryArray, RecordBatch, StringArray, StringViewArray, TimestampMillisecondArray, UInt64Array,
+    Array, DictionaryArray, FixedSizeBinaryArray, RecordBatch, StringArray, StringViewArray, TimestampMillisecondArray, UInt64Array,
     cast::AsArray,
     types::{Int32Type, TimestampMillisecondType, UInt64Type},
 };
 use bytes::Bytes;
 use parquet::{
     arrow::{
-        ProjectionMask,
-        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector},
+        FieldLevels, ProjectionMask,
+        arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, RowSelection, RowSelector},
+        parquet_to_arrow_field_levels,
     },
     errors::ParquetError,
     file::{
@@ -34,11 +37,13 @@ use parquet::{
     },
 };
 use smallvec::SmallVec;
-use std::{net::IpAddr, ops::Range, path::Path, sync::Arc};
+use std::{ops::Range, path::Path};
 use uuid::Uuid;
 
 /// Most rows that are decoded at a time.
 const BATCH_ROWS: usize = 8_192;
+/// Most whole rows that are decoded at a time: their pages stay in the caches, and bound the memory of a read.
+const WHOLE_ROWS: usize = 1_024;
 /// From so many ids on it pays to ask first what ids the tenant has.
 const MANY_IDS: usize = 8;
 
@@ -236,11 +241,15 @@ impl Part {
     /// The rows of an id, ascending, with their content hashes: more than one where rows were erased and the id was used
     /// again. An id that is not here costs three memory accesses.
     pub fn find(&self, scope: &TenantScope, id: Uuid) -> Result<Found, PartError> {
-        let key = (self.id_key)(scope.tenant().as_str(), &id);
-        if self.sidecar.rows_of(key).next().is_none() {
+        if self.candidates(scope, &id).next().is_none() {
             return Ok(Found::new());
         }
-        self.tenant(scope).map_or_else(|| Ok(Found::new()), |rows| rows.find(key, id))
+        Ok(self.find_all(scope, &[id])?.pop().unwrap_or_default())
+    }
+
+    /// The same of many ids, in their order: the rows are read together, which costs a fraction of one after the other.
+    pub fn find_all(&self, scope: &TenantScope, ids: &[Uuid]) -> Result<Vec<Found>, PartError> {
+        self.tenant(scope).map_or_else(|| Ok(vec![Found::new(); ids.len()]), |rows| rows.find_all(ids))
     }
 
     /// Which of a tenant's ids may have a row here, as places in `ids`, ascending: all that have one, and rarely another. `asked`
@@ -289,17 +298,21 @@ impl Part {
 
     /// Decodes `columns` (ascending) of `rows`, in order, in batches of at most 8,192 rows that each lie in one row group.
     pub(super) fn fetch(&self, columns: &[Column], rows: Rows<'_>, visit: &mut Visit<'_>) -> Result<(), PartError> {
+        self.fetch_in(columns, rows, BATCH_ROWS, visit)
+    }
+
+    /// The same in batches of at most `most` rows: the pages of a batch are in memory together.
+    pub(super) fn fetch_in(&self, columns: &[Column], rows: Rows<'_>, most: usize, visit: &mut Visit<'_>) -> Result<(), PartError> {
         let span = rows.span();
-        self.decode(columns, rows, visit).map_err(|e| PartError::Damaged {
+        self.decode(columns, rows, most, visit).map_err(|e| PartError::Damaged {
             file: data_file(&self.meta.name),
             rows: Some(span),
             what: e.to_string(),
         })
     }
 
-    fn decode(&self, columns: &[Column], rows: Rows<'_>, visit: &mut Visit<'_>) -> Result<(), ParquetError> {
-        let projection = ProjectionMask::roots(self.footer.parquet_schema(), columns.iter().map(|c| *c as usize));
-        let span = rows.span();
+    fn decode(&self, columns: &[Column], rows: Rows<'_>, most: usize, visit: &mut Visit<'_>) -> Result<(), ParquetError> {
+        let (levels, span) = (self.levels(columns.iter().map(|c| *c as usize))?, rows.span());
         let first = self.groups.partition_point(|start| *start <= span.start).saturating_sub(1);
         for (i, bounds) in self.groups.windows(2).enumerate().skip(first) {
             if bounds[0] >= span.end {
@@ -309,12 +322,7 @@ impl Part {
             if here.is_empty() {
                 continue;
             }
-            let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(self.data.clone(), self.footer.clone())
-                .with_row_groups(vec![i])
-                .with_projection(projection.clone())
-                .with_row_selection(here.selection(bounds[0]))
-                .with_batch_size(here.len().min(BATCH_ROWS))
-                .build()?;
+            let reader = self.reader(&levels, i, here.selection(bounds[0]), here.len().min(most))?;
             let mut left = here.len();
             for batch in reader {
                 let batch = batch?;
@@ -326,6 +334,17 @@ impl Part {
             }
         }
         Ok(())
+    }
+
+    /// What Parquet has to know about some columns, by their places.
+    fn levels(&self, columns: impl IntoIterator<Item = usize>) -> Result<FieldLevels, ParquetError> {
+        let schema = self.footer.parquet_schema();
+        parquet_to_arrow_field_levels(schema, ProjectionMask::roots(schema, columns), Some(self.footer.schema().fields()))
+    }
+
+    fn reader(&self, levels: &FieldLevels, group: usize, rows: RowSelection, most: usize) -> Result<ParquetRecordBatchReader, ParquetError> {
+        let pages = GroupPages::new(&self.data, self.footer.metadata(), group);
+        ParquetRecordBatchReader::try_new_with_row_groups(levels, &pages, most, Some(rows))
     }
 
     /// Number of row groups.
@@ -351,12 +370,9 @@ impl Part {
             selectors.push(RowSelector::select(range.len()));
             at = range.end;
         }
-        ParquetRecordBatchReaderBuilder::new_with_metadata(self.data.clone(), self.footer.clone())
-            .with_row_groups(vec![group])
-            .with_projection(ProjectionMask::roots(self.footer.parquet_schema(), Column::Timestamp as usize..Column::COUNT))
-            .with_row_selection(selectors.into())
-            .with_batch_size((batch_bytes / row_bytes).clamp(16, BATCH_ROWS as u64) as usize)
-            .build()
+        let most = (batch_bytes / row_bytes).clamp(16, BATCH_ROWS as u64) as usize;
+        let levels = self.levels(Column::Timestamp as usize..Column::COUNT)?;
+        self.reader(&levels, group, selectors.into(), most)
     }
 
     /// The row group that holds a row.
@@ -496,8 +512,9 @@ impl TenantRows<'_> {
     pub fn read(&self, rows: &[u32]) -> Result<Vec<StoredEntry>, PartError> {
         let rows = self.own(rows.into())?;
         let mut entries = Vec::with_capacity(rows.len());
-        self.part
-            .fetch(&Column::ALL[Column::Timestamp as usize..], rows, &mut |batch| read_batch(batch, &mut entries))?;
+        self.part.fetch_in(&record::COLUMNS, rows, WHOLE_ROWS, &mut |batch| {
+            record::each(batch, &mut |row| entries.push(row.stored()))
+        })?;
         Ok(entries)
     }
 
@@ -517,86 +534,59 @@ impl TenantRows<'_> {
         Ok(rows)
     }
 
-    /// The rows with the id among those that have its key.
-    fn find(&self, key: u64, id: Uuid) -> Result<Found, PartError> {
-        let mut found = Found::new();
-        for row in self.part.sidecar.rows_of(key).filter(|row| self.rows.contains(row)) {
-            self.part.fetch(&[Column::Id, Column::ContentHash], Rows::Range(row, row + 1), &mut |batch| {
-                if random(batch, 0)?.value(0) == id.as_bytes() {
-                    found.push((row, content_hash(random(batch, 1)?.value(0))?));
-                }
-                Ok(())
-            })?;
+    /// The rows with each of the ids, with their content hashes.
+    fn find_all(&self, ids: &[Uuid]) -> Result<Vec<Found>, PartError> {
+        let mut candidates: Vec<(u32, usize)> = Vec::with_capacity(ids.len());
+        for (place, id) in ids.iter().enumerate() {
+            let rows = self.part.candidates(&self.scope, id).filter(|row| self.rows.contains(row));
+            candidates.extend(rows.map(|row| (row, place)));
+        }
+        candidates.sort_unstable();
+        let mut rows: Vec<u32> = candidates.iter().map(|(row, _)| *row).collect();
+        rows.dedup();
+        let mut read = Vec::with_capacity(rows.len());
+        self.part.fetch(&[Column::Id], Rows::from(&rows), &mut |batch| {
+            let all = random(batch, 0)?;
+            read.extend((0..batch.num_rows()).map(|i| Uuid::from_slice(all.value(i)).unwrap_or_default()));
+            Ok(())
+        })?;
+        candidates.retain(|(row, place)| rows.binary_search(row).is_ok_and(|at| read[at] == ids[*place]));
+        rows = candidates.iter().map(|(row, _)| *row).collect();
+        rows.dedup();
+        let hashes = self.hashes(&rows)?;
+        let mut found = vec![Found::new(); ids.len()];
+        for (row, place) in candidates {
+            if let Ok(at) = rows.binary_search(&row) {
+                found[place].push((row, hashes[at]));
+            }
         }
         Ok(found)
     }
-}
 
-/// Rebuilds the records of a batch that has every column but the tenant.
-fn read_batch(batch: &RecordBatch, entries: &mut Vec<StoredEntry>) -> Result<(), ParquetError> {
-    let at = |column: Column| column as usize - Column::Timestamp as usize;
-    let timestamps = times(batch, at(Column::Timestamp))?;
-    let sequences = numbers(batch, at(Column::Sequence))?;
-    let received = times(batch, at(Column::ReceivedAt))?;
-    let (ids, hashes) = (random(batch, at(Column::Id))?, random(batch, at(Column::ContentHash))?);
-    let client_ids: &BooleanArray = batch.column(at(Column::ClientId)).as_boolean_opt().ok_or_else(|| odd("no bits"))?;
-    let severities = Texts::of(batch, at(Column::Severity))?;
-    let (actors, actor_texts) = dictionary(batch, at(Column::Actor))?;
-    let shared: Vec<Arc<str>> = actor_texts.iter().map(|text| text.unwrap_or_default().into()).collect();
-    let mut fields = Vec::with_capacity(Field::COUNT);
-    for field in Field::ALL {
-        fields.push(Texts::of(batch, at(Column::of(field)))?);
+    /// The content hashes of the rows, which ascend. Where one is not written down the whole row is read for it.
+    fn hashes(&self, rows: &[u32]) -> Result<Vec<ContentHash>, PartError> {
+        let (mut hashes, mut left) = (Vec::with_capacity(rows.len()), Vec::new());
+        self.part.fetch(&[Column::ContentHash], Rows::from(rows), &mut |batch| {
+            let written = random(batch, 0)?;
+            for i in 0..batch.num_rows() {
+                if written.is_null(i) {
+                    left.push(rows[hashes.len()]);
+                }
+                hashes.push(record::written_hash(written, i)?.unwrap_or_default());
+            }
+            Ok(())
+        })?;
+        let mut at = 0;
+        self.part.fetch_in(&record::COLUMNS, Rows::from(&left), WHOLE_ROWS, &mut |batch| {
+            record::each(batch, &mut |row| {
+                if let Some(hash) = left.get(at).and_then(|row| rows.binary_search(row).ok()).and_then(|i| hashes.get_mut(i)) {
+                    *hash = row.new.hash;
+                }
+                at += 1;
+            })
+        })?;
+        Ok(hashes)
     }
-    for i in 0..batch.num_rows() {
-        let mut address = [0; 16];
-        let mut texts: [Option<&[u8]>; Field::COUNT] = std::array::from_fn(|f| fields[f].get(i).map(str::as_bytes));
-        if let Some(text) = fields[Field::IpAddress as usize].get(i) {
-            let len = address_bytes(text, &mut address).ok_or_else(|| odd("an address does not parse"))?;
-            texts[Field::IpAddress as usize] = Some(&address[..len]);
-        }
-        let severity = severities.get(i).and_then(Severity::parse).ok_or_else(|| odd("a severity does not parse"))?;
-        let actor = actors.key(i).and_then(|key| shared.get(key)).ok_or_else(|| odd("an actor is missing"))?;
-        let new = NewEntry {
-            id: Uuid::from_slice(ids.value(i)).map_err(|_| odd("an id is no id"))?,
-            client_id: client_ids.value(i),
-            hash: content_hash(hashes.value(i))?,
-            timestamp: timestamps.value(i),
-            severity,
-            fields: texts,
-        };
-        let mut record = Vec::with_capacity(new.encoded_len());
-        new.encode(&mut record);
-        entries.push(StoredEntry {
-            record: record.into(),
-            received_at: received.value(i),
-            actor: actor.clone(),
-            sequence: Some(sequences.value(i)),
-        });
-    }
-    Ok(())
-}
-
-/// The bytes of an address as the record holds them; empty text is an empty field. How many they are.
-fn address_bytes(text: &str, into: &mut [u8; 16]) -> Option<usize> {
-    if text.is_empty() {
-        return Some(0);
-    }
-    let len = match text.parse().ok()? {
-        IpAddr::V4(a) => {
-            into[..4].copy_from_slice(&a.octets());
-            4
-        }
-        IpAddr::V6(a) => {
-            into.copy_from_slice(&a.octets());
-            16
-        }
-    };
-    debug_assert!(ip_from_bytes(&into[..len]).is_some());
-    Some(len)
-}
-
-fn content_hash(bytes: &[u8]) -> Result<ContentHash, ParquetError> {
-    Ok(ContentHash::from_be_bytes(bytes.try_into().map_err(|_| odd("a hash is no hash"))?))
 }
 
 /// A text column, dictionary or not.

@@ -10,13 +10,15 @@
 //! | `sequence` | uint64 | the same |
 //! | `id` | 16 bytes (UUID, big endian) | plain, not compressed: random bytes gain nothing, and one row is read without inflating its page |
 //! | `client_id` | boolean | the id is the client's |
-//! | `content_hash` | 16 bytes, big endian | like `id` |
+//! | `content_hash` | 16 bytes, big endian | like `id`; null where it follows from the row and `sent`, so nearly everywhere ([`super::sent`]) |
+//! | `sent` | uint8 | delta, not compressed: what the client sent, 1 severity, 2 timestamp, 4 user_id; 0 where `content_hash` is there |
 //! | `severity`, `actor`, `action`, `resource_type` | text | dictionary, not compressed |
-//! | `resource_id`, `user_id`, `session_id`, `request_id`, `email`, `ip_address` | text | plain, pages of ≤ 1,024 rows |
-//! | `user_agent`, `message`, `before_state`, `after_state`, `metadata` | text (JSON as sent) | plain, pages of ≤ 256 rows |
+//! | `resource_id`, `user_id`, `session_id`, `request_id`, `email`, `ip_address` | text | zstd, pages of ≤ 1,024 rows |
+//! | `user_agent`, `message`, `before_state`, `after_state`, `metadata` | text (JSON as sent) | zstd, pages of ≤ 256 rows |
 //!
-//! Only text with many values is compressed, with zstd level 1: each compressed column costs a reader a fresh decompressor,
-//! which is more work than a page of it, and codes and deltas are small already. Pages are small since a page is inflated
+//! Only text with many values is compressed: codes and deltas are small already. Lengths stand before all texts of a page
+//! (`DELTA_LENGTH_BYTE_ARRAY`), but for columns of few texts, where length and text are found again together. Level 3 of zstd
+//! costs no more than level 1 here, and gains but for texts of random digits. Both by the bytes of the demo's entries. Pages are small since a page is inflated
 //! whole to show one of its rows (512 rows instead of 256 save 2 % of the bytes). A dictionary page must be decoded whole before one of its rows is read,
 //! hence none on columns that have many values; where a dictionary grows beyond 64 KiB Parquet goes on plain by itself.
 
@@ -40,6 +42,7 @@ pub(super) enum Column {
     Id,
     ClientId,
     ContentHash,
+    Sent,
     Severity,
     Actor,
     Action,
@@ -68,6 +71,8 @@ pub(super) enum Layout {
     Random,
     /// One bit.
     Bit,
+    /// A small number, mostly the one before.
+    Small,
     /// Short text with many values.
     Narrow,
     /// Long text.
@@ -81,7 +86,7 @@ const PAGE_ROWS: usize = 8_192;
 const DICTIONARY_BYTES: usize = 64 << 10;
 
 impl Column {
-    pub(super) const COUNT: usize = 22;
+    pub(super) const COUNT: usize = 23;
     pub(super) const ALL: [Column; Self::COUNT] = [
         Self::Tenant,
         Self::Timestamp,
@@ -90,6 +95,7 @@ impl Column {
         Self::Id,
         Self::ClientId,
         Self::ContentHash,
+        Self::Sent,
         Self::Severity,
         Self::Actor,
         Self::Action,
@@ -121,6 +127,7 @@ impl Column {
             Self::Id => "id",
             Self::ClientId => "client_id",
             Self::ContentHash => "content_hash",
+            Self::Sent => "sent",
             Self::Severity => "severity",
             Self::Actor => "actor",
             _ => EntryField::ALL[self as usize - Self::Action as usize].name(),
@@ -133,13 +140,30 @@ impl Column {
             Self::Timestamp | Self::Sequence | Self::ReceivedAt => Layout::Delta,
             Self::Id | Self::ContentHash => Layout::Random,
             Self::ClientId => Layout::Bit,
+            Self::Sent => Layout::Small,
             Self::ResourceId | Self::UserId | Self::SessionId | Self::RequestId | Self::Email | Self::IpAddress => Layout::Narrow,
             Self::UserAgent | Self::Message | Self::BeforeState | Self::AfterState | Self::Metadata => Layout::Wide,
         }
     }
 
+    /// How texts that are compressed stand in their page.
+    fn text_encoding(self) -> Encoding {
+        match self {
+            Self::ResourceId | Self::UserAgent | Self::IpAddress => Encoding::PLAIN,
+            _ => Encoding::DELTA_LENGTH_BYTE_ARRAY,
+        }
+    }
+
+    fn compression(self) -> Compression {
+        let level = match self {
+            Self::SessionId | Self::RequestId | Self::UserAgent | Self::Metadata => 1,
+            _ => 3,
+        };
+        Compression::ZSTD(ZstdLevel::try_new(level).expect("zstd has these levels"))
+    }
+
     fn is_nullable(self) -> bool {
-        self >= Self::Action
+        self >= Self::Action || self == Self::ContentHash
     }
 
     fn data_type(self, text: impl Fn(Layout) -> DataType) -> DataType {
@@ -148,6 +172,7 @@ impl Column {
             Self::Sequence => DataType::UInt64,
             Self::Id | Self::ContentHash => DataType::FixedSizeBinary(16),
             Self::ClientId => DataType::Boolean,
+            Self::Sent => DataType::UInt8,
             other => text(other.layout()),
         }
     }
@@ -174,10 +199,8 @@ fn schema(text: impl Fn(Layout) -> DataType) -> SchemaRef {
 
 /// How the file is written. Row groups are cut by the writer, at block boundaries.
 pub(super) fn properties() -> WriterProperties {
-    let zstd = Compression::ZSTD(ZstdLevel::try_new(1).expect("level 1 exists"));
     let mut to = WriterProperties::builder()
         .set_created_by("sluice".to_owned())
-        .set_compression(zstd)
         .set_max_row_group_row_count(None)
         .set_write_batch_size(WIDE_PAGE_ROWS)
         .set_data_page_row_count_limit(PAGE_ROWS)
@@ -195,9 +218,20 @@ pub(super) fn properties() -> WriterProperties {
                 .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
                 .set_column_compression(path.clone(), Compression::UNCOMPRESSED)
                 .set_column_statistics_enabled(path, EnabledStatistics::Page),
+            Layout::Small => to
+                .set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
+                .set_column_compression(path, Compression::UNCOMPRESSED),
             Layout::Random | Layout::Bit => to.set_column_compression(path, Compression::UNCOMPRESSED),
-            Layout::Narrow => to.set_column_data_page_row_count_limit(path, NARROW_PAGE_ROWS),
-            Layout::Wide => to.set_column_data_page_row_count_limit(path, WIDE_PAGE_ROWS),
+            Layout::Narrow | Layout::Wide => {
+                let rows = if column.layout() == Layout::Narrow {
+                    NARROW_PAGE_ROWS
+                } else {
+                    WIDE_PAGE_ROWS
+                };
+                to.set_column_data_page_row_count_limit(path.clone(), rows)
+                    .set_column_encoding(path.clone(), column.text_encoding())
+                    .set_column_compression(path, column.compression())
+            }
         };
     }
     to.build()

@@ -115,12 +115,18 @@ fn random_row(dice: &mut Dice, tenant: &str, sequence: u64) -> Row {
         });
     }
     let mut record = Vec::new();
+    let (timestamp, severity) = (dice.below(100) as i64 - 20, *dice.of(&Severity::ALL));
+    let hashed = super::sent::Hashed { fields, severity, timestamp };
     NewEntry {
         id: id_of(sequence),
         client_id: dice.below(2) == 0,
-        hash: u128::from(dice.roll()) << 64 | u128::from(dice.roll()),
-        timestamp: dice.below(100) as i64 - 20,
-        severity: *dice.of(&Severity::ALL),
+        // Most follow from the row.
+        hash: match dice.below(12) as u8 {
+            bits @ 0..8 => hashed.hash(bits, &mut Vec::new()),
+            _ => u128::from(dice.roll()) << 64 | u128::from(dice.roll()),
+        },
+        timestamp,
+        severity,
         fields,
     }
     .encode(&mut record);
@@ -860,6 +866,54 @@ fn a_copied_row_group_is_the_same_bytes_and_keeps_its_filter() {
 }
 
 #[test]
+fn what_a_read_holds_does_not_grow_with_its_rows() {
+    let rows = random_rows(31, &[("c", 9_000)]);
+    let dir = tempfile::tempdir().unwrap();
+    let sources = dealt(
+        &dir,
+        &rows,
+        9,
+        2_000,
+        31,
+        Shape {
+            block: (500, 1 << 20),
+            ..SOURCE
+        },
+    );
+    let (results, _) = merge(&dir, &sources, &Younger(i64::MIN), u64::MAX, Shape::DEFAULT.own, "result");
+    let of = results[0].tenant(&scope("c")).unwrap();
+    let held = |rows: u32| {
+        let rows: Vec<u32> = (0..rows).collect();
+        let (read, most, left) = pages::held::most_of(|| of.read(&rows).unwrap().len());
+        assert_eq!((read, left), (rows.len(), 0), "nothing is held afterwards");
+        most
+    };
+    let (few, all) = (held(1_000), held(9_000));
+    assert!(few > 0 && all <= 2 * few, "{few} bytes of pages for 1,000 rows, {all} for 9,000");
+}
+
+#[test]
+fn ids_are_found_together_as_one_by_one() {
+    let rows = random_rows(33, &[("a", 700), ("b", 60)]);
+    for id_key in ID_KEYS {
+        let part = write_part(&rows, Shape { id_key, ..SMALL }).part;
+        for tenant in ["a", "b", "nobody"] {
+            let ids: Vec<Uuid> = (0..900).rev().step_by(7).chain([3, 3]).map(id_of).collect();
+            let together = part.find_all(&scope(tenant), &ids).unwrap();
+            assert_eq!(together.len(), ids.len());
+            for (id, found) in ids.iter().zip(together) {
+                assert_eq!(found, part.find(&scope(tenant), *id).unwrap());
+                let hash = rows
+                    .iter()
+                    .find(|r| r.tenant.as_str() == tenant && r.entry().id() == *id)
+                    .map(|r| r.entry().hash());
+                assert_eq!(found.first().map(|(_, hash)| *hash), hash);
+            }
+        }
+    }
+}
+
+#[test]
 fn rows_of_another_tenant_are_out_of_reach() {
     let rows = random_rows(5, &[("a", 100), ("b", 200), ("c", 100)]);
     let part = write_part(&rows, SMALL).part;
@@ -1001,8 +1055,8 @@ fn other_readers_see_plain_types() {
     let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
     let types: Vec<String> = reader.schema().fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
     assert_eq!(types[..3], ["tenant Utf8", "timestamp Timestamp(ms, \"UTC\")", "sequence UInt64"]);
-    assert_eq!(types.len(), 22);
-    assert!(types[7..].iter().all(|t| t.ends_with(" Utf8")), "{types:?}");
+    assert_eq!(types.len(), 23);
+    assert!(types[8..].iter().all(|t| t.ends_with(" Utf8")), "{types:?}");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::{
     data_file, fuse,
     keys::KeySet,
     schema::{self, Column},
+    sent::{Finder, Hashed},
     sidecar::{BLOCK_ROWS, Block, ID_KEY, IdKey, IdRange, SidecarBuilder},
     sidecar_file,
 };
@@ -23,7 +24,7 @@ use crate::{
 };
 use arrow_array::{
     ArrayRef, RecordBatch,
-    builder::{BooleanBuilder, FixedSizeBinaryBuilder, StringBuilder, TimestampMillisecondBuilder, UInt64Builder},
+    builder::{BooleanBuilder, FixedSizeBinaryBuilder, StringBuilder, TimestampMillisecondBuilder, UInt8Builder, UInt64Builder},
 };
 use parquet::{arrow::ArrowWriter, errors::ParquetError};
 use std::{
@@ -371,10 +372,12 @@ struct Columns {
     id: FixedSizeBinaryBuilder,
     client_id: BooleanBuilder,
     content_hash: FixedSizeBinaryBuilder,
+    sent: UInt8Builder,
     severity: StringBuilder,
     actor: StringBuilder,
     fields: [StringBuilder; Field::COUNT],
     text: String,
+    finder: Finder,
 }
 
 impl Default for Columns {
@@ -389,10 +392,12 @@ impl Default for Columns {
             id: FixedSizeBinaryBuilder::new(16),
             client_id: BooleanBuilder::new(),
             content_hash: FixedSizeBinaryBuilder::new(16),
+            sent: UInt8Builder::new(),
             severity: StringBuilder::new(),
             actor: StringBuilder::new(),
             fields: std::array::from_fn(|_| StringBuilder::new()),
             text: String::new(),
+            finder: Finder::default(),
         }
     }
 }
@@ -408,7 +413,16 @@ impl Columns {
         self.received_at.append_value(row.received_at);
         self.id.append_value(entry.id().as_bytes())?;
         self.client_id.append_value(entry.client_id());
-        self.content_hash.append_value(entry.hash().to_be_bytes())?;
+        match self.finder.find(&Hashed::of(entry, texts), entry.hash()) {
+            Some(sent) => {
+                self.content_hash.append_null();
+                self.sent.append_value(sent);
+            }
+            None => {
+                self.content_hash.append_value(entry.hash().to_be_bytes())?;
+                self.sent.append_value(0);
+            }
+        }
         self.severity.append_value(Severity::as_str(entry.severity()));
         self.actor.append_value(row.actor);
         for (field, column) in Field::ALL.into_iter().zip(&mut self.fields) {
@@ -439,6 +453,7 @@ impl Columns {
         columns.push(Arc::new(self.id.finish()));
         columns.push(Arc::new(self.client_id.finish()));
         columns.push(Arc::new(self.content_hash.finish()));
+        columns.push(Arc::new(self.sent.finish()));
         columns.push(Arc::new(self.severity.finish()));
         columns.push(Arc::new(self.actor.finish()));
         for column in &mut self.fields {

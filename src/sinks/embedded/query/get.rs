@@ -5,7 +5,7 @@
 
 use super::{
     super::{
-        part::{IdRange, Part, PartError, TenantRows},
+        part::{Found, IdRange, Part, PartError, TenantRows},
         view::View,
     },
     Control, damaged,
@@ -34,7 +34,11 @@ pub fn on_disk(view: &View, scope: &TenantScope, id: Uuid, control: &Control) ->
 
 /// The newest row of the id that is not erased.
 fn find(part: &Part, scope: &TenantScope, id: Uuid, erasures: Option<&Erasures>) -> Result<Option<(u32, ContentHash)>, PartError> {
-    let found = part.find(scope, id)?;
+    newest(part, scope, part.find(scope, id)?, erasures)
+}
+
+/// The newest of an id's rows that is not erased.
+fn newest(part: &Part, scope: &TenantScope, found: Found, erasures: Option<&Erasures>) -> Result<Option<(u32, ContentHash)>, PartError> {
     let rows = erasures
         .filter(|_| !found.is_empty())
         .and_then(|erasures| Some((erasures, part.tenant(scope)?)));
@@ -79,9 +83,17 @@ pub fn content_hashes(view: &View, scope: &TenantScope, ids: &[Uuid], mut unread
         if left.is_empty() {
             break;
         }
+        let may_be = part.may_have(scope, &left, &asked);
+        let ids: Vec<Uuid> = may_be.iter().map(|at| left[*at]).collect();
+        let mut found = part.find_all(scope, &ids).ok();
         // The last first, so that those before it keep their places.
-        for at in part.may_have(scope, &left, &asked).into_iter().rev() {
-            match find(part, scope, left[at], erasures) {
+        for at in may_be.into_iter().rev() {
+            let row = match found.as_mut().and_then(Vec::pop) {
+                Some(rows) => newest(part, scope, rows, erasures),
+                // Some cannot be read: each by itself.
+                None => find(part, scope, left[at], erasures),
+            };
+            match row {
                 Ok(Some((_, hash))) => {
                     hashes[places.swap_remove(at)] = Some(hash);
                     left.swap_remove(at);

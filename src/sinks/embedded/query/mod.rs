@@ -436,7 +436,10 @@ impl<'a> Reader<'a> {
             }
         }
         let mask = self.filter.mask.as_deref();
-        let seen = |entry: StoredEntry| mask.map_or_else(|| entry.clone(), |mask| mask.entry(&entry));
+        let seen = |entry: StoredEntry| match mask {
+            Some(mask) => mask.entry(&entry),
+            None => entry,
+        };
         let read: Vec<StoredEntry> = out.into_iter().flatten().map(seen).collect();
         if read.len() == hits.len() {
             Ok(read)

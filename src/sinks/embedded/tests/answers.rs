@@ -161,3 +161,68 @@ fn a_scan_that_pauses_says_how_far_it_looked_and_goes_on_from_there() {
     assert!(plain(&seen) == plain(&model.rows));
     assert_eq!(calls, 4, "one part at a time, since it is past its time at once");
 }
+
+/// The most bytes of pages that one question holds at a time, whatever there is: a batch of each column that it looks at.
+const PAGES: isize = 4 << 20;
+
+#[test]
+fn what_a_question_holds_does_not_grow_with_what_there_is() {
+    let settings = StoreSettings { merge_parts: 2, ..quiet() };
+    let (mut sequencer, bench) = (Sequencer::new(77), Bench::recover(SimFs::new(), settings, &[]));
+    for _ in 0..12 {
+        let pack = sequencer.pack(&tenant("hot"), 1_000);
+        let seal = sequencer.seal_of(vec![pack], |_, _| false);
+        bench.take(&seal);
+        bench.store.flush().expect("flushes");
+    }
+    bench.store.compact().expect("merges");
+    let scope = scope("hot");
+    let view = bench.store.0.inner.tenant(&scope);
+    assert!(view.parts.iter().any(|part| part.meta().rewrites > 0), "pages were copied");
+    let control = Control {
+        deadline: Instant::now() + Duration::from_secs(600),
+        abandoned: Arc::default(),
+    };
+    let held = |what: &str, ask: &mut dyn FnMut() -> usize| {
+        let (found, most, left) = part::pages::held::most_of(ask);
+        assert!(found > 0 && most > 0, "{what}: it reads pages");
+        assert!(most < PAGES && left == 0, "{what}: {most} bytes of pages at a time, {left} afterwards");
+    };
+    let ask = |query: ListQuery| query::list::list(&view, &query, &control, control.deadline).expect("lists").entries.len();
+    for sort in [Sort::TimestampDesc, Sort::TimestampAsc, Sort::SequenceDesc, Sort::SequenceAsc] {
+        let everything = ListQuery {
+            sort,
+            limit: usize::MAX,
+            max_bytes: 64 << 20,
+            ..ListQuery::default()
+        };
+        held("an export", &mut || ask(everything.clone()));
+        held("a page far back", &mut || {
+            ask(ListQuery {
+                skip: 8_000,
+                limit: 50,
+                ..everything.clone()
+            })
+        });
+    }
+    let search = crate::search::parse("message:a OR -nowhere").expect("a search");
+    let filter = Filter {
+        search: Some(search),
+        ..Filter::default()
+    };
+    held("a search", &mut || {
+        ask(ListQuery {
+            filter: filter.clone(),
+            count: Count::Exact,
+            ..ListQuery::default()
+        })
+    });
+    held("statistics", &mut || {
+        let query = StatsQuery {
+            filter: filter.clone(),
+            ..StatsQuery::default()
+        };
+        let stats = query::stats::stats(&view, &query, &control, |_| Helpers::none()).expect("counts");
+        stats.total as usize
+    });
+}
