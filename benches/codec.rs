@@ -52,7 +52,6 @@ struct Borrowed<'a> {
 fn bodies() -> [(&'static str, String, BodyFormat, u64); 3] {
     let entries: Vec<String> = (0..ENTRIES as u64).map(|i| entry(i, &format!("user{i}@example.com"))).collect();
     let one = entries[0].clone();
-    println!("> {} bytes of JSON an entry", one.len());
     [
         ("array of 100", format!("[{}]", entries.join(",")), BodyFormat::Bulk, ENTRIES as u64),
         ("NDJSON of 100", entries.join("\n"), BodyFormat::Ndjson, ENTRIES as u64),
@@ -74,6 +73,7 @@ fn by_serde<'a, T: Deserialize<'a>>(body: &'a str, format: BodyFormat) -> usize 
 
 fn parsing(criterion: &mut Criterion) {
     let tenant = TenantId::parse("acme").expect("a tenant");
+    println!("> {} bytes of JSON an entry", entry(0, "user0@example.com").len());
     let mut group = criterion.benchmark_group("parse");
     group.warm_up_time(WARM_UP).measurement_time(MEASURE);
     for (what, body, format, entries) in &bodies() {

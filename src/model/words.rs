@@ -289,7 +289,8 @@ mod tests {
 
         #[test]
         fn words_of_ascii_are_found_wherever_blocks_of_bytes_end(text in "([a-zA-Z0-9]{0,70}[ -/:-@\\[-`{-~]{0,3}){0,8}") {
-            let expected: Vec<String> = text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty()).map(str::to_lowercase).collect();
+            let found = text.split(|c: char| !c.is_alphanumeric()).filter(|w| !w.is_empty());
+            let expected: Vec<String> = found.map(|w| w[..w.len().min(MAX_WORD_LEN)].to_lowercase()).collect();
             prop_assert_eq!(words(&text), expected);
         }
 
