@@ -80,7 +80,7 @@ impl Blackhole {
         Ok(bytes.as_chunks::<16>().0.iter().copied().map(Uuid::from_bytes).collect())
     }
 
-    /// No row came twice.
+    /// ClickHouse has no row twice, and nowhere came two rows under one number. (A document that OpenSearch has is refused when it comes again.)
     pub async fn nothing_twice(&self) -> anyhow::Result<()> {
         for of in [self.clickhouse, self.opensearch] {
             let seen = self.seen(of).await?;

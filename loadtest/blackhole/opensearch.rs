@@ -83,7 +83,9 @@ impl OpenSearch {
                         id.rsplit_once(':') == Some((tenant_id, &sequence.to_string())) && routing == tenant_id,
                         "`{id}` is another row's"
                     );
-                    let status = if kept.put(tenant_id, sequence, own.as_u128())? { 201 } else { 409 };
+                    // A row that comes again under its name is there once, as in OpenSearch: whoever had no answer may ask again.
+                    let again = sequence > 0 && kept.has(tenant_id, sequence, own.as_u128());
+                    let status = if !again && kept.put(tenant_id, sequence, own.as_u128())? { 201 } else { 409 };
                     write!(items, r#"{{"create":{{"status":{status}}}}},"#)?;
                 }
             }
