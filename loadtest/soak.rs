@@ -1,4 +1,4 @@
-//! A long run at 70 % of what the server takes: bulks at a fixed arrival rate, questions beside them. Memory, open handles and threads
+//! A long run at 70 % of what the server acknowledges for a few seconds (which may be more than it takes for long): bulks at a fixed arrival rate, questions beside them. Memory, open handles and threads
 //! are sampled, with its tasks, and a straight line through the second half of the samples says whether one of them grows. In the end every id
 //! is read back: each one that was acknowledged is there once, and nothing else.
 //!

@@ -387,6 +387,23 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_is_no_text_is_refused_even_if_it_is_one_with_its_neighbour() {
+        let mut good = Vec::new();
+        sample().encode(&mut good);
+        // One byte of `ä` moves from the resource's id to its type: all bytes together are text as before, the two fields are not.
+        let mut torn = good.clone();
+        torn[48 + 2 * Field::ResourceType as usize] += 1;
+        torn[48 + 2 * Field::ResourceId as usize] -= 1;
+        assert!(EntryRef::check(&torn).is_none());
+        // Before and behind the address.
+        for at in [FIXED_LEN, good.len() - 1] {
+            let mut bad = good.clone();
+            bad[at] = 0xFF;
+            assert!(EntryRef::check(&bad).is_none(), "byte {at}");
+        }
+    }
+
+    #[test]
     fn a_damaged_record_is_refused() {
         let mut good = Vec::new();
         sample().encode(&mut good);
